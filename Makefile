@@ -1,0 +1,44 @@
+# Every target sets up what it needs; only python 3.11 with venv is assumed.
+
+PYTHON ?= python3.11
+VENV := .venv
+BIN := $(VENV)/bin
+READY := $(VENV)/.ready
+OUTPUT ?= outputs
+PORT ?= 5000
+
+.PHONY: setup quickstart ui test test-fast lint lock clean
+
+setup: $(READY)
+
+# Bytecode is compiled at once: without it every worker process takes three times as long to start.
+$(READY): pyproject.toml requirements.lock
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV) || python3 -m venv $(VENV)
+	$(BIN)/python -c 'import sys; sys.exit(sys.version_info < (3, 11) and "python 3.11 or newer is needed")'
+	test -x $(BIN)/uv || $(BIN)/python -m pip install --quiet uv
+	VIRTUAL_ENV=$(abspath $(VENV)) $(BIN)/uv pip install --compile-bytecode -c requirements.lock -e '.[text,dev]'
+	touch $(READY)
+
+quickstart: $(READY)  ## shapes → prepare → train → generate, in minutes
+	$(BIN)/python jobs/quickstart.py --train.output $(OUTPUT)
+
+ui: $(READY)  ## MLflow's UI on this machine's runs
+	$(BIN)/mlflow server --backend-store-uri sqlite:///$(OUTPUT)/mlflow.db --host 127.0.0.1 --port $(PORT) --workers 1
+
+test: $(READY)  ## all tests
+	$(BIN)/python -m pytest
+
+test-fast: $(READY)  ## without those that start worker processes
+	$(BIN)/python -m pytest -m "not slow"
+
+lint: $(READY)  ## format, lint, types, import contracts
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+lock: $(READY)  ## pin again, without addresses
+	$(BIN)/uv pip compile --upgrade --python-version 3.11 --no-header --no-annotate --no-emit-index-url --extra text --extra dev pyproject.toml -o requirements.lock
+
+clean:
+	rm -rf $(VENV)

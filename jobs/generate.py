@@ -1,0 +1,10 @@
+"""Draw pictures for captions with a trained model.
+
+python jobs/generate.py --model outputs/quickstart/model "a small red bird" "a large blue one"
+"""
+
+from pipeline.cli import run
+from pipeline.generate import GenerateConfig, generate
+
+if __name__ == "__main__":
+    run(generate, GenerateConfig)

@@ -1,0 +1,11 @@
+"""Prepare a dataset: originals to parquet shards with images and sentence vectors.
+
+python jobs/prepare.py coco --root data/coco --image-size 256 --output data/coco-256
+ray job submit --working-dir . -- python jobs/prepare.py coco --root s3://… --output s3://…
+"""
+
+from pipeline.cli import run
+from pipeline.prepare import PrepareConfig, prepare
+
+if __name__ == "__main__":
+    run(prepare, PrepareConfig)

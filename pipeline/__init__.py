@@ -1,0 +1,1 @@
+"""The Ray layer around `ratgan`: prepare, train, track, generate."""

@@ -1,0 +1,168 @@
+"""Training checkpoints: committed or not there.
+
+    checkpoints/step-00001000/
+        model/                    the averaged generator, as `ratgan.load` reads it
+        generator.safetensors …   both networks and both optimizers
+        state.json                step, config, dataset, versions
+        files.json                sha256 of every file above
+        COMMITTED                 sha256 of files.json; written last
+
+A folder without its marker, or with a file that does not match, is passed over.
+"""
+
+import hashlib
+import logging
+from typing import Any
+
+import torch
+from safetensors.torch import load, save
+from torch import Tensor, nn
+
+from pipeline.storage import Folder
+from ratgan.checkpoint import MODEL_TENSORS, load_strictly, pack_model
+from ratgan.step import Gan
+from ratgan.text.transform import SentenceTransform
+
+logger = logging.getLogger(__name__)
+
+FILES = "files.json"
+MARKER = "COMMITTED"
+STATE = "state.json"
+PREFIX = "step-"
+
+
+def save_checkpoint(
+    root: Folder,
+    gan: Gan,
+    *,
+    step: int,
+    state: dict[str, Any],
+    transform: SentenceTransform,
+    encoder: dict[str, str],
+    keep: int,
+) -> Folder:
+    """Write a checkpoint and let go of old ones.
+
+    Args:
+        root: Folder of the run's checkpoints.
+        gan: Networks and optimizers.
+        step: Steps done.
+        state: What else the run needs to go on, as JSON types.
+        transform: Of raw sentence vectors.
+        encoder: Name and sha256 of the text encoder.
+        keep: Newest checkpoints to keep.
+
+    Returns:
+        The committed checkpoint.
+    """
+    folder = root / f"{PREFIX}{step:08d}"
+    folder.remove()  # left by a start that was cut short here
+    origin = {key: state[key] for key in ("run", "dataset", "versions")} | {"step": step}
+    files = {
+        f"model/{name}": content
+        for name, content in pack_model(gan.average, transform, encoder, origin).items()
+    }
+    hashes = {name: folder.write(name, content) for name, content in files.items()}
+    for name, tensors in _tensors(gan).items():  # one at a time: each may be large
+        hashes[name] = folder.write(name, save(tensors))
+    hashes[STATE] = folder.write_json(STATE, state | {"step": step})
+    folder.write(MARKER, folder.write_json(FILES, hashes).encode())
+    committed = [name for name in root.names() if (root / name).exists(MARKER)]
+    for name in sorted(committed)[:-keep]:
+        (root / name).remove()
+    return folder
+
+
+def newest_checkpoint(root: Folder) -> tuple[Folder, dict[str, Any]] | None:
+    """Find the newest checkpoint that verifies, and its state; None if there is none."""
+    for name in sorted(root.names(), reverse=True):
+        folder = root / name
+        if not name.startswith(PREFIX):
+            continue
+        if problem := _problem(folder):
+            logger.warning("checkpoint %s is passed over: %s", folder, problem)
+            continue
+        return folder, folder.read_json(STATE)
+    return None
+
+
+def restore(folder: Folder, gan: Gan) -> None:
+    """Put networks, average and optimizers back to where a checkpoint left them.
+
+    Raises:
+        ValueError: If the checkpoint is of another architecture.
+    """
+    for name, network in _networks(gan).items():
+        where = f"{folder}/{name}.safetensors"
+        load_strictly(network, load(folder.read(f"{name}.safetensors")), where)
+    model = load(folder.read(f"model/{MODEL_TENSORS}"))
+    average = {
+        name.removeprefix("generator."): tensor
+        for name, tensor in model.items()
+        if name.startswith("generator.")
+    }
+    load_strictly(gan.average, average, f"{folder}/model/{MODEL_TENSORS}")
+    for name, (optimizer, network) in _optimizers(gan).items():
+        moments = load(folder.read(f"{name}.safetensors"))
+        _restore_moments(optimizer, network, moments, f"{folder}/{name}.safetensors")
+
+
+def _problem(folder: Folder) -> str | None:
+    """Say what is wrong with a checkpoint, or None."""
+    try:
+        if not folder.exists(MARKER):
+            return "it was not completed"
+        listing = folder.read(FILES)
+        if hashlib.sha256(listing).hexdigest().encode() != folder.read(MARKER):
+            return f"{FILES} was changed"
+        for name, sha256 in folder.read_json(FILES).items():
+            if hashlib.sha256(folder.read(name)).hexdigest() != sha256:
+                return f"{name} is damaged"
+    except FileNotFoundError as error:
+        return f"a file is missing: {error}"
+    return None
+
+
+def _networks(gan: Gan) -> dict[str, nn.Module]:
+    return {"generator": gan.generator, "discriminator": gan.discriminator}
+
+
+def _optimizers(gan: Gan) -> dict[str, tuple[torch.optim.Optimizer, nn.Module]]:
+    return {
+        "generator_optimizer": (gan.generator_optimizer, gan.generator),
+        "discriminator_optimizer": (gan.discriminator_optimizer, gan.discriminator),
+    }
+
+
+def _tensors(gan: Gan) -> dict[str, dict[str, Tensor]]:
+    files = {
+        f"{name}.safetensors": {
+            key: tensor.detach().cpu().contiguous() for key, tensor in network.state_dict().items()
+        }
+        for name, network in _networks(gan).items()
+    }
+    for name, (optimizer, network) in _optimizers(gan).items():
+        files[f"{name}.safetensors"] = {
+            f"{parameter_name}/{moment}": tensor.detach().cpu().contiguous()
+            for parameter_name, parameter in network.named_parameters()
+            for moment, tensor in optimizer.state[parameter].items()
+        }
+    return files
+
+
+def _restore_moments(
+    optimizer: torch.optim.Optimizer, network: nn.Module, tensors: dict[str, Tensor], where: str
+) -> None:
+    """Load the moments of Adam, which itself would take any shape and fail at the next step."""
+    for name, parameter in network.named_parameters():
+        moments = {
+            key.rsplit("/", 1)[1]: tensor
+            for key, tensor in tensors.items()
+            if key.rsplit("/", 1)[0] == name
+        }
+        shapes = {key: tensor.shape for key, tensor in moments.items() if key != "step"}
+        if shapes != {"exp_avg": parameter.shape, "exp_avg_sq": parameter.shape}:
+            raise ValueError(f"{where} does not fit the network: moments of {name} are {shapes}.")
+        optimizer.state[parameter] = {
+            key: tensor.to(parameter.device) for key, tensor in moments.items()
+        }

@@ -1,0 +1,129 @@
+"""From a command line to one call: presets, flags, and errors a person can act on."""
+
+import argparse
+import sys
+import traceback
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, TypeVar
+
+import tyro
+import yaml
+from pydantic import ValidationError
+
+from pipeline.progress import say
+from pipeline.settings import Settings
+
+Config = TypeVar("Config", bound=Settings)
+PRESETS = Path(__file__).resolve().parent.parent / "jobs" / "presets"
+USER_ERRORS = (ValueError, OSError)  # what a user can mend; anything else is a fault of ours
+
+
+def run(job: Callable[[Config], Any], config_type: type[Config], preset: str | None = None) -> None:
+    """Run a job as its command line says, and exit with its status.
+
+    Args:
+        job: Takes the resolved config.
+        config_type: Its options.
+        preset: Name of the preset in `jobs/presets` that the flags start from.
+    """
+    common = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
+    common.add_argument("--preset", default=preset)
+    common.add_argument("--print-config", action="store_true")
+    common.add_argument("--debug", action="store_true")
+    options, flags = common.parse_known_args()
+    try:
+        config = parse(config_type, flags, options.preset)
+        if options.print_config:
+            say(yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False))
+            return
+        job(config)
+    except KeyboardInterrupt:
+        say("stopped. The same command goes on from the last checkpoint.")
+        sys.exit(130)
+    except Exception as error:
+        cause = root_cause(error)
+        if options.debug or not isinstance(cause, USER_ERRORS):
+            traceback.print_exception(error)
+        show_error(cause)
+        sys.exit(2 if isinstance(cause, USER_ERRORS) else 1)
+
+
+def parse(config_type: type[Config], flags: list[str], preset: str | None = None) -> Config:
+    """Resolve a config: defaults, then the preset, then flags.
+
+    Args:
+        config_type: Its options.
+        flags: Command line without the program's name.
+        preset: Name of a preset, or path of a YAML file.
+
+    Raises:
+        ValueError: If the preset cannot be read or holds what the config refuses.
+        SystemExit: If a flag is refused (2), or help was asked for (0).
+    """
+    common = (
+        "\n\ncommon options:\n  --preset NAME|FILE  start from another preset\n"
+        "  --print-config      print what the job would run with, and stop\n"
+        "  --debug             show where in the code an error arose"
+    )
+    default = None if preset is None else load_preset(config_type, preset)
+    keywords: dict[str, Any] = {} if default is None else {"default": default}
+    return tyro.cli(
+        config_type,
+        args=flags,
+        description=(config_type.__doc__ or "") + common,
+        config=(tyro.conf.OmitSubcommandPrefixes, tyro.conf.CascadeSubcommandArgs),
+        **keywords,
+    )
+
+
+def load_preset(config_type: type[Config], preset: str) -> Config:
+    """Read a preset.
+
+    Raises:
+        ValueError: If it does not exist, is not YAML, or holds what the config refuses.
+    """
+    path = Path(preset) if preset.endswith((".yaml", ".yml")) else PRESETS / f"{preset}.yaml"
+    if not path.is_file():
+        known = ", ".join(sorted(file.stem for file in PRESETS.glob("*.yaml")))
+        raise ValueError(f"preset {preset!r} does not exist ({path}). Presets: {known}.")
+    try:
+        return config_type.model_validate(yaml.safe_load(path.read_text()) or {})
+    except yaml.YAMLError as error:
+        raise ValueError(f"preset {path} is not valid YAML: {error}") from error
+    except ValidationError as error:
+        raise ValueError(f"preset {path}:\n{explain(error)}") from error
+
+
+def explain(error: ValidationError) -> str:
+    """Say what a config refuses: option, value, rule; one line each."""
+    lines = []
+    for problem in error.errors(include_url=False):
+        name = ".".join(str(part) for part in problem["loc"])
+        message = problem["msg"].removeprefix("Value error, ")
+        lines.append(f"{name}={problem['input']!r}: {message}" if name else message)
+    return "\n".join(lines)
+
+
+def root_cause(error: BaseException) -> BaseException:
+    """Find the error that started it, behind those that Ray wraps around it."""
+    seen: set[int] = set()
+    while id(error) not in seen:
+        seen.add(id(error))
+        failures = getattr(error, "worker_failures", None)
+        inner = next(iter(failures.values())) if failures else getattr(error, "cause", None)
+        inner = inner or getattr(error, "_base_exc", None) or error.__cause__
+        if isinstance(error, USER_ERRORS) and not type(error).__module__.startswith("ray"):
+            return error
+        if not isinstance(inner, BaseException):
+            return error
+        error = inner
+    return error
+
+
+def show_error(error: BaseException) -> None:
+    """Print an error for the person at the terminal."""
+    text = explain(error) if isinstance(error, ValidationError) else str(error)
+    name = "" if isinstance(error, ValueError) else f"{type(error).__name__}: "
+    sys.stdout.flush()
+    sys.stderr.write("\nerror: " + (name + text).replace("\n", "\n       ") + "\n")

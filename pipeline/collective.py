@@ -1,0 +1,75 @@
+"""What workers do together. Alone, each of these does nothing and costs nothing."""
+
+from collections.abc import Iterable
+
+import torch
+from torch import Tensor, distributed, nn
+
+BUCKET_ELEMENTS = 8 * 2**20  # 32 MiB of float32 in one all-reduce
+
+
+def rank() -> int:
+    """Return the number of this worker."""
+    return distributed.get_rank() if distributed.is_initialized() else 0
+
+
+def world() -> int:
+    """Return the number of workers."""
+    return distributed.get_world_size() if distributed.is_initialized() else 1
+
+
+def average_gradients(parameters: Iterable[nn.Parameter]) -> None:
+    """Replace each gradient by its mean over workers.
+
+    Called between backward and update. A wrapper that hooks into backward would
+    have to be told about the penalty's double backward and about the phase in
+    which the discriminator is frozen; here neither matters.
+    """
+    if world() == 1:
+        return
+    bucket: list[Tensor] = []
+    size = 0
+    for parameter in parameters:
+        if parameter.grad is None:
+            continue
+        bucket.append(parameter.grad)
+        size += parameter.grad.numel()
+        if size >= BUCKET_ELEMENTS:
+            _average(bucket)
+            bucket, size = [], 0
+    if bucket:
+        _average(bucket)
+
+
+def _average(gradients: list[Tensor]) -> None:
+    flat = torch.cat([gradient.flatten() for gradient in gradients])
+    distributed.all_reduce(flat)
+    flat /= world()
+    parts = flat.split([gradient.numel() for gradient in gradients])
+    torch._foreach_copy_(gradients, [p.view_as(g) for p, g in zip(parts, gradients, strict=True)])
+
+
+def gather(share: Tensor) -> Tensor:
+    """Put the shares of all workers together in the order of their ranks: [b, …] to [B, …]."""
+    if world() == 1:
+        return share
+    parts = [torch.empty_like(share) for _ in range(world())]
+    distributed.all_gather(parts, share.contiguous())
+    return torch.cat(parts)
+
+
+def mean(values: Tensor) -> Tensor:
+    """Average values over workers."""
+    if world() == 1:
+        return values
+    total = values.clone()
+    distributed.all_reduce(total)
+    return total / world()
+
+
+def from_rank_zero(number: int, device: torch.device) -> int:
+    """Give every worker the number that worker 0 has."""
+    value = torch.tensor(number, device=device)
+    if world() > 1:
+        distributed.broadcast(value, 0)
+    return int(value)

@@ -1,0 +1,171 @@
+"""Every option of a training run; a preset fills some in, flags the rest."""
+
+from typing import Annotated, Literal, Self
+
+from pydantic import Field, model_validator
+
+from pipeline.settings import Settings
+
+PositiveInt = Annotated[int, Field(ge=1)]
+LearningRate = Annotated[float, Field(gt=0, lt=1)]
+
+
+class DataConfig(Settings):
+    """What to train on."""
+
+    path: str = "data/coco-256"
+    """Prepared dataset: a folder or bucket address that jobs/prepare.py wrote."""
+    flip: bool = True
+    """Mirror half of the images. Not for captions that say left and right."""
+    decode_threads: PositiveInt = 2
+    """Threads of each worker that decode images."""
+
+
+class ModelConfig(Settings):
+    """The networks."""
+
+    image_size: Literal[32, 64, 128, 256, 512] = 256
+    """Height and width of the images in pixels."""
+    base_channels: PositiveInt = 64
+    """Width of both networks: channels at full size. 64 in the published model."""
+    noise_dim: PositiveInt = 100
+    """Size of the noise vector; 100 in the published model."""
+    controller_dim: PositiveInt = 256
+    """Size of the recurrent controller's state; 256 in the published model."""
+    affine_dim: PositiveInt = 256
+    """Hidden size of the MLPs that make scales and shifts; 256 in the published model."""
+    affines_per_block: Annotated[int, Field(ge=2, multiple_of=2)] = 4
+    """Affine transformations in a generator block; 4 in the published model."""
+
+
+class OptimConfig(Settings):
+    """The updates."""
+
+    batch_size: Annotated[int, Field(ge=2)] = 24
+    """Images per step over all workers; 24 in the paper, 48 for COCO."""
+    generator_lr: LearningRate = 1e-4
+    """Learning rate of the generator; 1e-4 in the paper."""
+    discriminator_lr: LearningRate = 4e-4
+    """Learning rate of the discriminator; 4e-4 in the paper."""
+    betas: tuple[Annotated[float, Field(ge=0, lt=1)], Annotated[float, Field(ge=0, lt=1)]] = (
+        0.0,
+        0.9,
+    )
+    """Of both Adam optimizers; 0.0 0.9 in the paper's code."""
+    penalty_weight: Annotated[float, Field(ge=0)] = 2.0
+    """Factor of the matching-aware gradient penalty; 2 in DF-GAN."""
+    penalty_power: Annotated[float, Field(ge=1)] = 6.0
+    """Its exponent; 6 in DF-GAN."""
+    average_decay: Annotated[float, Field(ge=0, lt=1)] = 0.999
+    """Share that stays in the moving average of the generator's weights at each step."""
+
+
+class TrackingConfig(Settings):
+    """Where runs are recorded."""
+
+    experiment: str = "ratgan"
+    """MLflow experiment."""
+    uri: str | None = None
+    """MLflow server or store. Default: MLFLOW_TRACKING_URI, else sqlite in the output folder."""
+
+
+class TrainConfig(Settings):
+    """Train a text-to-image GAN. Running the same command again goes on where it stopped."""
+
+    name: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,99}$")] = "run"
+    """Name of the run; its folder in the output folder has the same name."""
+    output: str = "outputs"
+    """Folder or bucket address for runs."""
+    workers: Annotated[int, Field(ge=0)] | None = None
+    """Training processes. Default: one for each GPU; without a GPU 0: in this process."""
+    threads: PositiveInt | None = None
+    """CPU threads of each training process. Default: what torch takes."""
+    seed: Annotated[int, Field(ge=0, lt=2**31)] = 100
+    """Decides initial weights, noise, order, captions, crops; 100 in the published code."""
+    total_epochs: Annotated[float, Field(gt=0)] | None = None
+    """Passes over the training images."""
+    total_steps: PositiveInt | None = None
+    """Steps, in place of epochs."""
+    log_every: PositiveInt = 50
+    """Steps between two lines on the screen and two points of a curve."""
+    sample_every: PositiveInt = 1000
+    """Steps between two sample grids."""
+    checkpoint_every: PositiveInt = 1000
+    """Steps between two checkpoints."""
+    keep_checkpoints: Annotated[int, Field(ge=2)] = 2
+    """Newest checkpoints that are kept."""
+    samples: Annotated[int, Field(ge=1, le=64)] = 16
+    """Captions of the validation split in the sample grid."""
+    data: DataConfig = DataConfig()
+    model: ModelConfig = ModelConfig()
+    optim: OptimConfig = OptimConfig()
+    tracking: TrackingConfig = TrackingConfig()
+
+    @model_validator(mode="after")
+    def _check_length(self) -> Self:
+        if self.total_epochs is None and self.total_steps is None:
+            raise ValueError("one of total_epochs and total_steps is needed: how long to train.")
+        return self
+
+    def steps(self, images: int) -> int:
+        """Return the number of steps for a training split of this many images."""
+        if self.total_steps is not None:
+            return self.total_steps
+        epochs = self.total_epochs or 0
+        return max(1, round(epochs * images / self.optim.batch_size))
+
+
+# Changing one of these between start and resume changes no weight that training would reach.
+RESUMABLE_CHANGES = frozenset(
+    {
+        "output",
+        "workers",
+        "threads",
+        "total_epochs",
+        "total_steps",
+        "log_every",
+        "sample_every",
+        "checkpoint_every",
+        "keep_checkpoints",
+        "samples",
+        "data.path",
+        "data.decode_threads",
+        "tracking.experiment",
+        "tracking.uri",
+    }
+)
+
+
+def flatten(config: dict[str, object], prefix: str = "") -> dict[str, object]:
+    """Turn nested options into dotted names: ``{"optim.generator_lr": 1e-4, …}``."""
+    flat: dict[str, object] = {}
+    for name, value in config.items():
+        if isinstance(value, dict):
+            flat |= flatten(value, f"{prefix}{name}.")
+        else:
+            flat[prefix + name] = value
+    return flat
+
+
+def refuse_changes(before: dict[str, object], now: dict[str, object], run: str) -> None:
+    """Refuse to resume a run with options that would make it another one.
+
+    Args:
+        before: Config of the checkpoint, as JSON types.
+        now: Config of this start, as JSON types.
+        run: For the message.
+
+    Raises:
+        ValueError: With each changed option, its old and its new value.
+    """
+    old, new = flatten(before), flatten(now)
+    changed = [
+        f"{name}: {old.get(name)} → {new.get(name)}"
+        for name in sorted(old.keys() | new.keys())
+        if old.get(name) != new.get(name) and name not in RESUMABLE_CHANGES
+    ]
+    if changed:
+        raise ValueError(
+            f"run {run} was started with other options:\n" + "\n".join(changed) + "\n"
+            "Take them back to resume it, or start a new run with another --name."
+        )

@@ -1,0 +1,298 @@
+"""A prepared dataset to batches: Ray Data reads row groups in the plan's order, threads decode.
+
+Dimensions in this file:
+    b images of one worker's share of a batch, S sentence size, H W height and width.
+"""
+
+import hashlib
+import json
+import queue
+import threading
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import ray
+import torch
+from torch import Tensor
+from torchvision.io import ImageReadMode, decode_jpeg
+
+from pipeline.manifest import read_manifest, read_transform
+from pipeline.plan import Plan, Unit
+from pipeline.storage import Folder
+
+HOLD_ROWS = 4096  # a split of at most so many rows is held in memory over many epochs
+HOLD_EPOCHS = 64
+PREFETCHED_BATCHES = 4
+SPAWN_CROP_FLIP = 2  # keeps these draws apart from those of the plan
+
+
+@dataclass(frozen=True)
+class Batch:
+    """One worker's share of a batch, on the CPU.
+
+    Attributes:
+        images: uint8, cropped and flipped, [b, 3, H, W].
+        sentences: Transformed vector of one caption of each image, [b, S].
+        image_keys: A number for each image, int64, [b].
+        class_keys: A number for each image's class (or image), int64, [b].
+    """
+
+    images: Tensor
+    sentences: Tensor
+    image_keys: Tensor
+    class_keys: Tensor
+
+
+@dataclass(frozen=True)
+class Example:
+    """An image with one of its captions.
+
+    Attributes:
+        image: uint8, stored size, [3, H, W].
+        caption: Its first caption.
+        sentence: Transformed vector of that caption, [S].
+        meaning: What the caption says, where that is known.
+    """
+
+    image: Tensor
+    caption: str
+    sentence: Tensor
+    meaning: dict[str, Any] | None
+
+
+class PreparedDataset:
+    """A folder that `prepare` wrote.
+
+    Args:
+        location: Folder or bucket address.
+
+    Raises:
+        ValueError: If it is not a complete prepared dataset.
+    """
+
+    def __init__(self, location: str) -> None:
+        self.folder = Folder(location)
+        self.manifest, self.digest = read_manifest(self.folder)
+        self.transform = read_transform(self.folder, self.manifest.transform)
+
+    def units(self, split: str) -> list[Unit]:
+        """List the row groups of a split."""
+        return [
+            Unit(shard.file, index, rows)
+            for shard in self.manifest.splits.get(split, ())
+            for index, rows in enumerate(shard.row_groups)
+        ]
+
+    def examples(self, split: str, count: int | None = None) -> list[Example]:
+        """Read the first images of a split, in the order they are stored, or all of them."""
+        found: list[Example] = []
+        for unit in self.units(split):
+            if count is not None and len(found) >= count:
+                break
+            columns = ["image", "captions", "sentences", "meaning"]
+            for row in read_row_group(self.folder, unit, columns).to_pylist():
+                raw = torch.tensor(row["sentences"]).view(len(row["captions"]), -1)[:1]
+                found.append(
+                    Example(
+                        image=_decode(row["image"]),
+                        caption=row["captions"][0],
+                        sentence=self.transform(raw)[0],
+                        meaning=json.loads(row["meaning"]) if row["meaning"] else None,
+                    )
+                )
+        return found[:count]
+
+    def batches(
+        self,
+        plan: Plan,
+        *,
+        rank: int,
+        world: int,
+        first_step: int,
+        last_step: int,
+        image_size: int,
+        flip: bool,
+        threads: int,
+    ) -> Iterator[Batch]:
+        """Stream a worker's share of the training batches.
+
+        Caption, crop and mirroring of an image are a function of (seed, epoch, image).
+
+        Args:
+            plan: The order.
+            rank: Of this worker.
+            world: Number of workers.
+            first_step: First step.
+            last_step: Step to stop before.
+            image_size: Crop to this many pixels.
+            flip: Mirror half of the images.
+            threads: Threads that decode.
+        """
+        # A small split is read once for many epochs, a large one streams: one pass, one execution.
+        epochs = HOLD_EPOCHS if plan.images <= HOLD_ROWS else 1
+        window = max(1, epochs * plan.images // plan.batch_size)
+        with ThreadPoolExecutor(threads) as pool:
+            for start in range(first_step, last_step, window):
+                stop = min(start + window, last_step)
+                positions = plan.positions(rank, world, start, stop)
+                samples = zip(
+                    plan.resolve(positions).epoch, self._rows(plan, positions), strict=True
+                )
+
+                def prepare(sample: tuple[Any, dict[str, Any]]) -> tuple[Tensor, Any]:
+                    return self._augment(sample[1], int(sample[0]), plan.seed, image_size, flip)
+
+                share = plan.batch_size // world
+                for _ in range(start, stop):
+                    rows = [next(samples) for _ in range(share)]
+                    yield self._collate(list(pool.map(prepare, rows)), rows)
+
+    def _rows(self, plan: Plan, positions: np.ndarray) -> Iterator[dict[str, Any]]:
+        """Yield the stored rows of stream positions in their order.
+
+        Each row group is read once, in the order of first use, and let go after its last.
+        """
+        samples = plan.resolve(positions)
+        units, first, uses = np.unique(samples.unit, return_index=True, return_counts=True)
+        order = np.argsort(first)
+        left = dict(zip(units.tolist(), uses.tolist(), strict=True))
+        arriving = self._stream(plan, [int(units[i]) for i in order])
+        held: dict[int, pa.Table] = {}
+        for unit, row in zip(samples.unit.tolist(), samples.row.tolist(), strict=True):
+            while unit not in held:
+                number, table = next(arriving)
+                held[number] = table
+            table = held[unit]
+            yield {name: table[name][row] for name in table.column_names}
+            left[unit] -= 1
+            if not left[unit]:
+                del held[unit]
+
+    def _stream(self, plan: Plan, units: list[int]) -> Iterator[tuple[int, pa.Table]]:
+        """Read row groups with Ray Data, in this order."""
+        folder, dim = self.folder, self.manifest.encoder.dim
+
+        def read(block: pa.Table) -> pa.Table:
+            item = block.to_pylist()[0]
+            number = item.pop("number")
+            table = read_row_group(folder, Unit(**item), ["id", "label", "image", "sentences"])
+            return _keyed(table, dim).append_column("unit", pa.array([number] * len(table)))
+
+        work = ray.data.from_items(
+            [{"number": n, **asdict(plan.units[n])} for n in units], override_num_blocks=len(units)
+        )
+        blocks = work.map_batches(read, batch_size=None, batch_format="pyarrow").iter_batches(
+            batch_size=None, batch_format="pyarrow", prefetch_batches=2
+        )
+        return ((block["unit"][0].as_py(), block) for block in blocks)
+
+    def _augment(
+        self, row: dict[str, Any], epoch: int, seed: int, image_size: int, flip: bool
+    ) -> tuple[Tensor, Any]:
+        """Decode, crop and mirror an image and choose its caption: [3, H, W] and [R]."""
+        key = row["image_key"].as_py() & 0x7FFFFFFFFFFFFFFF
+        rng = np.random.default_rng([seed, epoch, key, SPAWN_CROP_FLIP])
+        image = _decode(row["image"].as_py())
+        room = image.shape[-1] - image_size
+        top, left = rng.integers(0, room + 1, 2)
+        image = image[:, top : top + image_size, left : left + image_size]
+        if rng.random() < 0.5 and flip:
+            image = image.flip(-1)
+        vectors = row["sentences"].values.to_numpy().reshape(-1, self.manifest.encoder.dim)
+        return image, vectors[rng.integers(len(vectors))]
+
+    def _collate(self, prepared: list[tuple[Tensor, Any]], rows: list[Any]) -> Batch:
+        raw = torch.from_numpy(np.stack([vector for _, vector in prepared]))
+        return Batch(
+            images=torch.stack([image for image, _ in prepared]),
+            sentences=self.transform(raw),
+            image_keys=torch.tensor([row["image_key"].as_py() for _, row in rows]),
+            class_keys=torch.tensor([row["class_key"].as_py() for _, row in rows]),
+        )
+
+
+def read_row_group(folder: Folder, unit: Unit, columns: list[str]) -> pa.Table:
+    """Read columns of a row group and verify the checksums of its pages.
+
+    Raises:
+        OSError: If the shard is missing or damaged.
+    """
+    with folder.fs.open(folder.file(unit.file), "rb") as stream:
+        file = pq.ParquetFile(stream, page_checksum_verification=True)
+        return file.read_row_group(unit.row_group, columns=columns)
+
+
+def _keyed(table: pa.Table, dim: int) -> pa.Table:
+    """Put numbers that stand for image and class in the place of their names."""
+    ids, labels = table["id"].to_pylist(), table["label"].to_pylist()
+    images = [_key(name) for name in ids]
+    classes = [_key("class " + c) if c else k for c, k in zip(labels, images, strict=True)]
+    lengths = pa.compute.list_value_length(table["sentences"]).to_pylist()
+    if any(length == 0 or length % dim for length in lengths):
+        raise ValueError(f"a shard holds sentence vectors that are not of size {dim}.")
+    return pa.table(
+        {
+            "image": table["image"],
+            "sentences": table["sentences"],
+            "image_key": pa.array(images, pa.int64()),
+            "class_key": pa.array(classes, pa.int64()),
+        }
+    )
+
+
+def _key(name: str) -> int:
+    return int.from_bytes(hashlib.blake2b(name.encode(), digest_size=8).digest(), signed=True)
+
+
+def _decode(content: bytes) -> Tensor:
+    """Decode a JPEG that preparation wrote, uint8, [3, H, W]."""
+    buffer = torch.frombuffer(bytearray(content), dtype=torch.uint8)
+    return decode_jpeg(buffer, mode=ImageReadMode.RGB)
+
+
+def prefetch(batches: Iterator[Batch], depth: int = PREFETCHED_BATCHES) -> Iterator[Batch]:
+    """Let a thread prepare batches ahead of the one that trains.
+
+    Args:
+        batches: Consumed by the thread.
+        depth: Batches that may wait.
+
+    Raises:
+        Exception: Whatever preparing a batch raised, when its turn comes.
+    """
+    ready: queue.Queue[Batch | BaseException | None] = queue.Queue(depth)
+    stop = threading.Event()
+
+    def put(item: Batch | BaseException | None) -> None:
+        while not stop.is_set():
+            try:
+                ready.put(item, timeout=0.2)
+                return
+            except queue.Full:
+                continue
+
+    def work() -> None:
+        try:
+            for batch in batches:
+                put(batch)
+                if stop.is_set():
+                    return
+            put(None)
+        except BaseException as error:
+            put(error)
+
+    thread = threading.Thread(target=work, name="prefetch", daemon=True)
+    thread.start()
+    try:
+        while (item := ready.get()) is not None:
+            if isinstance(item, BaseException):
+                raise item
+            yield item
+    finally:
+        stop.set()
+        thread.join(timeout=10)

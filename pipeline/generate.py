@@ -1,0 +1,93 @@
+"""Captions to pictures with a saved model; needs neither Ray nor a tracker."""
+
+import re
+import tempfile
+from pathlib import Path
+from typing import Annotated
+
+import tyro
+from pydantic import Field
+
+import ratgan
+from pipeline.captions import clean_caption
+from pipeline.progress import say
+from pipeline.settings import Settings
+from pipeline.storage import Folder
+from ratgan.checkpoint import MODEL_JSON, MODEL_TENSORS, TextToImage
+from ratgan.pictures import grid, to_pil
+
+
+class GenerateConfig(Settings):
+    """Draw pictures for captions. The same captions and seed give the same files.
+
+    python jobs/generate.py --model outputs/quickstart/model "a large red circle in the centre"
+    """
+
+    captions: tyro.conf.Positional[tuple[str, ...]] = ()
+    """What to draw, one picture each."""
+    model: str = "outputs/quickstart/model"
+    """Saved model: a folder or bucket address."""
+    file: str | None = None
+    """Text file with one caption a line, in addition to those given."""
+    output: str = "outputs/generated"
+    """Folder for the PNG files and grid.png."""
+    seed: Annotated[int, Field(ge=0)] = 0
+    """Another seed draws other pictures of the same captions."""
+    columns: Annotated[int, Field(ge=1)] = 4
+    """Pictures in a row of the grid."""
+
+
+def generate(config: GenerateConfig) -> list[Path]:
+    """Write one PNG for each caption and a labelled grid of all.
+
+    Returns:
+        The files, the grid last.
+
+    Raises:
+        ValueError: If there is no caption, or one that says nothing.
+        FileNotFoundError: If the model or the caption file is not there.
+    """
+    captions = [clean_caption(text) for text in _texts(config)]
+    if not captions:
+        raise ValueError('no caption given, for example: jobs/generate.py "a small red bird"')
+    model = load_from(config.model)
+    images = model.draw(captions, seed=config.seed)
+    folder = Path(config.output)
+    folder.mkdir(parents=True, exist_ok=True)
+    files = []
+    for index, (image, caption) in enumerate(zip(images, captions, strict=True)):
+        slug = re.sub(r"[^a-z0-9]+", "-", caption.lower()).strip("-")[:48]
+        files.append(folder / f"{index:03d}-{slug or 'caption'}.png")
+        to_pil(image).save(files[-1])
+    files.append(folder / "grid.png")
+    scale = max(1, 128 // images.shape[-1])
+    grid(images, captions, columns=config.columns, scale=scale).save(files[-1])
+    say(f"{len(images)} pictures in {folder}, side by side in {files[-1]}")
+    return files
+
+
+def _texts(config: GenerateConfig) -> list[str]:
+    texts = list(config.captions)
+    if config.file:
+        path = Path(config.file)
+        if not path.is_file():
+            raise FileNotFoundError(f"the caption file {path} does not exist.")
+        try:
+            lines = path.read_text(encoding="utf-8-sig").splitlines()
+        except UnicodeDecodeError as error:
+            raise ValueError(f"{path} is not UTF-8 text: {error}") from error
+        texts += [line for line in lines if line.strip()]
+    return texts
+
+
+def load_from(location: str) -> TextToImage:
+    """Load a saved model from a folder or a bucket."""
+    folder = Folder(location)
+    if folder.is_local:
+        return ratgan.load(folder.path)
+    with tempfile.TemporaryDirectory() as copy:
+        for name in (MODEL_JSON, MODEL_TENSORS):
+            if not folder.exists(name):
+                raise FileNotFoundError(f"{folder} holds no {name}: it is not a saved model.")
+            (Path(copy) / name).write_bytes(folder.read(name))
+        return ratgan.load(copy)

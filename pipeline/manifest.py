@@ -1,0 +1,149 @@
+"""The contract of a prepared dataset: what its shards hold and what its manifest says.
+
+manifest.json                  written last: a folder without it is not a dataset
+sentence_transform.safetensors raw sentence vectors → the generator's input
+train/part-00000.parquet …     validation/part-00000.parquet …
+rejects.parquet                what was left out, and why
+"""
+
+import hashlib
+from typing import Any
+
+import pyarrow as pa
+from pydantic import Field, ValidationError
+from safetensors.torch import load, save
+
+from pipeline.settings import Settings
+from pipeline.storage import Folder
+from ratgan.text.transform import SentenceTransform
+
+SCHEMA_VERSION = 1
+MANIFEST = "manifest.json"
+TRANSFORM = "sentence_transform.safetensors"
+REJECTS = "rejects.parquet"
+
+SHARD_SCHEMA = pa.schema(
+    [
+        pa.field("id", pa.string(), nullable=False),
+        pa.field("label", pa.string()),  # class name, where classes are known
+        pa.field("meaning", pa.string()),  # JSON, where the meaning of the captions is known
+        pa.field("captions", pa.list_(pa.string()), nullable=False),
+        # Raw vectors of the text encoder, one after another in the order of the captions.
+        pa.field("sentences", pa.list_(pa.float32()), nullable=False),
+        pa.field("image", pa.binary(), nullable=False),  # JPEG, cache_size × cache_size
+        pa.field("original_width", pa.int32(), nullable=False),  # pixels
+        pa.field("original_height", pa.int32(), nullable=False),
+    ],
+    metadata={"ratgan_schema_version": str(SCHEMA_VERSION)},
+)
+REJECT_SCHEMA = pa.schema(
+    [
+        pa.field(name, pa.string(), nullable=False)
+        for name in ("id", "split", "location", "reason", "detail")
+    ]
+)
+
+
+class Shard(Settings):
+    """One parquet file."""
+
+    file: str
+    rows: int
+    row_groups: tuple[int, ...]
+    """Rows of each row group."""
+    bytes: int
+    sha256: str
+
+
+class Encoder(Settings):
+    """The text encoder that made the sentence vectors."""
+
+    name: str
+    sha256: str
+    dim: int
+
+
+class TransformRecord(Settings):
+    """The transform fitted to the training captions; its numbers are in `TRANSFORM`."""
+
+    kind: str
+    dim: int
+    sha256: str
+
+
+class Manifest(Settings):
+    """What a prepared dataset holds; `seen = written + rejected`."""
+
+    schema_version: int
+    source: dict[str, Any]
+    """Name and options of the source."""
+    fingerprint: str
+    """Hash of the list of originals and captions."""
+    options: dict[str, Any]
+    """Options of the preparation that decide the bytes of the shards."""
+    cache_size: int
+    """Height and width of the stored images in pixels."""
+    mirrors: bool
+    """Whether a mirrored image still fits its captions."""
+    encoder: Encoder
+    transform: TransformRecord
+    splits: dict[str, tuple[Shard, ...]]
+    seen: int
+    written: int
+    rejected: int
+    reasons: dict[str, int] = Field(default_factory=dict)
+    """Rejected rows by reason."""
+    captions: int
+    dropped_captions: dict[str, int] = Field(default_factory=dict)
+    """Captions left out of rows that were written, by reason."""
+
+    def rows(self, split: str) -> int:
+        """Count the images of a split."""
+        return sum(shard.rows for shard in self.splits.get(split, ()))
+
+
+def read_manifest(folder: Folder) -> tuple[Manifest, str]:
+    """Read the manifest of a prepared dataset and the digest that identifies it.
+
+    Raises:
+        ValueError: If the folder is not a complete prepared dataset of this version.
+    """
+    if not folder.exists(MANIFEST):
+        state = "holds no" if folder.exists() else "does not exist, so there is no"
+        raise ValueError(
+            f"{folder} {state} {MANIFEST}: this is not a (completely) prepared dataset. "
+            f"Prepare one first, for example: python jobs/prepare.py coco --output {folder}"
+        )
+    content = folder.read(MANIFEST)
+    try:
+        manifest = Manifest.model_validate_json(content)
+    except ValidationError as error:
+        raise ValueError(
+            f"{folder}/{MANIFEST} is not a manifest this version can read: {error}"
+        ) from error
+    if manifest.schema_version != SCHEMA_VERSION:
+        raise ValueError(
+            f"{folder} has schema version {manifest.schema_version}, and this version of ratgan "
+            f"reads {SCHEMA_VERSION}. Prepare the dataset anew."
+        )
+    return manifest, hashlib.sha256(content).hexdigest()
+
+
+def write_transform(folder: Folder, transform: SentenceTransform) -> TransformRecord:
+    """Store a sentence transform beside the shards."""
+    content = save({name: t.contiguous() for name, t in transform.state_dict().items()})
+    sha256 = folder.write(TRANSFORM, content)
+    return TransformRecord(kind=transform.kind, dim=transform.dim, sha256=sha256)
+
+
+def read_transform(folder: Folder, record: TransformRecord) -> SentenceTransform:
+    """Read the sentence transform of a prepared dataset.
+
+    Raises:
+        ValueError: If it is not the one the manifest names.
+    """
+    content = folder.read(TRANSFORM)
+    if hashlib.sha256(content).hexdigest() != record.sha256:
+        raise ValueError(f"{folder}/{TRANSFORM} was changed after preparation. Prepare it anew.")
+    tensors = load(content)
+    return SentenceTransform(tensors["mean"], tensors["projection"], record.kind)

@@ -1,0 +1,32 @@
+"""The model as MLflow loads and serves it: a column of captions in, an array of images out."""
+
+from typing import Any
+
+import mlflow
+import numpy as np
+import pandas as pd
+from mlflow.pyfunc import PythonModel, PythonModelContext
+from numpy.typing import NDArray
+
+import ratgan
+
+
+class ServedModel(PythonModel):  # type: ignore[misc]
+    """Draws one image for each caption."""
+
+    def load_context(self, context: PythonModelContext) -> None:
+        """Load the saved model that was logged beside this code."""
+        self.model = ratgan.load(context.artifacts["model"])
+
+    def predict(
+        self,
+        context: PythonModelContext,
+        model_input: pd.DataFrame,
+        params: dict[str, Any] | None = None,
+    ) -> NDArray[np.uint8]:
+        """Draw images, [N, H, W, 3], for the `caption` column of N rows."""
+        images = self.model.draw(list(model_input["caption"]))
+        return images.permute(0, 2, 3, 1).numpy()
+
+
+mlflow.models.set_model(ServedModel())

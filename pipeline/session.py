@@ -1,0 +1,61 @@
+"""Joining or starting Ray: the running cluster where there is one, else this machine."""
+
+import logging
+import os
+from pathlib import Path
+
+import ray
+from ray.data import DataContext
+
+
+def connect(*, cpus: int) -> None:
+    """Join the cluster that `RAY_ADDRESS` names (a submitted job has it set), or start Ray here.
+
+    Args:
+        cpus: Logical CPUs the work needs. Ray on this machine is started with at
+            least as many; a cluster must have them.
+
+    Raises:
+        ConnectionError: If the named cluster cannot be reached.
+        ValueError: If the cluster has fewer CPUs.
+    """
+    settle()
+    if not ray.is_initialized():
+        address = os.environ.get("RAY_ADDRESS")
+        if address:
+            ray.init(address=address, logging_level=logging.WARNING)
+        else:
+            # Ray runs its workers at nice 15. Where the driver trains, they would starve.
+            os.environ.setdefault("RAY_worker_niceness", "0")
+            # The dashboard costs nothing that can be measured, and Train asks it about its actors.
+            ray.init(
+                num_cpus=max(cpus, os.cpu_count() or 1),
+                include_dashboard=True,
+                logging_level=logging.WARNING,
+            )
+    available = int(ray.cluster_resources().get("CPU", 0))
+    if available < cpus:
+        raise ValueError(
+            f"the Ray cluster has {available} CPUs and this job needs {cpus}: one for each worker "
+            "and one that reads data. Use fewer workers (--workers) or a larger cluster."
+        )
+
+
+def settle() -> None:
+    """Set how Ray Data works in this process; each process that runs a dataset needs it."""
+    context = DataContext.get_current()
+    context.enable_progress_bars = False
+    context.print_on_execution_start = False
+    context.execution_options.preserve_order = True
+    for name in ("ray.data", "ray.train", "ray.tune", "mlflow", "alembic"):
+        logging.getLogger(name).setLevel(logging.WARNING)
+    # They say at each start that Ray asks for a token, which is how it should be,
+    # and that progress bars are off, which we did.
+    for name in (
+        "ray._private.authentication.authentication_token_setup",
+        "ray.data._internal.progress",
+    ):
+        logging.getLogger(name).setLevel(logging.ERROR)
+    # Repeats each report in full; this logger is named by its file.
+    reports = Path(ray.__file__).parent / "train/v2/_internal/execution/context.py"
+    logging.getLogger(str(reports)).setLevel(logging.WARNING)

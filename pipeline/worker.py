@@ -1,0 +1,287 @@
+"""What each training process does: restore, stream batches, step, report, checkpoint.
+
+Dimensions in this file:
+    B images of a batch over all workers, b this worker's share, S sentence size, Z noise size.
+"""
+
+import io
+import time
+from dataclasses import dataclass
+from typing import Any
+
+import psutil
+import ray.train
+import ray.train.torch
+import torch
+from PIL import Image
+from torch import Tensor
+
+from pipeline import collective
+from pipeline.checkpointing import PREFIX, newest_checkpoint, restore, save_checkpoint
+from pipeline.config import TrainConfig, refuse_changes
+from pipeline.dataset import Example, PreparedDataset, prefetch
+from pipeline.plan import Plan
+from pipeline.progress import duration, say
+from pipeline.session import settle
+from pipeline.storage import Folder
+from pipeline.tracking import Tracker
+from ratgan.discriminator import Discriminator
+from ratgan.generator import Generator
+from ratgan.pictures import attention_overlay, grid
+from ratgan.randomness import mismatched_partners, sample_noise, step_noise
+from ratgan.sampling import sample
+from ratgan.step import Gan, train_step
+
+
+@dataclass(frozen=True)
+class Job:
+    """What the driver decides for all workers; crosses to them as JSON types.
+
+    Attributes:
+        config: Resolved options.
+        run: Folder of the run.
+        tracking: Address of the tracker.
+        run_id: Id of the run there.
+        versions: Of what made it, for the record.
+    """
+
+    config: dict[str, Any]
+    run: str
+    tracking: str
+    run_id: str
+    versions: dict[str, str]
+
+
+def build(config: TrainConfig, sentence_dim: int, device: torch.device) -> Gan:
+    """Build networks and optimizers; equal on every worker, since the seed is."""
+    torch.manual_seed(config.seed)
+    model, optim = config.model, config.optim
+    generator = Generator(
+        image_size=model.image_size,
+        sentence_dim=sentence_dim,
+        base_channels=model.base_channels,
+        noise_dim=model.noise_dim,
+        controller_dim=model.controller_dim,
+        affine_dim=model.affine_dim,
+        affines_per_block=model.affines_per_block,
+    )
+    discriminator = Discriminator(
+        image_size=model.image_size,
+        sentence_dim=sentence_dim,
+        base_channels=model.base_channels,
+    )
+    return Gan.create(
+        generator.to(device),
+        discriminator.to(device),
+        generator_lr=optim.generator_lr,
+        discriminator_lr=optim.discriminator_lr,
+        betas=optim.betas,
+    )
+
+
+def work(fields: dict[str, Any]) -> None:
+    """Train; the function that Ray Train runs in each worker.
+
+    Args:
+        fields: Of a `Job`.
+    """
+    job = Job(**fields)
+    config = TrainConfig.model_validate(job.config)
+    settle()
+    if config.threads:
+        torch.set_num_threads(config.threads)
+    device = ray.train.torch.get_device()
+    dataset = PreparedDataset(config.data.path)
+    plan = Plan(dataset.units("train"), config.optim.batch_size, config.seed)
+    gan = build(config, dataset.transform.dim, device)
+    checkpoints = Folder(job.run) / "checkpoints"
+
+    step = _resume(config, gan, checkpoints, device)
+    last = config.steps(plan.images)
+    reporter = Reporter(config, job, dataset, device) if collective.rank() == 0 else None
+    if reporter and step == 0:
+        reporter.sample(gan, 0)
+
+    def checkpoint() -> None:
+        if reporter:
+            state = {
+                "run": config.name,
+                "images": step * config.optim.batch_size,
+                "config": config.model_dump(mode="json"),
+                "dataset": dataset.digest,
+                "versions": job.versions,
+            }
+            encoder = dataset.manifest.encoder
+            save_checkpoint(
+                checkpoints,
+                gan,
+                step=step,
+                state=state,
+                transform=dataset.transform,
+                encoder={"name": encoder.name, "sha256": encoder.sha256},
+                keep=config.keep_checkpoints,
+            )
+
+    batches = prefetch(
+        dataset.batches(
+            plan,
+            rank=collective.rank(),
+            world=collective.world(),
+            first_step=step,
+            last_step=last,
+            image_size=config.model.image_size,
+            flip=config.data.flip,
+            threads=config.data.decode_threads,
+        )
+    )
+    interval = Interval(step)
+    while step < last:
+        waiting = time.monotonic()
+        batch = next(batches)
+        interval.waited_s += time.monotonic() - waiting
+
+        # The pairing is that of the whole batch, whoever holds which part of it.
+        sentences = batch.sentences.to(device, non_blocking=True)  # [b, S]
+        everyone = collective.gather(sentences)  # [B, S]
+        keys = torch.stack([batch.image_keys, batch.class_keys], dim=1)  # [b, 2]
+        images, classes = collective.gather(keys.to(device)).cpu().unbind(1)
+        partners = _share(mismatched_partners(config.seed, step, images, classes))
+        noise = _share(step_noise(config.seed, step, len(images), config.model.noise_dim))  # [b, Z]
+        values = train_step(
+            gan,
+            images=batch.images.to(device, non_blocking=True).float() / 127.5 - 1,
+            sentences=sentences,
+            mismatched=everyone[partners.to(device)],
+            noise=noise.to(device),
+            penalty_weight=config.optim.penalty_weight,
+            penalty_power=config.optim.penalty_power,
+            average_decay=_decay(config.optim.average_decay, step),
+            synchronize=collective.average_gradients,
+        )
+        step += 1
+        interval.add(values)
+
+        if step % config.log_every == 0 or step == last:
+            measured = interval.close(step, config.optim.batch_size, device)
+            if reporter:
+                reporter.line(step, last, measured)
+            ray.train.report(measured)
+            interval = Interval(step)
+        if reporter and (step % config.sample_every == 0 or step == last):
+            reporter.sample(gan, step)
+        if step % config.checkpoint_every == 0 or step == last:
+            checkpoint()
+
+
+def _resume(config: TrainConfig, gan: Gan, checkpoints: Folder, device: torch.device) -> int:
+    """Restore the newest checkpoint, the same on every worker, and return its step."""
+    found = newest_checkpoint(checkpoints) if collective.rank() == 0 else None
+    step = collective.from_rank_zero(found[1]["step"] if found else 0, device)
+    if step:
+        folder = checkpoints / f"{PREFIX}{step:08d}"
+        before = folder.read_json("state.json")["config"]
+        refuse_changes(before, config.model_dump(mode="json"), config.name)
+        restore(folder, gan)
+        if collective.rank() == 0:
+            say(f"resuming from step {step:,} ({folder})")
+    return step
+
+
+def _share(whole: Tensor) -> Tensor:
+    """Return this worker's part of something that belongs to the whole batch."""
+    return whole.chunk(collective.world())[collective.rank()]
+
+
+def _decay(decay: float, step: int) -> float:
+    """Forget the first, untrained weights quickly: (1 + n) / (10 + n) until it passes `decay`."""
+    return min(decay, (1 + step) / (10 + step))
+
+
+class Interval:
+    """Adds up what happens between two lines, without waiting for the device."""
+
+    def __init__(self, step: int) -> None:
+        self.first = step
+        self.started = time.monotonic()
+        self.waited_s = 0.0
+        self.sums: dict[str, Tensor] = {}
+
+    def add(self, values: dict[str, Tensor]) -> None:
+        """Add the values of a step."""
+        for name, value in values.items():
+            self.sums[name] = self.sums[name] + value if name in self.sums else value
+
+    def close(self, step: int, batch_size: int, device: torch.device) -> dict[str, float]:
+        """Return means over steps and workers, and how fast it went."""
+        steps = step - self.first
+        means = collective.mean(torch.stack(list(self.sums.values())) / steps).tolist()
+        elapsed = time.monotonic() - self.started
+        return {
+            **dict(zip(self.sums, means, strict=True)),
+            "images_seen": step * batch_size,
+            "speed/images_per_s": steps * batch_size / elapsed,
+            "speed/data_wait_share": self.waited_s / elapsed,
+            "memory/process_gib": psutil.Process().memory_info().rss / 2**30,
+            **(
+                {"memory/gpu_peak_gib": torch.cuda.max_memory_allocated(device) / 2**30}
+                if device.type == "cuda"
+                else {}
+            ),
+        }
+
+
+class Reporter:
+    """What worker 0 tells: a line on the screen, points of curves, pictures.
+
+    Args:
+        config: Resolved options.
+        job: Where to report.
+        dataset: Gives the captions of the samples.
+        device: The generator's.
+    """
+
+    def __init__(
+        self, config: TrainConfig, job: Job, dataset: PreparedDataset, device: torch.device
+    ) -> None:
+        self.tracker = Tracker(job.tracking, job.run_id)
+        self.folder = Folder(job.run) / "samples"
+        self.device = device
+        split = "validation" if dataset.manifest.rows("validation") else "train"
+        examples: list[Example] = dataset.examples(split, config.samples)
+        self.captions = [example.caption for example in examples]
+        self.sentences = torch.stack([example.sentence for example in examples])
+        self.noise = sample_noise(config.seed, len(examples), config.model.noise_dim)
+        # Small pictures are shown larger, so that they can be seen and their captions read.
+        self.scale = max(1, 128 // config.model.image_size)
+
+    def line(self, step: int, last: int, measured: dict[str, float]) -> None:
+        """Say how it goes and log it."""
+        speed = measured["speed/images_per_s"]
+        per_step = measured["images_seen"] / step
+        memory = measured.get("memory/gpu_peak_gib", measured["memory/process_gib"])
+        say(
+            f"step {step:,}/{last:,}  images {measured['images_seen']:,.0f}  "
+            f"D {measured['loss/discriminator']:.3f}  G {measured['loss/generator']:+.3f}  "
+            f"penalty {measured['loss/penalty']:.3f}  {speed:.1f} img/s  "
+            f"data wait {measured['speed/data_wait_share']:.0%}  mem {memory:.1f} GiB  "
+            f"ETA {duration((last - step) * per_step / speed)}"
+        )
+        self.tracker.metrics(step, measured)
+
+    def sample(self, gan: Gan, step: int) -> None:
+        """Draw the fixed captions from the fixed noise with the averaged generator."""
+        images = sample(gan.average, self.sentences, self.noise)
+        picture = grid(images, self.captions, scale=self.scale)
+        self._picture("samples", step, picture)
+        with torch.no_grad():
+            weights = gan.discriminator.attention_maps(
+                images.to(self.device).float() / 127.5 - 1, self.sentences.to(self.device)
+            ).cpu()
+        looked_at = attention_overlay(images, weights)
+        self._picture("attention", step, grid(looked_at, self.captions, scale=self.scale))
+
+    def _picture(self, name: str, step: int, picture: Image.Image) -> None:
+        buffer = io.BytesIO()
+        picture.save(buffer, "PNG")
+        self.folder.write(f"{name}-{step:08d}.png", buffer.getvalue())
+        self.tracker.image(name, step, picture)

@@ -1,0 +1,11 @@
+"""RAT-GAN (https://arxiv.org/abs/2204.10482) in plain PyTorch.
+
+import ratgan
+
+model = ratgan.load("outputs/quickstart/model")
+model("a large red circle at the top left")[0].save("circle.png")
+"""
+
+from ratgan.checkpoint import TextToImage, load
+
+__all__ = ["TextToImage", "load"]

@@ -1,0 +1,63 @@
+"""Spatial attention with the soft threshold: where in the image the sentence is.
+
+Dimensions in this file:
+    B batch, C feature channels, S sentence size, H W height and width.
+"""
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+
+def soft_threshold(scores: Tensor) -> Tensor:
+    """Turn scores into weights: a sigmoid normalised by its sum over positions.
+
+    ``α_{w,h} = σ(x_{w,h}) / Σ σ(x_{w',h'})`` (https://arxiv.org/abs/2204.10482).
+    Unlike a softmax it drives no weight to 0 as one score grows, so no position
+    is starved of gradient.
+
+    Args:
+        scores: One score per position, [B, 1, H, W].
+
+    Returns:
+        Positive weights that add up to 1 over positions, [B, 1, H, W].
+    """
+    # In logarithms, since the sum of sigmoids underflows where all scores are very low.
+    return torch.softmax(functional.logsigmoid(scores).flatten(2), dim=2).view_as(scores)
+
+
+def spread(sentence: Tensor, features: Tensor) -> Tensor:
+    """Repeat sentences [B, S] at each position of features [B, C, H, W]: [B, S, H, W]."""
+    return sentence[:, :, None, None].expand(-1, -1, *features.shape[2:])
+
+
+class SpatialAttention(nn.Module):
+    """Weights a sentence over the positions of an image.
+
+    ``x_{w,h} = MLP(P_{w,h}, s)``, one MLP shared by all positions.
+
+    Args:
+        feature_channels: Channels C of the image features.
+        sentence_dim: Size S of the sentence.
+        hidden_channels: Hidden size of the MLP.
+    """
+
+    def __init__(self, feature_channels: int, sentence_dim: int, hidden_channels: int) -> None:
+        super().__init__()
+        self.mlp = nn.Sequential(
+            nn.Conv2d(feature_channels + sentence_dim, hidden_channels, 1),
+            nn.LeakyReLU(0.2),
+            nn.Conv2d(hidden_channels, 1, 1),
+        )
+
+    def forward(self, features: Tensor, sentence: Tensor) -> Tensor:
+        """Find where the sentence is.
+
+        Args:
+            features: Image features P, [B, C, H, W].
+            sentence: [B, S].
+
+        Returns:
+            Weights α over positions, [B, 1, H, W].
+        """
+        return soft_threshold(self.mlp(torch.cat([features, spread(sentence, features)], dim=1)))

@@ -1,0 +1,190 @@
+"""What a saved model is, and how it becomes a thing you can call.
+
+    model.json          architecture, text encoder, where it comes from, hash of the tensors
+    model.safetensors   the generator's weights and the sentence transform
+
+No pickle is written or read.
+"""
+
+import hashlib
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from PIL import Image
+from safetensors.torch import load as load_tensors
+from safetensors.torch import save as save_tensors
+from torch import Tensor, nn
+
+from ratgan.generator import Generator
+from ratgan.pictures import to_pil
+from ratgan.randomness import sample_noise
+from ratgan.sampling import sample
+from ratgan.text.encoder import TextEncoder, load_encoder
+from ratgan.text.transform import SentenceTransform
+
+FORMAT_VERSION = 1
+MODEL_JSON = "model.json"
+MODEL_TENSORS = "model.safetensors"
+
+
+class TextToImage:
+    """A trained model: captions in, images out.
+
+    Args:
+        generator: In evaluation mode.
+        transform: Of raw sentence vectors.
+        encoder: Name and sha256 of the text encoder it was trained with.
+        origin: Where it comes from: run, step, dataset, versions.
+    """
+
+    def __init__(
+        self,
+        generator: Generator,
+        transform: SentenceTransform,
+        encoder: dict[str, str],
+        origin: dict[str, Any],
+    ) -> None:
+        self.generator = generator
+        self.transform = transform
+        self.encoder_record = encoder
+        self.origin = origin
+        self._encoder: TextEncoder | None = None
+
+    def __call__(self, captions: str | Sequence[str], *, seed: int = 0) -> list[Image.Image]:
+        """Draw one image for each caption.
+
+        Args:
+            captions: One text or several.
+            seed: The same captions and seed give the same images.
+
+        Returns:
+            RGB images.
+        """
+        return [to_pil(image) for image in self.draw(captions, seed=seed)]
+
+    def draw(self, captions: str | Sequence[str], *, seed: int = 0) -> Tensor:
+        """Draw one image for each of N captions: uint8, [N, 3, H, W]."""
+        texts = [captions] if isinstance(captions, str) else list(captions)
+        noise = sample_noise(seed, len(texts), self.generator.noise_dim)
+        return sample(self.generator, self.encode(texts), noise)
+
+    def encode(self, captions: Sequence[str]) -> Tensor:
+        """Encode N captions as the generator reads them, [N, S].
+
+        Raises:
+            ValueError: If a caption is empty, or the text encoder at hand is not the
+                one the model was trained with.
+        """
+        if not captions or any(not text.strip() for text in captions):
+            raise ValueError("a caption is empty: there is nothing to draw.")
+        if self._encoder is None:
+            encoder = load_encoder(self.encoder_record["name"])
+            if encoder.sha256 != self.encoder_record["sha256"]:
+                raise ValueError(
+                    f"the model was trained with {self.encoder_record['name']} of sha256 "
+                    f"{self.encoder_record['sha256']}, and the one here has {encoder.sha256}."
+                )
+            self._encoder = encoder
+        vectors: Tensor = self.transform(self._encoder.encode(captions))
+        return vectors
+
+
+def pack_model(
+    generator: Generator,
+    transform: SentenceTransform,
+    encoder: dict[str, str],
+    origin: dict[str, Any],
+) -> dict[str, bytes]:
+    """Make the files of a saved model.
+
+    Args:
+        generator: Its weights are copied.
+        transform: Of raw sentence vectors.
+        encoder: Name and sha256 of the text encoder.
+        origin: Where it comes from, as JSON types.
+
+    Returns:
+        Content by file name.
+    """
+    tensors = {
+        **{f"generator.{name}": t for name, t in generator.state_dict().items()},
+        **{f"transform.{name}": t for name, t in transform.state_dict().items()},
+    }
+    content = save_tensors({name: t.detach().cpu().contiguous() for name, t in tensors.items()})
+    record = {
+        "format_version": FORMAT_VERSION,
+        "generator": generator.arguments,
+        "transform": transform.kind,
+        "encoder": encoder,
+        "origin": origin,
+        "tensors_sha256": hashlib.sha256(content).hexdigest(),
+    }
+    return {MODEL_TENSORS: content, MODEL_JSON: json.dumps(record, indent=1).encode() + b"\n"}
+
+
+def load(path: str | Path) -> TextToImage:
+    """Load a saved model: ``ratgan.load("outputs/run/model")("a small red bird")``.
+
+    Args:
+        path: Folder of a saved model, or of a training checkpoint that holds one.
+
+    Raises:
+        FileNotFoundError: If there is no model.
+        ValueError: If it is damaged or of another version.
+    """
+    folder = Path(path)
+    if (folder / "model" / MODEL_JSON).is_file():
+        folder = folder / "model"
+    if not (folder / MODEL_JSON).is_file():
+        raise FileNotFoundError(
+            f"{folder} holds no {MODEL_JSON}: it is not a saved model. Runs keep theirs in "
+            "OUTPUT/NAME/model, and in each folder of OUTPUT/NAME/checkpoints."
+        )
+    try:
+        record = json.loads((folder / MODEL_JSON).read_text())
+        version = record["format_version"]
+    except (ValueError, KeyError, TypeError) as error:
+        raise ValueError(f"{folder / MODEL_JSON} is damaged: {error!r}") from error
+    if version != FORMAT_VERSION:
+        raise ValueError(f"{folder} has format {version}, and this version reads {FORMAT_VERSION}.")
+    content = (folder / MODEL_TENSORS).read_bytes()
+    if hashlib.sha256(content).hexdigest() != record["tensors_sha256"]:
+        raise ValueError(f"{folder / MODEL_TENSORS} is damaged: its hash is not the recorded one.")
+    tensors = load_tensors(content)
+    mean, projection = tensors["transform.mean"], tensors["transform.projection"]
+    generator = Generator(**record["generator"])
+    load_strictly(generator, _under("generator.", tensors), str(folder / MODEL_TENSORS))
+    return TextToImage(
+        generator.requires_grad_(False).eval(),
+        SentenceTransform(mean, projection, record["transform"]),
+        record["encoder"],
+        record["origin"],
+    )
+
+
+def _under(prefix: str, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+    return {n.removeprefix(prefix): t for n, t in tensors.items() if n.startswith(prefix)}
+
+
+@torch.no_grad()
+def load_strictly(module: nn.Module, tensors: dict[str, Tensor], where: str) -> None:
+    """Load tensors into a module that must have exactly those.
+
+    Raises:
+        ValueError: With the names of missing, unknown and wrongly shaped tensors.
+    """
+    own = module.state_dict()
+    problems = [f"missing {name}" for name in own if name not in tensors]
+    problems += [f"unknown {name}" for name in tensors if name not in own]
+    problems += [
+        f"{name} is {list(tensors[name].shape)} and should be {list(tensor.shape)}"
+        for name, tensor in own.items()
+        if name in tensors and tensors[name].shape != tensor.shape
+    ]
+    if problems:
+        more = f" and {len(problems) - 5} more" if len(problems) > 5 else ""
+        raise ValueError(f"{where} does not fit the network: {'; '.join(problems[:5])}{more}.")
+    module.load_state_dict(tensors)

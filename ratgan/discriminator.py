@@ -1,0 +1,134 @@
+"""The discriminator: does this image show what this sentence says?
+
+Dimensions in this file:
+    B batch, C channels, H W height and width, S sentence size.
+"""
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from ratgan.attention import SpatialAttention, spread
+from ratgan.generator import IMAGE_SIZES, LEAK
+
+ATTENTION_SIZE = 8  # positions per side that the attention looks at, as published
+
+
+class DownBlock(nn.Module):
+    """Residual block that halves height and width: ``shortcut(x) + g · R(x)``, g from 0.
+
+    Args:
+        in_channels: Channels of the input.
+        out_channels: Channels of the output.
+    """
+
+    def __init__(self, in_channels: int, out_channels: int) -> None:
+        super().__init__()
+        self.residual = nn.Sequential(
+            nn.Conv2d(in_channels, out_channels, 4, stride=2, padding=1, bias=False),
+            nn.LeakyReLU(LEAK),
+            nn.Conv2d(out_channels, out_channels, 3, padding=1, bias=False),
+            nn.LeakyReLU(LEAK),
+        )
+        self.shortcut = (
+            nn.Identity()
+            if in_channels == out_channels
+            else nn.Conv2d(in_channels, out_channels, 1)
+        )
+        self.residual_scale = nn.Parameter(torch.zeros(1))
+
+    def forward(self, features: Tensor) -> Tensor:
+        """Map [B, C_in, H, W] to [B, C_out, H/2, W/2]."""
+        # Equal to pooling last, as the paper draws it: an average and a 1 × 1 convolution commute.
+        shortcut = self.shortcut(functional.avg_pool2d(features, 2))
+        return torch.addcmul(shortcut, self.residual(features), self.residual_scale)
+
+
+class MatchingHead(nn.Module):
+    """Scores image features against a sentence, looking where the sentence is.
+
+    Args:
+        in_channels: Channels of the 8 × 8 features.
+        out_channels: Channels after the last halving.
+        hidden_channels: Channels of the hidden layers of attention and score.
+        sentence_dim: Size S of the sentence.
+    """
+
+    def __init__(
+        self, in_channels: int, out_channels: int, hidden_channels: int, sentence_dim: int
+    ) -> None:
+        super().__init__()
+        self.attention = SpatialAttention(in_channels, sentence_dim, hidden_channels)
+        self.down = DownBlock(in_channels + sentence_dim, out_channels)
+        # No bias in the score: a constant shift would move real and generated alike.
+        self.score = nn.Sequential(
+            nn.Conv2d(out_channels + sentence_dim, hidden_channels, 3, padding=1, bias=False),
+            nn.LeakyReLU(LEAK),
+            nn.Conv2d(hidden_channels, 1, 4, bias=False),
+        )
+
+    def forward(self, features: Tensor, sentence: Tensor) -> Tensor:
+        """Score features [B, C, 8, 8] against sentences [B, S]: logits [B]."""
+        attended = spread(sentence, features) * self.attention(features, sentence)  # S = s · α
+        features = self.down(torch.cat([features, attended], dim=1))  # [B, C, 4, 4]
+        return self.score(torch.cat([features, spread(sentence, features)], dim=1)).flatten()
+
+
+class Discriminator(nn.Module):
+    """One-way conditional discriminator with spatial attention.
+
+    Args:
+        image_size: Height and width of the images, one of 32, 64, 128, 256, 512 pixels.
+        sentence_dim: Size S of the sentence vectors.
+        base_channels: Channels at full size; deeper levels have up to 16 × as many.
+
+    Raises:
+        ValueError: If the image size is not one of those.
+    """
+
+    def __init__(
+        self, image_size: int = 256, sentence_dim: int = 256, base_channels: int = 64
+    ) -> None:
+        super().__init__()
+        if image_size not in IMAGE_SIZES:
+            raise ValueError(f"image_size={image_size} must be one of {IMAGE_SIZES} pixels.")
+        halvings = (image_size // ATTENTION_SIZE).bit_length() - 1
+        channels = [base_channels * min(2**i, 16) for i in range(halvings + 2)]
+        self.from_rgb = nn.Conv2d(3, base_channels, 3, padding=1)
+        self.trunk = nn.Sequential(
+            *(DownBlock(channels[i], channels[i + 1]) for i in range(halvings))
+        )
+        self.head = MatchingHead(channels[-2], channels[-1], 2 * base_channels, sentence_dim)
+
+    def forward(self, images: Tensor, *sentences: Tensor) -> tuple[Tensor, ...]:
+        """Score images against one or more batches of sentences.
+
+        The image trunk runs once, however many batches of sentences there are.
+
+        Args:
+            images: In [-1, 1], [B, 3, H, W].
+            *sentences: Each [B, S].
+
+        Returns:
+            For each batch of sentences the logits [B]: above 0 for "real and matching".
+        """
+        features = self.features(images)
+        return tuple(self.head(features, sentence) for sentence in sentences)
+
+    def features(self, images: Tensor) -> Tensor:
+        """Compute what the head sees of images [B, 3, H, W]: [B, C, 8, 8]."""
+        features: Tensor = self.trunk(self.from_rgb(images))
+        return features
+
+    def attention_maps(self, images: Tensor, sentence: Tensor) -> Tensor:
+        """Return where each sentence is looked for in its image, for pictures.
+
+        Args:
+            images: In [-1, 1], [B, 3, H, W].
+            sentence: [B, S].
+
+        Returns:
+            Weights that add up to 1, [B, 1, 8, 8].
+        """
+        weights: Tensor = self.head.attention(self.features(images), sentence)
+        return weights

@@ -1,0 +1,159 @@
+"""The generator: noise and a sentence in, an image out.
+
+Dimensions in this file:
+    B batch, T affine blocks, C channels, H W height and width,
+    S sentence size, Z noise size, K controller size.
+"""
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from ratgan.affine import Affine, AffineBlocks, RecurrentController
+
+IMAGE_SIZES = (32, 64, 128, 256, 512)  # pixels; five doublings of the 4 × 4 start and fewer
+LEAK = 0.2  # slope of every LeakyReLU below zero, as in DF-GAN and RAT-GAN
+
+
+class GeneratorBlock(nn.Module):
+    """Residual block: ``shortcut(x) + g · R(x)``, g starting at 0.
+
+    R is two halves of [affine, LeakyReLU] × n followed by a 3 × 3 convolution.
+
+    Args:
+        in_channels: Channels of the input.
+        out_channels: Channels of the output.
+        upsample: Double height and width (nearest neighbour).
+    """
+
+    def __init__(self, in_channels: int, out_channels: int, *, upsample: bool) -> None:
+        super().__init__()
+        self.upsample = upsample
+        self.conv1 = nn.Conv2d(in_channels, out_channels, 3, padding=1)
+        self.conv2 = nn.Conv2d(out_channels, out_channels, 3, padding=1)
+        self.shortcut = (
+            nn.Identity()
+            if in_channels == out_channels
+            else nn.Conv2d(in_channels, out_channels, 1)
+        )
+        self.residual_scale = nn.Parameter(torch.zeros(1))
+
+    def forward(self, features: Tensor, affines: Sequence[Affine]) -> Tensor:
+        """Draw one level.
+
+        Args:
+            features: [B, C_in, H, W].
+            affines: An even number of transformations; the first half acts on
+                C_in channels, the second on C_out.
+
+        Returns:
+            [B, C_out, 2H, 2W] when upsampling, else [B, C_out, H, W].
+        """
+        half = len(affines) // 2
+        residual = _modulate(features, affines[:half])
+        shortcut = self.shortcut(features)
+        if self.upsample:
+            # Equal to upsampling the input, as the paper draws it: whatever acts
+            # on each pixel alone commutes with copying pixels, and costs a quarter here.
+            residual = functional.interpolate(residual, scale_factor=2)
+            shortcut = functional.interpolate(shortcut, scale_factor=2)
+        residual = self.conv2(_modulate(self.conv1(residual), affines[half:]))
+        return torch.addcmul(shortcut, residual, self.residual_scale)
+
+
+def _modulate(features: Tensor, affines: Sequence[Affine]) -> Tensor:
+    for affine in affines:
+        features = functional.leaky_relu(affine(features), LEAK)
+    return features
+
+
+class Generator(nn.Module):
+    """Recurrent affine generator (https://arxiv.org/abs/2204.10482).
+
+    Defaults are those of the published model for 256 px: 7 blocks of 4 affine
+    transformations, 28 steps of the controller.
+
+    Args:
+        image_size: Height and width of the images, one of 32, 64, 128, 256, 512 pixels.
+        sentence_dim: Size S of the sentence vectors; 256 for the paper's encoder.
+        base_channels: Channels of the last level; deeper levels have up to 8 × as many.
+        noise_dim: Size Z of the noise.
+        controller_dim: Size K of the controller's state.
+        affine_dim: Hidden size of the MLPs that make scales and shifts.
+        affines_per_block: Even number of affine transformations in a block.
+
+    Raises:
+        ValueError: If an argument is outside what the architecture allows.
+    """
+
+    def __init__(
+        self,
+        image_size: int = 256,
+        sentence_dim: int = 256,
+        base_channels: int = 64,
+        noise_dim: int = 100,
+        controller_dim: int = 256,
+        affine_dim: int = 256,
+        affines_per_block: int = 4,
+    ) -> None:
+        super().__init__()
+        if image_size not in IMAGE_SIZES:
+            raise ValueError(f"image_size={image_size} must be one of {IMAGE_SIZES} pixels.")
+        if affines_per_block < 2 or affines_per_block % 2:
+            raise ValueError(
+                f"affines_per_block={affines_per_block} must be even and at least 2: half of them "
+                "come before each of the block's two convolutions. The published model has 4."
+            )
+        self.arguments: dict[str, Any] = {
+            "image_size": image_size,
+            "sentence_dim": sentence_dim,
+            "base_channels": base_channels,
+            "noise_dim": noise_dim,
+            "controller_dim": controller_dim,
+            "affine_dim": affine_dim,
+            "affines_per_block": affines_per_block,
+        }
+        self.noise_dim = noise_dim
+        self.sentence_dim = sentence_dim
+        self.affines_per_block = affines_per_block
+
+        levels = image_size.bit_length() - 2  # 4 px, 8 px, … image_size
+        out_channels = [base_channels * min(2**i, 8) for i in reversed(range(levels))]
+        in_channels = [out_channels[0], *out_channels[:-1]]
+
+        self.project = nn.Linear(noise_dim, in_channels[0] * 4 * 4)
+        self.blocks = nn.ModuleList(
+            GeneratorBlock(c_in, c_out, upsample=level > 0)
+            for level, (c_in, c_out) in enumerate(zip(in_channels, out_channels, strict=True))
+        )
+        half = affines_per_block // 2
+        steps = [
+            c
+            for c_in, c_out in zip(in_channels, out_channels, strict=True)
+            for c in [c_in] * half + [c_out] * half
+        ]
+        self.num_steps = len(steps)
+        self.controller = RecurrentController(sentence_dim, noise_dim, controller_dim)
+        self.affines = AffineBlocks(steps, controller_dim, affine_dim)
+        self.to_rgb = nn.Conv2d(out_channels[-1], 3, 3, padding=1)
+
+    def forward(self, noise: Tensor, sentence: Tensor) -> Tensor:
+        """Draw one image for each sentence.
+
+        Args:
+            noise: Standard normal, [B, Z].
+            sentence: Transformed sentence vectors, [B, S].
+
+        Returns:
+            Images in [-1, 1], [B, 3, image_size, image_size].
+        """
+        hidden = self.controller(noise, sentence, self.num_steps)  # [B, T, K]
+        affines = self.affines(hidden)
+        features = self.project(noise).unflatten(1, (-1, 4, 4))  # [B, C, 4, 4]
+        for level, block in enumerate(self.blocks):
+            first = level * self.affines_per_block
+            features = block(features, affines[first : first + self.affines_per_block])
+        return torch.tanh(self.to_rgb(functional.leaky_relu(features, LEAK)))

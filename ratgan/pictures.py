@@ -1,0 +1,113 @@
+"""Pictures for people: grids with captions, and where the discriminator looks.
+
+Dimensions in this file:
+    N images, H W height and width in pixels.
+"""
+
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+from PIL import Image, ImageDraw, ImageFont
+from torch import Tensor
+from torch.nn import functional
+
+PADDING = 6  # pixels
+FONT_SIZE = 12  # pixels
+LINE_HEIGHT = 15  # pixels
+CAPTION_LINES = 4
+HEAT = (255, 72, 0)  # colour of what is attended to most
+
+
+def to_pil(image: Tensor) -> Image.Image:
+    """Turn a uint8 image [3, H, W] into a Pillow image."""
+    return Image.fromarray(image.permute(1, 2, 0).contiguous().numpy())
+
+
+def grid(
+    images: Tensor, captions: Sequence[str] | None = None, columns: int = 4, scale: int = 1
+) -> Image.Image:
+    """Lay images out in rows, each with its caption under it.
+
+    Args:
+        images: uint8, [N, 3, H, W].
+        captions: N texts; without them nothing is written.
+        columns: Images in a row.
+        scale: Show each pixel as this many in width and height.
+
+    Returns:
+        One RGB picture.
+    """
+    font = ImageFont.load_default(FONT_SIZE)
+    columns = min(columns, len(images))
+    height, width = (side * scale for side in images.shape[-2:])
+    cell = max(width, 110) if captions else width
+    texts = [_wrap(text, font, cell) for text in captions or ()]
+    room = LINE_HEIGHT * max(map(len, texts), default=0)
+    rows = -(-len(images) // columns)
+    picture = Image.new(
+        "RGB",
+        (
+            PADDING + columns * (cell + PADDING),
+            PADDING + rows * (height + room + PADDING + (4 if room else 0)),
+        ),
+        "white",
+    )
+    draw = ImageDraw.Draw(picture)
+    for index, image in enumerate(images):
+        row, column = divmod(index, columns)
+        left = PADDING + column * (cell + PADDING)
+        top = PADDING + row * (height + room + PADDING + (4 if room else 0))
+        shown = to_pil(image).resize((width, height), Image.Resampling.NEAREST)
+        picture.paste(shown, (left + (cell - width) // 2, top))
+        for line, text in enumerate(texts[index] if texts else ()):
+            place = (left + cell / 2, top + height + 4 + line * LINE_HEIGHT)
+            draw.text(place, text, fill="black", font=font, anchor="ma")
+    return picture
+
+
+def _wrap(text: str, font: ImageFont.FreeTypeFont | ImageFont.ImageFont, width: int) -> list[str]:
+    """Break a caption into at most `CAPTION_LINES` lines that fit."""
+    lines = [""]
+    for word in text.split():
+        longer = f"{lines[-1]} {word}".strip()
+        if font.getlength(longer) <= width or not lines[-1]:
+            lines[-1] = longer
+        elif len(lines) < CAPTION_LINES:
+            lines.append(word)
+        else:
+            lines[-1] += " …"
+            break
+    while font.getlength(max(lines, key=font.getlength)) > width:  # a word longer than a line
+        lines = [line if font.getlength(line) <= width else line[:-2] + "…" for line in lines]
+    return lines
+
+
+def attention_overlay(images: Tensor, weights: Tensor) -> Tensor:
+    """Lay the discriminator's attention over the images it looked at.
+
+    Each image's own strongest position is shown in full colour and its weakest
+    in grey, so that the pattern can be seen however flat the weights are.
+
+    Args:
+        images: uint8, [N, 3, H, W].
+        weights: Attention weights on a coarser raster, [N, 1, h, w].
+
+    Returns:
+        uint8, [N, 3, H, W].
+    """
+    low, high = weights.amin((2, 3), keepdim=True), weights.amax((2, 3), keepdim=True)
+    heat = functional.interpolate(
+        (weights - low) / (high - low).clamp_min(1e-12),
+        size=images.shape[-2:],
+        mode="bilinear",
+        align_corners=False,
+    )
+    grey = images.float().mean(1, keepdim=True).expand(-1, 3, -1, -1)
+    colour = torch.tensor(HEAT, dtype=torch.float32)[None, :, None, None]
+    return (grey * (1 - 0.6 * heat) + colour * 0.6 * heat).round().to(torch.uint8)
+
+
+def from_pil(image: Image.Image) -> Tensor:
+    """Turn an RGB Pillow image into uint8, [3, H, W]."""
+    return torch.from_numpy(np.array(image.convert("RGB"))).permute(2, 0, 1).contiguous()

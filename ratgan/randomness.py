@@ -1,0 +1,56 @@
+"""Random numbers as a function of where they are used, never of what was drawn before.
+
+Noise and pairing of a step follow from (seed, step) for the whole batch, so a
+resumed run, and a run on another number of workers, draws the same ones.
+"""
+
+import numpy as np
+import torch
+from torch import Tensor
+
+NOISE, PAIRING, SAMPLE = range(3)  # separate streams of one seed
+
+
+def generator_for(*keys: int) -> torch.Generator:
+    """Return a CPU generator that depends on all keys, each at least 0."""
+    state = np.random.SeedSequence(keys).generate_state(1, np.uint64)[0]
+    return torch.Generator().manual_seed(int(state))
+
+
+def step_noise(seed: int, step: int, batch_size: int, noise_dim: int) -> Tensor:
+    """Draw the noise of a training step for the batch over all workers, [B, Z]."""
+    return torch.randn(batch_size, noise_dim, generator=generator_for(seed, step, NOISE))
+
+
+def sample_noise(seed: int, count: int, noise_dim: int) -> Tensor:
+    """Draw noise for samples, [N, Z]; the n-th row does not depend on how many there are."""
+    rows = [torch.randn(noise_dim, generator=generator_for(seed, n, SAMPLE)) for n in range(count)]
+    return torch.stack(rows)
+
+
+def mismatched_partners(seed: int, step: int, images: Tensor, classes: Tensor) -> Tensor:
+    """Choose, for each image of a batch, another one whose sentence does not match it.
+
+    The partner is of another class. If the batch has none, it is another image,
+    and if the batch repeats one image only, any other place.
+
+    Args:
+        seed: Of the run.
+        step: Of the run.
+        images: A number for each image, int64, [B].
+        classes: A number for the class of each image, int64, [B]; where classes
+            are not known, that of the image.
+
+    Returns:
+        Indices into the batch, [B].
+    """
+    size = len(images)
+    order = torch.randperm(size, generator=generator_for(seed, step, PAIRING))
+    # Row p: the others in the order they follow place p of a random circle.
+    others = order[(torch.arange(size)[:, None] + torch.arange(1, size)) % size]  # [B, B-1]
+    fit = 2 * (classes[others] != classes[order][:, None]).long()
+    fit += images[others] != images[order][:, None]
+    first_best = (fit * size - torch.arange(size - 1)).argmax(1, keepdim=True)
+    partners = torch.empty_like(order)
+    partners[order] = others.gather(1, first_best)[:, 0]
+    return partners

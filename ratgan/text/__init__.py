@@ -1,0 +1,1 @@
+"""Text encoders behind one interface, and the transform of their sentence vectors."""
