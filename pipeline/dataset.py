@@ -1,7 +1,8 @@
 """A prepared dataset to batches: Ray Data reads row groups in the plan's order, threads decode.
 
 Dimensions in this file:
-    b images of one worker's share of a batch, S sentence size, H W height and width.
+    b images of one worker's share of a batch, R raw and S transformed sentence size,
+    H W height and width.
 """
 
 import hashlib
@@ -37,7 +38,9 @@ class Batch:
 
     Attributes:
         images: uint8, cropped and flipped, [b, 3, H, W].
-        sentences: Transformed vector of one caption of each image, [b, S].
+        sentences: Raw vector of one caption of each image, [b, R]. A matrix product may round
+            differently for another number of rows, so the transform is left to who holds
+            the whole batch.
         image_keys: A number for each image, int64, [b].
         class_keys: A number for each image's class (or image), int64, [b].
     """
@@ -207,10 +210,9 @@ class PreparedDataset:
         return image, vectors[rng.integers(len(vectors))]
 
     def _collate(self, prepared: list[tuple[Tensor, Any]], rows: list[Any]) -> Batch:
-        raw = torch.from_numpy(np.stack([vector for _, vector in prepared]))
         return Batch(
             images=torch.stack([image for image, _ in prepared]),
-            sentences=self.transform(raw),
+            sentences=torch.from_numpy(np.stack([vector for _, vector in prepared])),
             image_keys=torch.tensor([row["image_key"].as_py() for _, row in rows]),
             class_keys=torch.tensor([row["class_key"].as_py() for _, row in rows]),
         )

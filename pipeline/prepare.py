@@ -11,6 +11,7 @@ import json
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict
+from functools import lru_cache
 from typing import Annotated, Any, Literal
 
 import pyarrow as pa
@@ -18,7 +19,6 @@ import pyarrow.parquet as pq
 import ray
 import torch
 from pydantic import Field
-from ray.data import ActorPoolStrategy
 
 from pipeline.captions import clean_caption
 from pipeline.images import RejectedError, decode, encode_jpeg, square
@@ -41,7 +41,7 @@ from pipeline.settings import Settings
 from pipeline.sources import AnySource
 from pipeline.sources.source import SPLITS, Record, Source
 from pipeline.storage import Folder
-from ratgan.text.encoder import load_encoder
+from ratgan.text.encoder import TextEncoder, load_encoder
 from ratgan.text.transform import SentenceTransform, VectorSums
 
 Row = dict[str, Any]
@@ -105,7 +105,7 @@ def prepare(config: PrepareConfig) -> Manifest:
 
     say(f"preparing {len(records):,} records of {config.source.name} into {folder}")
     shards = _plan(records, config.rows_per_shard)
-    connect(cpus=2)
+    connect(cpus=1)
     work = ray.data.from_items(
         [
             {"index": i, "split": split, "records": json.dumps([asdict(r) for r in part])}
@@ -113,14 +113,8 @@ def prepare(config: PrepareConfig) -> Manifest:
         ],
         override_num_blocks=len(shards),
     )
-    cpus = int(ray.cluster_resources()["CPU"])
-    results = work.map(
-        DecodeShard(config.source, config.cache_size, config.quality), num_cpus=1
-    ).map(
-        WriteShard,
-        fn_constructor_args=(config.encoder, folder, config.row_group_rows),
-        compute=ActorPoolStrategy(min_size=1, max_size=max(1, min(cpus // 2, len(shards)))),
-        num_cpus=1,
+    results = work.map(DecodeShard(config.source, config.cache_size, config.quality)).map(
+        WriteShard(config.encoder, folder, config.row_group_rows)
     )
     progress = Progress("prepared", len(records), "images")
     done: dict[int, Row] = {}
@@ -219,8 +213,7 @@ class WriteShard:
     """
 
     def __init__(self, encoder: str, folder: Folder, row_group_rows: int) -> None:
-        self.encoder = load_encoder(encoder)
-        self.folder, self.row_group_rows = folder, row_group_rows
+        self.encoder, self.folder, self.row_group_rows = encoder, folder, row_group_rows
 
     def __call__(self, item: Row) -> Row:
         """Encode and write one shard."""
@@ -234,7 +227,7 @@ class WriteShard:
         # last bits of a vector would depend on which shard came first.
         distinct = sorted({text for texts in captions for text in texts})
         row_of = {text: i for i, text in enumerate(distinct)}
-        vectors = self.encoder.encode(distinct)
+        vectors = _loaded(self.encoder).encode(distinct)
         each = [vectors[[row_of[text] for text in texts]] for texts in captions]  # [n, R] each
         sentences = pa.array([v.flatten().numpy() for v in each], pa.list_(pa.float32()))
         position = SHARD_SCHEMA.get_field_index("sentences")
@@ -268,6 +261,12 @@ class WriteShard:
             bytes=len(content),
             sha256=self.folder.write(file, content),
         )
+
+
+@lru_cache(maxsize=1)
+def _loaded(encoder: str) -> TextEncoder:
+    """Load the text encoder once in each process; Ray gives a process many shards."""
+    return load_encoder(encoder)
 
 
 def _leaves(table: pa.Table) -> list[str]:
@@ -352,7 +351,7 @@ def _finish(
     sink = io.BytesIO()
     pq.write_table(pa.Table.from_pylist(rejects, schema=REJECT_SCHEMA), sink)
     folder.write(REJECTS, sink.getvalue())
-    encoder = load_encoder(config.encoder)
+    encoder = _loaded(config.encoder)
     transform = SentenceTransform.fit(config.transform, sums, config.sentence_dim)
     dropped: Counter[str] = Counter()
     for row in results:

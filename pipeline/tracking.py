@@ -4,6 +4,8 @@ import os
 import subprocess
 import tempfile
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -64,7 +66,6 @@ class Tracker:
         *,
         experiment: str,
         name: str,
-        output: Folder,
         resume: str | None,
         params: dict[str, object],
         tags: dict[str, str],
@@ -75,7 +76,6 @@ class Tracker:
             uri: Of the MLflow server or store.
             experiment: Created if it is not there.
             name: Of the run.
-            output: Artifacts of a local store go beside it.
             resume: Id of the run to go on with.
             params: Resolved options by dotted name.
             tags: What else identifies the run.
@@ -90,11 +90,9 @@ class Tracker:
                 return cls(uri, resume)
             found = client.get_experiment_by_name(experiment)
             if found is None:
-                # A server decides itself where artifacts go; a sqlite file has no opinion.
-                place = (
-                    f"file://{output.path}/mlflow-artifacts" if uri.startswith("sqlite") else None
+                experiment_id = client.create_experiment(
+                    experiment, artifact_location=_artifact_location(uri)
                 )
-                experiment_id = client.create_experiment(experiment, artifact_location=place)
             else:
                 experiment_id = found.experiment_id
             run = client.create_run(experiment_id, run_name=name)
@@ -132,8 +130,7 @@ class Tracker:
             files: Content of a saved model by file name.
             example: Captions.
         """
-        mlflow.set_tracking_uri(self.uri)
-        with tempfile.TemporaryDirectory() as folder:
+        with tempfile.TemporaryDirectory() as folder, _fluent(self.uri):
             for name, content in files.items():
                 (Path(folder) / name).write_bytes(content)
             with mlflow.start_run(run_id=self.run_id):
@@ -160,6 +157,27 @@ class Tracker:
     def finish(self, status: str) -> None:
         """End the run as FINISHED, FAILED or KILLED."""
         self.client.set_terminated(self.run_id, status)
+
+
+def _artifact_location(uri: str) -> str | None:
+    """Put artifacts beside a sqlite file; a server decides itself."""
+    if not uri.startswith("sqlite:///"):
+        return None
+    return (Path(uri.removeprefix("sqlite:///")).resolve().parent / "mlflow-artifacts").as_uri()
+
+
+@contextmanager
+def _fluent(uri: str) -> Iterator[None]:
+    """Point the global functions of MLflow at a store, and back: it sets the environment too."""
+    before = os.environ.get("MLFLOW_TRACKING_URI")
+    mlflow.set_tracking_uri(uri)
+    try:
+        yield
+    finally:
+        mlflow.set_tracking_uri(before)
+        os.environ.pop("MLFLOW_TRACKING_URI", None)
+        if before is not None:
+            os.environ["MLFLOW_TRACKING_URI"] = before
 
 
 def _exists(client: MlflowClient, run_id: str) -> bool:

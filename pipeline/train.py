@@ -156,7 +156,6 @@ def _start_tracking(config: TrainConfig, run: Folder, dataset: PreparedDataset) 
         tracking_uri(config.tracking.uri, output),
         experiment=config.tracking.experiment,
         name=config.name,
-        output=output,
         resume=record.get("mlflow_run_id"),
         params=flatten(config.model_dump(mode="json")),
         tags={

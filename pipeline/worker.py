@@ -94,6 +94,7 @@ def work(fields: dict[str, Any]) -> None:
     dataset = PreparedDataset(config.data.path)
     plan = Plan(dataset.units("train"), config.optim.batch_size, config.seed)
     gan = build(config, dataset.transform.dim, device)
+    transform = dataset.transform.to(device)
     checkpoints = Folder(job.run) / "checkpoints"
 
     step = _resume(config, gan, checkpoints, device)
@@ -141,8 +142,8 @@ def work(fields: dict[str, Any]) -> None:
         interval.waited_s += time.monotonic() - waiting
 
         # The pairing is that of the whole batch, whoever holds which part of it.
-        sentences = batch.sentences.to(device, non_blocking=True)  # [b, S]
-        everyone = collective.gather(sentences)  # [B, S]
+        raw = collective.gather(batch.sentences.to(device, non_blocking=True))
+        sentences = transform(raw)  # [B, S]
         keys = torch.stack([batch.image_keys, batch.class_keys], dim=1)  # [b, 2]
         images, classes = collective.gather(keys.to(device)).cpu().unbind(1)
         partners = _share(mismatched_partners(config.seed, step, images, classes))
@@ -150,8 +151,8 @@ def work(fields: dict[str, Any]) -> None:
         values = train_step(
             gan,
             images=batch.images.to(device, non_blocking=True).float() / 127.5 - 1,
-            sentences=sentences,
-            mismatched=everyone[partners.to(device)],
+            sentences=_share(sentences),
+            mismatched=sentences[partners.to(device)],
             noise=noise.to(device),
             penalty_weight=config.optim.penalty_weight,
             penalty_power=config.optim.penalty_power,

@@ -1,0 +1,82 @@
+"""What tests share: one Ray for the whole session, and small prepared datasets."""
+
+import io
+import json
+import os
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+# Before anything of these is imported: quiet, offline, and no tracker but the test's own.
+os.environ.pop("MLFLOW_TRACKING_URI", None)
+os.environ.pop("RAY_ADDRESS", None)
+os.environ["HF_HUB_OFFLINE"] = "1"
+
+REAL_DATA = Path(__file__).resolve().parent.parent.parent / "shared" / "data"
+
+
+@pytest.fixture(scope="session")
+def ray_session():
+    """One Ray on this machine: two workers and one that reads."""
+    import ray
+
+    from pipeline.session import connect
+
+    connect(cpus=3)
+    yield
+    ray.shutdown()
+
+
+@pytest.fixture(scope="session")
+def shapes(ray_session, tmp_path_factory):
+    """A prepared dataset of 150 shapes, some in pairs, at 32 px."""
+    from pipeline.dataset import PreparedDataset
+    from pipeline.prepare import PrepareConfig, prepare
+    from pipeline.sources.shapes import ShapesSource
+
+    output = str(tmp_path_factory.mktemp("shapes") / "prepared")
+    prepare(
+        PrepareConfig(
+            source=ShapesSource(count=150, size=32, validation=0.2),
+            output=output,
+            image_size=32,
+            margin=1.25,
+            sentence_dim=16,
+            rows_per_shard=50,
+            row_group_rows=16,
+        )
+    )
+    return PreparedDataset(output)
+
+
+def photo(width: int = 60, height: int = 40, seed: int = 0) -> Image.Image:
+    """A small RGB picture with some structure."""
+    rng = np.random.default_rng(seed)
+    coarse = Image.fromarray(rng.integers(0, 256, (4, 4, 3), dtype=np.uint8))
+    return coarse.resize((width, height), Image.Resampling.BICUBIC)
+
+
+def encoded(image: Image.Image, file_format: str = "JPEG", **options) -> bytes:
+    buffer = io.BytesIO()
+    image.save(buffer, file_format, **options)
+    return buffer.getvalue()
+
+
+def write_coco(root: Path, split: str, captions: dict[int, list[str]], bad: set[int] = frozenset()):
+    """Lay out a COCO split; the images in `bad` are cut short."""
+    (root / split).mkdir(parents=True, exist_ok=True)
+    (root / "annotations").mkdir(exist_ok=True)
+    content = {"images": [], "annotations": []}
+    number = 0
+    for image_id, texts in captions.items():
+        name = f"{image_id:012d}.jpg"
+        content["images"].append({"id": image_id, "file_name": name})
+        jpeg = encoded(photo(seed=image_id))
+        (root / split / name).write_bytes(jpeg[: len(jpeg) // 2] if image_id in bad else jpeg)
+        for text in texts:
+            number += 1
+            content["annotations"].append({"id": number, "image_id": image_id, "caption": text})
+    (root / "annotations" / f"captions_{split}.json").write_text(json.dumps(content))
+    return content

@@ -1,0 +1,182 @@
+"""Command lines: presets, flags, and what bad ones get."""
+
+import sys
+from pathlib import Path
+
+import pytest
+
+from pipeline.cli import PRESETS, parse, root_cause, run
+from pipeline.config import TrainConfig, flatten, refuse_changes
+from pipeline.prepare import PrepareConfig
+from pipeline.quickstart import QuickstartConfig
+from pipeline.sources.coco import CocoSource
+
+
+def test_every_preset_is_accepted_and_says_its_source_and_command():
+    seen = 0
+    for path in sorted(PRESETS.glob("*.yaml")):
+        config_type = QuickstartConfig if path.stem == "quickstart" else TrainConfig
+        assert parse(config_type, [], path.stem)
+        header = [line for line in path.read_text().splitlines() if line.startswith("#")]
+        assert any("arxiv.org/abs/2204.10482" in line for line in header), path.name
+        assert any(line.startswith("# Run: python jobs/") for line in header), path.name
+        seen += 1
+    assert seen == 2
+
+
+def test_flags_win_over_the_preset_and_the_preset_over_defaults():
+    config = parse(TrainConfig, ["--optim.generator-lr", "2e-4", "--workers", "2"], "coco")
+
+    assert config.optim.generator_lr == 2e-4
+    assert config.workers == 2
+    assert config.optim.batch_size == 48
+    assert config.model.noise_dim == 100
+
+
+def test_steps_given_by_flag_take_the_place_of_the_presets_epochs():
+    config = parse(TrainConfig, ["--total-steps", "7"], "coco")
+
+    assert config.steps(images=1000) == 7
+    assert parse(TrainConfig, [], "coco").steps(images=480) == 300 * 10
+
+
+def test_sources_are_chosen_by_name_and_their_flags_follow():
+    config = parse(PrepareConfig, ["coco", "--root", "/x", "--limit", "5", "--output", "/y"])
+
+    assert config.source == CocoSource(root="/x", limit=5)
+    assert (config.output, config.cache_size) == ("/y", 304)
+
+
+WRONG_FLAGS = {
+    "typing error": (["--optim.genrator-lr", "1e-4"], "--optim.generator-lr"),
+    "wrong type": (["--optim.batch-size", "many"], "batch-size"),
+    "out of range": (["--optim.generator-lr", "-1"], "generator_lr"),
+    "not a size": (["--model.image-size", "100"], "image-size"),
+    "odd affines": (["--model.affines-per-block", "3"], "affines_per_block"),
+    "bad name": (["--name", "../other"], "name"),
+}
+
+
+@pytest.mark.parametrize("case", WRONG_FLAGS)
+def test_wrong_flags_are_refused_by_name(case, capsys):
+    flags, named = WRONG_FLAGS[case]
+
+    with pytest.raises(SystemExit) as exit_:
+        parse(TrainConfig, flags, "coco")
+
+    assert exit_.value.code == 2
+    screen = "".join(capsys.readouterr())
+    assert named in screen
+    assert "Traceback" not in screen
+
+
+def test_unknown_keys_and_bad_values_in_a_preset_are_named(tmp_path):
+    preset = tmp_path / "mine.yaml"
+    preset.write_text("total_steps: 5\noptim: {generator_lr: -1.0, lr_g: 0.1}\n")
+
+    with pytest.raises(ValueError, match="mine") as error:
+        parse(TrainConfig, [], str(preset))
+
+    assert "optim.generator_lr=-1.0: Input should be greater than 0" in str(error.value)
+    assert "optim.lr_g=0.1: Extra inputs are not permitted" in str(error.value)
+
+
+def test_an_unknown_preset_lists_those_there_are():
+    with pytest.raises(ValueError, match=r"preset 'imagenet' does not exist.*coco, quickstart"):
+        parse(TrainConfig, [], "imagenet")
+
+
+def test_a_run_without_a_length_is_refused(tmp_path):
+    preset = tmp_path / "endless.yaml"
+    preset.write_text("name: endless\n")
+
+    with pytest.raises(ValueError, match="one of total_epochs and total_steps is needed"):
+        parse(TrainConfig, [], str(preset))
+
+
+def start(monkeypatch, job, *flags: str) -> int:
+    monkeypatch.setattr(sys, "argv", ["job", *flags])
+    try:
+        run(job, TrainConfig, preset="coco")
+    except SystemExit as exit_:
+        return int(exit_.code or 0)
+    return 0
+
+
+def test_a_users_mistake_is_one_message_without_a_traceback(monkeypatch, capsys):
+    def job(config: TrainConfig) -> None:
+        raise ValueError("the value 3 must be 4")
+
+    code = start(monkeypatch, job)
+
+    assert code == 2
+    assert capsys.readouterr().err == "\nerror: the value 3 must be 4\n"
+
+
+def test_debug_shows_where_a_mistake_was_found(monkeypatch, capsys):
+    def job(config: TrainConfig) -> None:
+        raise ValueError("the value 3 must be 4")
+
+    start(monkeypatch, job, "--debug")
+
+    assert "test_cli.py" in capsys.readouterr().err
+
+
+def test_a_fault_of_ours_keeps_its_traceback_and_another_status(monkeypatch, capsys):
+    def job(config: TrainConfig) -> None:
+        raise KeyError("surprise")
+
+    assert start(monkeypatch, job) == 1
+    assert "Traceback" in capsys.readouterr().err
+
+
+def test_print_config_prints_a_preset_and_runs_nothing(monkeypatch, capsys, tmp_path):
+    def job(config: TrainConfig) -> None:
+        raise RuntimeError("must not run")
+
+    code = start(monkeypatch, job, "--print-config", "--optim.batch-size", "12")
+
+    printed = tmp_path / "printed.yaml"
+    printed.write_text(capsys.readouterr().out)
+    assert code == 0
+    assert parse(TrainConfig, [], str(printed)).optim.batch_size == 12
+
+
+def test_the_cause_is_found_behind_what_is_wrapped_around_it():
+    cause = ValueError("the cause")
+    wrapped = RuntimeError("a worker failed")
+    wrapped.worker_failures = {0: RuntimeError("in between")}
+    wrapped.worker_failures[0].__cause__ = cause
+
+    assert root_cause(wrapped) is cause
+
+
+def test_changed_options_are_refused_with_old_and_new_value():
+    before = TrainConfig(total_steps=10).model_dump(mode="json")
+    longer = TrainConfig(total_steps=99, workers=2, log_every=7).model_dump(mode="json")
+    wider = TrainConfig.model_validate({"total_steps": 10, "model": {"base_channels": 16}})
+
+    refuse_changes(before, longer, "r")
+    with pytest.raises(ValueError, match=r"model\.base_channels: 64 → 16"):
+        refuse_changes(before, wider.model_dump(mode="json"), "r")
+
+
+def test_options_are_flattened_to_dotted_names():
+    flat = flatten(TrainConfig(total_steps=1).model_dump(mode="json"))
+
+    assert flat["optim.betas"] == [0.0, 0.9]
+    assert flat["tracking.uri"] is None
+    assert not any(isinstance(value, dict) for value in flat.values())
+
+
+def test_every_job_is_three_statements_under_its_command():
+    import ast
+
+    seen = 0
+    for path in sorted((Path(__file__).parents[2] / "jobs").glob("*.py")):
+        tree = ast.parse(path.read_text())
+        statements = [node for node in tree.body if not isinstance(node, ast.Import)]
+        assert f"python jobs/{path.name}" in (ast.get_docstring(tree) or ""), path.name
+        assert len(statements) <= 5, path.name
+        seen += 1
+    assert seen == 4

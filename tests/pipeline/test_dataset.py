@@ -1,0 +1,146 @@
+"""Prepared dataset to batches: the right rows, whoever reads them, and nothing damaged."""
+
+import shutil
+
+import pytest
+import torch
+
+from pipeline.dataset import Batch, PreparedDataset, _key, prefetch, read_row_group
+from pipeline.plan import Plan
+
+pytestmark = pytest.mark.slow
+
+OPTIONS = {"image_size": 32, "flip": True, "threads": 2}
+
+
+def stream(dataset: PreparedDataset, world: int, first: int, last: int) -> list[Batch]:
+    """Read steps as `world` workers would, and put their shares together."""
+    plan = Plan(dataset.units("train"), 12, seed=5)
+    shares = [
+        list(
+            dataset.batches(
+                plan, rank=rank, world=world, first_step=first, last_step=last, **OPTIONS
+            )
+        )
+        for rank in range(world)
+    ]
+    return [
+        Batch(*(torch.cat([getattr(s, name) for s in step]) for name in Batch.__dataclass_fields__))
+        for step in zip(*shares, strict=True)
+    ]
+
+
+@pytest.fixture(scope="module")
+def alone(shapes):
+    return stream(shapes, 1, 0, 25)
+
+
+def equal(left: list[Batch], right: list[Batch]) -> bool:
+    return len(left) == len(right) and all(
+        torch.equal(getattr(a, name), getattr(b, name))
+        for a, b in zip(left, right, strict=True)
+        for name in Batch.__dataclass_fields__
+    )
+
+
+@pytest.mark.parametrize("world", [2, 3])
+def test_workers_together_read_bit_for_bit_what_one_reads(shapes, alone, world):
+    assert equal(stream(shapes, world, 0, 25), alone)
+
+
+def test_starting_in_the_middle_reads_the_same_tail(shapes, alone):
+    assert equal(stream(shapes, 1, 13, 25), alone[13:])
+
+
+def test_each_epoch_reads_every_image_once(shapes, alone):
+    keys = torch.cat([batch.image_keys for batch in alone]).tolist()  # 300 positions, 120 images
+
+    assert len(set(keys[:120])) == 120
+    assert sorted(keys[:120]) == sorted(keys[120:240])
+    assert keys[:120] != keys[120:240]
+
+
+def test_an_image_comes_with_its_own_sentences(shapes, alone):
+    stored = {}
+    for unit in shapes.units("train"):
+        for row in read_row_group(shapes.folder, unit, ["id", "sentences"]).to_pylist():
+            stored[_key(row["id"])] = torch.tensor(row["sentences"]).view(-1, 384)
+
+    chosen = [
+        (stored[key] == sentence).all(1).nonzero().flatten().tolist()
+        for batch in alone
+        for key, sentence in zip(batch.image_keys.tolist(), batch.sentences, strict=True)
+    ]
+
+    assert all(chosen), "a sentence is not one of its image's"
+    second = sum(choice == [1] for choice in chosen)
+    assert 90 < second < 210, "of two captions each is taken about half of the 300 times"
+
+
+def test_batches_are_uint8_images_of_the_training_size(alone):
+    assert alone[0].images.shape == (12, 3, 32, 32)
+    assert alone[0].images.dtype == torch.uint8
+
+
+def test_images_are_cropped_and_mirrored_differently_in_each_epoch(alone):
+    views: dict[int, set[bytes]] = {}
+    for batch in alone:
+        for key, image in zip(batch.image_keys.tolist(), batch.images, strict=True):
+            views.setdefault(key, set()).add(image.numpy().tobytes())
+
+    assert sum(len(seen) > 1 for seen in views.values()) > 100
+
+
+def test_classes_of_equal_meaning_share_a_key(shapes, alone):
+    by_class: dict[int, set[int]] = {}
+    for batch in alone:
+        for image, group in zip(batch.image_keys.tolist(), batch.class_keys.tolist(), strict=True):
+            by_class.setdefault(group, set()).add(image)
+
+    meanings = {str(example.meaning) for example in shapes.examples("train")}
+    assert len(by_class) == len(meanings)
+
+
+def test_examples_are_read_in_order_with_their_meaning(shapes):
+    examples = shapes.examples("validation", 5)
+
+    assert len(examples) == 5
+    for example in examples:
+        assert example.meaning is not None
+        assert example.meaning["objects"][0]["colour"] in example.caption
+        assert example.image.shape == (3, 40, 40)
+        assert example.sentence.shape == (16,)
+
+
+def test_a_damaged_shard_stops_training_with_its_cause(shapes, tmp_path):
+    copy = tmp_path / "copy"
+    shutil.copytree(shapes.folder.path, copy)
+    for shard in (copy / "train").iterdir():
+        content = bytearray(shard.read_bytes())
+        content[len(content) // 3] ^= 0xFF
+        shard.write_bytes(content)
+
+    with pytest.raises(Exception, match=r"CRC|checksum|[Cc]orrupt"):
+        stream(PreparedDataset(str(copy)), 1, 0, 25)
+
+
+def test_prefetching_keeps_order_and_passes_errors_on():
+    def numbers():
+        yield from range(10)
+        raise OSError("disk gone")
+
+    received = prefetch(numbers(), depth=2)
+
+    assert [next(received) for _ in range(10)] == list(range(10))
+    with pytest.raises(OSError, match="disk gone"):
+        next(received)
+
+
+def test_prefetching_ends_its_thread_when_nobody_listens():
+    import threading
+
+    batches = prefetch(iter(range(1000)), depth=2)
+    next(batches)
+    batches.close()
+
+    assert not any(thread.name == "prefetch" for thread in threading.enumerate())

@@ -1,0 +1,132 @@
+"""Captions to pictures: the command a user types, and what it must not need."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from pipeline.generate import GenerateConfig, generate
+from ratgan.checkpoint import pack_model
+from ratgan.text.minilm import WEIGHTS_SHA256
+from ratgan.text.transform import SentenceTransform
+from tests.ratgan.networks import small_generator
+
+ROOT = Path(__file__).parents[2]
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("model")
+    encoder = {"name": "minilm", "sha256": WEIGHTS_SHA256}
+    generator = small_generator()
+    import torch
+
+    torch.manual_seed(0)
+    transform = SentenceTransform(torch.zeros(384), torch.randn(384, 9), "whiten")
+    for name, content in pack_model(generator, transform, encoder, {"step": 1}).items():
+        (folder / name).write_bytes(content)
+    return str(folder)
+
+
+def pixels(path: Path) -> np.ndarray:
+    return np.asarray(Image.open(path))
+
+
+def test_each_caption_gets_a_file_and_all_get_a_grid(model, tmp_path):
+    captions = ("a red bird", "../../etc/passwd \x1b[31m", "一只红色的小鸟")
+
+    files = generate(GenerateConfig(captions=captions, model=model, output=str(tmp_path / "out")))
+
+    assert [file.name for file in files] == [
+        "000-a-red-bird.png",
+        "001-etc-passwd-31m.png",
+        "002-caption.png",
+        "grid.png",
+    ]
+    assert sorted(p.name for p in (tmp_path / "out").iterdir()) == sorted(f.name for f in files)
+    assert pixels(files[0]).shape == (32, 32, 3)
+
+
+def test_the_same_captions_and_seed_give_the_same_pixels(model, tmp_path):
+    def draw(folder: str, seed: int) -> np.ndarray:
+        config = GenerateConfig(
+            captions=("a bird", "a tree"), model=model, output=str(tmp_path / folder), seed=seed
+        )
+        return pixels(generate(config)[1])
+
+    assert np.array_equal(draw("a", 3), draw("b", 3))
+    assert not np.array_equal(draw("c", 3), draw("d", 4))
+
+
+def test_captions_are_read_from_a_file_too(model, tmp_path):
+    (tmp_path / "captions.txt").write_text("\ufeffone bird\n\ntwo birds\n", encoding="utf-8")
+
+    files = generate(
+        GenerateConfig(
+            captions=("no bird",),
+            file=str(tmp_path / "captions.txt"),
+            model=model,
+            output=str(tmp_path / "out"),
+        )
+    )
+
+    assert [f.name for f in files[:-1]] == [
+        "000-no-bird.png",
+        "001-one-bird.png",
+        "002-two-birds.png",
+    ]
+
+
+def test_what_cannot_be_drawn_is_refused(model, tmp_path):
+    def draw(**options) -> None:
+        generate(GenerateConfig(**({"model": model, "output": str(tmp_path)} | options)))
+
+    with pytest.raises(ValueError, match="no caption given, for example"):
+        draw()
+    with pytest.raises(ValueError, match="CAP_EMPTY"):
+        draw(captions=("a bird", " . "))
+    with pytest.raises(FileNotFoundError, match=r"the caption file .* does not exist"):
+        draw(file=str(tmp_path / "nowhere.txt"))
+    with pytest.raises(FileNotFoundError, match="it is not a saved model"):
+        draw(captions=("a bird",), model=str(tmp_path / "nowhere"))
+    (tmp_path / "latin.txt").write_bytes("café".encode("latin-1"))
+    with pytest.raises(ValueError, match="is not UTF-8 text"):
+        draw(file=str(tmp_path / "latin.txt"))
+
+
+def test_neither_drawing_nor_ratgan_brings_in_ray_or_mlflow(model, tmp_path):
+    code = f"""
+import sys
+import ratgan
+assert not {{"ray", "mlflow", "pydantic"}} & set(sys.modules), "by import ratgan"
+sys.argv = ["generate.py", "--model", {model!r}, "--output", {str(tmp_path)!r}, "a red bird"]
+sys.path.insert(0, {str(ROOT)!r})
+import runpy
+runpy.run_path({str(ROOT / "jobs" / "generate.py")!r}, run_name="__main__")
+assert not {{"ray", "mlflow"}} & set(sys.modules), "by jobs/generate.py"
+"""
+
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, timeout=120, check=False
+    )
+
+    assert done.returncode == 0, done.stderr
+    assert "1 pictures in" in done.stdout
+    assert (tmp_path / "grid.png").exists()
+
+
+def test_a_missing_model_is_one_line_on_the_screen(tmp_path):
+    done = subprocess.run(
+        [sys.executable, str(ROOT / "jobs" / "generate.py"), "--model", str(tmp_path), "a bird"],
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
+    )
+
+    assert done.returncode == 2
+    assert done.stderr.startswith("\nerror: FileNotFoundError: ")
+    assert "Traceback" not in done.stderr

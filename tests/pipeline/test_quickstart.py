@@ -1,0 +1,60 @@
+"""The quickstart, very short: everything it promises is there, at whatever quality."""
+
+import json
+
+import pytest
+
+from pipeline.quickstart import ATTRIBUTES, QuickstartConfig, quickstart
+
+pytestmark = pytest.mark.slow
+
+
+def test_quickstart_leaves_what_it_promises(ray_session, tmp_path, capsys):
+    config = QuickstartConfig.model_validate(
+        {
+            "source": {"count": 400, "size": 32, "pairs": 0, "validation": 0.2},
+            "sentence_dim": 16,
+            "train": {
+                "name": "quickstart",
+                "output": str(tmp_path),
+                "workers": 0,
+                "total_steps": 4,
+                "log_every": 2,
+                "sample_every": 4,
+                "checkpoint_every": 4,
+                "data": {"flip": False},
+                "model": {"image_size": 32, "base_channels": 2},
+                "optim": {"batch_size": 8},
+            },
+        }
+    )
+
+    summary = quickstart(config)
+
+    folder = tmp_path / "quickstart"
+    assert json.loads((folder / "summary.json").read_text()) == summary
+    assert summary["steps"] == 4
+    assert summary["grid"] == str(folder / "grid.png")
+    assert (folder / "grid.png").exists()
+    assert set(summary["seconds"]) == {"prepare", "train", "generate", "measure"}
+    for shares in (summary["agreement"], summary["classifier_accuracy"]):
+        assert list(shares) == list(ATTRIBUTES)
+        assert all(0 <= share <= 1 for share in shares.values())
+    # Real shapes are read far above chance; images of an untrained generator are not.
+    assert summary["classifier_accuracy"]["place"] > 0.6
+    assert summary["agreement"]["place"] < 0.6
+    screen = capsys.readouterr().out
+    assert "jobs/generate.py" in screen
+    assert summary["mlflow_run_id"] in screen
+
+    again = quickstart(config)
+    assert again["agreement"] == summary["agreement"]
+    assert "is prepared already" in (screen := capsys.readouterr().out)
+    assert "is finished" in screen
+
+
+def test_pairs_are_refused(tmp_path):
+    config = QuickstartConfig.model_validate({"source": {"pairs": 0.5}})
+
+    with pytest.raises(ValueError, match=r"source\.pairs must be 0"):
+        quickstart(config)

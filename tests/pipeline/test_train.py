@@ -1,0 +1,228 @@
+"""Training with a real Ray and a real MLflow store: through, resumed, killed, refused."""
+
+import hashlib
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import mlflow
+import numpy as np
+import pandas as pd
+import pytest
+from mlflow import MlflowClient
+
+import ratgan
+from pipeline.config import TrainConfig
+from pipeline.train import train
+
+pytestmark = pytest.mark.slow
+
+ROOT = Path(__file__).parents[2]
+
+
+def config(shapes, output: Path, name: str = "run", **changes) -> TrainConfig:
+    values = {
+        "name": name,
+        "output": str(output),
+        "workers": 0,
+        "total_steps": 8,
+        "log_every": 2,
+        "sample_every": 4,
+        "checkpoint_every": 4,
+        "samples": 3,
+        "data": {"path": str(shapes.folder), "flip": False},
+        "model": {
+            "image_size": 32,
+            "base_channels": 2,
+            "controller_dim": 8,
+            "affine_dim": 8,
+        },
+        "optim": {"batch_size": 12},
+    }
+    return TrainConfig.model_validate(values | changes)
+
+
+def weights(run: Path, step: int) -> dict[str, str]:
+    """Hash every file of a checkpoint that holds tensors."""
+    folder = run / "checkpoints" / f"step-{step:08d}"
+    return {
+        file.name: hashlib.sha256(file.read_bytes()).hexdigest()
+        for file in sorted(folder.rglob("*.safetensors"))
+    }
+
+
+@pytest.fixture(scope="module")
+def whole(shapes, tmp_path_factory):
+    """A run of 8 steps, through."""
+    output = tmp_path_factory.mktemp("whole")
+    train(config(shapes, output))
+    return output
+
+
+def test_a_run_leaves_model_samples_checkpoints_and_record(whole):
+    run = whole / "run"
+
+    assert sorted(p.name for p in run.iterdir()) == [
+        "checkpoints",
+        "model",
+        "run.json",
+        "samples",
+    ]
+    assert sorted(p.name for p in (run / "checkpoints").iterdir()) == [
+        "step-00000004",
+        "step-00000008",
+    ]
+    assert sorted(p.name for p in (run / "samples").iterdir()) == [
+        f"{kind}-{step:08d}.png" for kind in ("attention", "samples") for step in (0, 4, 8)
+    ]
+    model = ratgan.load(run / "model")
+    assert model.origin["step"] == 8
+    assert model("a small red circle in the centre")[0].size == (32, 32)
+    card = (run / "model" / "README.md").read_text()
+    assert "32 × 32 px" in card
+    assert "Not measured under a named protocol" in card
+
+
+def test_mlflow_holds_options_curves_grids_lineage_and_a_usable_model(whole, shapes):
+    client = MlflowClient(f"sqlite:///{whole}/mlflow.db")
+    run_id = json.loads((whole / "run" / "run.json").read_text())["mlflow_run_id"]
+
+    run = client.get_run(run_id)
+
+    assert run.info.status == "FINISHED"
+    assert run.data.params["optim.generator_lr"] == "0.0001"
+    assert run.data.tags["dataset.digest"] == shapes.digest
+    assert run.data.tags["text_encoder"] == "minilm"
+    assert re.fullmatch("[0-9a-f]{40}", run.data.tags.get("git.commit", "0" * 40))
+    for key in ("loss/discriminator", "loss/generator", "loss/penalty", "speed/images_per_s"):
+        history = client.get_metric_history(run_id, key)
+        assert [point.step for point in history] == [2, 4, 6, 8], key
+    images = [artifact.path for artifact in client.list_artifacts(run_id, "images")]
+    for kind in ("samples", "attention"):
+        steps = {int(re.search(r"step\D(\d+)\D", i).group(1)) for i in images if kind in i}
+        assert steps == {0, 4, 8}
+    assert {"config.json", "dataset_manifest.json"} <= {
+        a.path for a in client.list_artifacts(run_id)
+    }
+
+    mlflow.set_tracking_uri(f"sqlite:///{whole}/mlflow.db")
+    (logged,) = mlflow.search_logged_models(
+        experiment_ids=[run.info.experiment_id], output_format="list"
+    )
+    served = mlflow.pyfunc.load_model(logged.model_uri)
+    captions = ["a large blue square at the top left", "a small red circle in the middle"]
+    drawn = served.predict(pd.DataFrame({"caption": captions}))
+    ours = ratgan.load(whole / "run" / "model").draw(captions)
+    assert served.metadata.signature.inputs.input_names() == ["caption"]
+    assert np.array_equal(drawn, ours.permute(0, 2, 3, 1).numpy())
+
+
+def test_a_resumed_run_ends_bit_for_bit_as_one_that_went_through(whole, shapes, tmp_path, capsys):
+    train(config(shapes, tmp_path, total_steps=4))
+
+    train(config(shapes, tmp_path, total_steps=8))
+
+    assert "resuming from step 4" in capsys.readouterr().out
+    assert weights(tmp_path / "run", 8) == weights(whole / "run", 8)
+    client = MlflowClient(f"sqlite:///{tmp_path}/mlflow.db")
+    run_id = json.loads((tmp_path / "run" / "run.json").read_text())["mlflow_run_id"]
+    history = client.get_metric_history(run_id, "loss/generator")
+    assert [point.step for point in history] == [2, 4, 6, 8], "one MLflow run for both starts"
+
+
+def test_a_finished_run_says_so_and_does_nothing(whole, shapes, capsys):
+    before = weights(whole / "run", 8)
+
+    train(config(shapes, whole))
+
+    assert "run run is finished: 8 of 8 steps" in capsys.readouterr().out
+    assert weights(whole / "run", 8) == before
+
+
+REFUSED = {
+    "another width": ({"model": {"image_size": 32, "base_channels": 4}}, "base_channels: 2 → 4"),
+    "another batch": ({"optim": {"batch_size": 6}}, "optim.batch_size: 12 → 6"),
+    "another seed": ({"seed": 7}, "seed: 100 → 7"),
+    "indivisible": ({"name": "new", "workers": 5}, "each of the 5 workers.*15 is the next"),
+    "too large": ({"name": "new", "model": {"image_size": 64}}, "larger than the images"),
+    "mirrored words": (
+        {"name": "new", "data": {"path": None, "flip": True}},
+        "say left and right.*--data.no-flip",
+    ),
+    "no dataset": ({"name": "new", "data": {"path": "/nowhere"}}, "no manifest.json"),
+}
+
+
+@pytest.mark.parametrize("case", REFUSED)
+def test_what_does_not_fit_is_refused_before_anything_starts(case, whole, shapes):
+    changes, message = REFUSED[case]
+    if "data" in changes and changes["data"]["path"] is None:
+        changes = changes | {"data": {"path": str(shapes.folder), "flip": True}}
+    before = sorted(p for p in whole.rglob("*"))
+
+    with pytest.raises(ValueError, match=message):
+        train(config(shapes, whole, **changes))
+
+    assert sorted(p for p in whole.rglob("*")) == before
+
+
+def test_two_ray_workers_train_as_one_and_resume(whole, shapes, tmp_path):
+    train(config(shapes, tmp_path, workers=2, total_steps=4))
+
+    train(config(shapes, tmp_path, workers=2, total_steps=8))
+
+    def losses(output: Path) -> list[float]:
+        client = MlflowClient(f"sqlite:///{output}/mlflow.db")
+        run_id = json.loads((output / "run" / "run.json").read_text())["mlflow_run_id"]
+        return [p.value for p in client.get_metric_history(run_id, "loss/discriminator")]
+
+    # In float32, Adam makes full steps of gradients that are only rounding; the equality in
+    # float64 is in test_collective.py.
+    assert losses(tmp_path) == pytest.approx(losses(whole), rel=1e-3)
+    assert ratgan.load(tmp_path / "run" / "model").origin["step"] == 8
+
+
+def test_a_killed_job_goes_on_with_the_same_command(whole, shapes, tmp_path):
+    flags = [
+        "--name=run",
+        f"--output={tmp_path}",
+        "--workers=0",
+        "--total-steps=8",
+        "--log-every=2",
+        "--sample-every=4",
+        "--checkpoint-every=4",
+        "--samples=3",
+        f"--data.path={shapes.folder}",
+        "--data.no-flip",
+        "--model.image-size=32",
+        "--model.base-channels=2",
+        "--model.controller-dim=8",
+        "--model.affine-dim=8",
+        "--optim.batch-size=12",
+    ]
+    command = [sys.executable, str(ROOT / "jobs" / "train_coco.py"), *flags]
+    environment = {k: v for k, v in os.environ.items() if k != "RAY_ADDRESS"}
+    marker = tmp_path / "run" / "checkpoints" / "step-00000004" / "COMMITTED"
+    with (tmp_path / "first.log").open("w") as log:
+        process = subprocess.Popen(
+            command, stdout=log, stderr=log, env=environment, start_new_session=True
+        )
+        deadline = time.monotonic() + 180
+        while not marker.exists() and process.poll() is None and time.monotonic() < deadline:
+            time.sleep(0.02)
+        os.killpg(process.pid, signal.SIGKILL)
+        process.wait()
+    assert marker.exists(), (tmp_path / "first.log").read_text()
+
+    second = subprocess.run(
+        command, env=environment, capture_output=True, text=True, timeout=300, check=False
+    )
+
+    assert second.returncode == 0, second.stdout + second.stderr
+    assert "resuming from step 4" in second.stdout or "is finished" in second.stdout
+    assert weights(tmp_path / "run", 8) == weights(whole / "run", 8)

@@ -1,0 +1,87 @@
+"""The generator: shapes, the published size, and that a batch is only a batch."""
+
+import pytest
+import torch
+from torch.nn import functional
+
+from ratgan.affine import Affine
+from ratgan.generator import IMAGE_SIZES, Generator, GeneratorBlock
+from tests.ratgan.networks import small_generator
+
+
+@pytest.mark.parametrize("size", IMAGE_SIZES)
+def test_every_size_draws_images_in_range(size):
+    generator = small_generator(size)
+
+    images = generator(torch.randn(2, 7), torch.randn(2, 9))
+
+    assert images.shape == (2, 3, size, size)
+    assert images.abs().max() <= 1
+
+
+def test_full_size_has_the_parameters_of_the_published_model():
+    with torch.device("meta"):
+        generator = Generator()
+
+    # 32,057,098 that the published model uses; torch's LSTM holds its bias as a sum of two.
+    assert sum(p.numel() for p in generator.parameters()) == 32_057_098 + 1024
+    assert generator.num_steps == 28
+
+
+def test_images_alone_equal_images_in_a_batch():
+    generator = small_generator().double()
+    noise, sentences = torch.randn(4, 7).double(), torch.randn(4, 9).double()
+
+    together = generator(noise, sentences)
+
+    alone = torch.cat([generator(noise[i : i + 1], sentences[i : i + 1]) for i in range(4)])
+    torch.testing.assert_close(together, alone, rtol=0, atol=1e-12)
+
+
+def test_block_equals_the_papers_order_with_upsampling_first():
+    torch.manual_seed(0)
+    block = GeneratorBlock(6, 4, upsample=True).double()
+    block.residual_scale.data.fill_(0.7)
+    features = torch.randn(2, 6, 5, 5).double()
+    affines = [Affine(torch.randn(2, c).double(), torch.randn(2, c).double()) for c in (6, 6, 4, 4)]
+
+    drawn = block(features, affines)
+
+    large = functional.interpolate(features, scale_factor=2)
+    residual = large
+    for affine in affines[:2]:
+        residual = functional.leaky_relu(affine(residual), 0.2)
+    residual = block.conv1(residual)
+    for affine in affines[2:]:
+        residual = functional.leaky_relu(affine(residual), 0.2)
+    expected = block.shortcut(large) + 0.7 * block.conv2(residual)
+    torch.testing.assert_close(drawn, expected, rtol=0, atol=1e-12)
+
+
+def test_text_and_noise_both_change_the_image():
+    generator = small_generator()
+    noise, sentence = torch.randn(1, 7), torch.randn(1, 9)
+
+    image = generator(noise, sentence)
+
+    assert not torch.allclose(image, generator(noise, -sentence))
+    assert not torch.allclose(image, generator(-noise, sentence))
+
+
+def test_any_even_number_of_affines_per_block_works():
+    generator = small_generator(affines_per_block=6)
+
+    assert generator.num_steps == 4 * 6
+    assert generator(torch.randn(1, 7), torch.randn(1, 9)).shape == (1, 3, 32, 32)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"image_size": 100}, r"image_size=100 must be one of \(32, 64"),
+        ({"affines_per_block": 3}, "affines_per_block=3 must be even"),
+    ],
+)
+def test_impossible_architectures_are_refused(changes, message):
+    with pytest.raises(ValueError, match=message):
+        Generator(**changes)
