@@ -116,14 +116,20 @@ def quickstart(config: QuickstartConfig) -> dict[str, Any]:
     agreed = agreement(classifier, drawn, _labels(held_out))
     stage("measure")
 
+    run_id = folder.read_json(RUN_RECORD)["mlflow_run_id"]
     summary = {
         "agreement": {name: round(share, 4) for name, share in agreed.items()},
         "classifier_accuracy": {name: round(share, 4) for name, share in accuracy.items()},
         "seconds": seconds,
         "steps": model.origin["step"],
         "grid": f"{folder}/grid.png",
-        "mlflow_run_id": folder.read_json(RUN_RECORD)["mlflow_run_id"],
+        "mlflow_run_id": run_id,
     }
+    if folder.exists("summary.json"):
+        # A repeated command finds the work done; what it cost is what it cost then.
+        before = folder.read_json("summary.json")
+        if (before["mlflow_run_id"], before["steps"]) == (run_id, summary["steps"]):
+            summary["seconds"] = before["seconds"]
     folder.write_json("summary.json", summary)
     _tell(folder, summary, len(held_out))
     return summary

@@ -130,7 +130,7 @@ class Tracker:
             files: Content of a saved model by file name.
             example: Captions.
         """
-        with tempfile.TemporaryDirectory() as folder, _fluent(self.uri):
+        with tempfile.TemporaryDirectory() as folder, fluent_api(self.uri):
             for name, content in files.items():
                 (Path(folder) / name).write_bytes(content)
             with mlflow.start_run(run_id=self.run_id):
@@ -167,7 +167,7 @@ def _artifact_location(uri: str) -> str | None:
 
 
 @contextmanager
-def _fluent(uri: str) -> Iterator[None]:
+def fluent_api(uri: str) -> Iterator[None]:
     """Point the global functions of MLflow at a store, and back: it sets the environment too."""
     before = os.environ.get("MLFLOW_TRACKING_URI")
     mlflow.set_tracking_uri(uri)

@@ -14,7 +14,8 @@ os.environ.pop("MLFLOW_TRACKING_URI", None)
 os.environ.pop("RAY_ADDRESS", None)
 os.environ["HF_HUB_OFFLINE"] = "1"
 
-REAL_DATA = Path(__file__).resolve().parent.parent.parent / "shared" / "data"
+# Datasets in their original layouts (coco/annotations/…), for the tests that want real images.
+REAL_DATA = Path(os.environ.get("RATGAN_TEST_DATA", "no-test-data"))
 
 
 @pytest.fixture(scope="session")

@@ -18,6 +18,7 @@ from mlflow import MlflowClient
 
 import ratgan
 from pipeline.config import TrainConfig
+from pipeline.tracking import fluent_api
 from pipeline.train import train
 
 pytestmark = pytest.mark.slow
@@ -110,11 +111,11 @@ def test_mlflow_holds_options_curves_grids_lineage_and_a_usable_model(whole, sha
         a.path for a in client.list_artifacts(run_id)
     }
 
-    mlflow.set_tracking_uri(f"sqlite:///{whole}/mlflow.db")
-    (logged,) = mlflow.search_logged_models(
-        experiment_ids=[run.info.experiment_id], output_format="list"
-    )
-    served = mlflow.pyfunc.load_model(logged.model_uri)
+    with fluent_api(f"sqlite:///{whole}/mlflow.db"):
+        (logged,) = mlflow.search_logged_models(
+            experiment_ids=[run.info.experiment_id], output_format="list"
+        )
+        served = mlflow.pyfunc.load_model(logged.model_uri)
     captions = ["a large blue square at the top left", "a small red circle in the middle"]
     drawn = served.predict(pd.DataFrame({"caption": captions}))
     ours = ratgan.load(whole / "run" / "model").draw(captions)
