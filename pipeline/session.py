@@ -27,8 +27,10 @@ def connect(*, cpus: int) -> None:
         else:
             # Ray runs its workers at nice 15. Where the driver trains, they would starve.
             os.environ.setdefault("RAY_worker_niceness", "0")
+            # "local": a Ray that happens to run on this machine is not the one that was meant.
             # The dashboard costs nothing that can be measured, and Train asks it about its actors.
             ray.init(
+                address="local",
                 num_cpus=max(cpus, os.cpu_count() or 1),
                 include_dashboard=True,
                 logging_level=logging.WARNING,

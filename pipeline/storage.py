@@ -16,8 +16,12 @@ import fsspec
 from fsspec.implementations.local import LocalFileSystem
 
 
-def absolute(location: str) -> str:
+def absolute(location: str, option: str = "path") -> str:
     """Make a local path absolute and leave an address as it is.
+
+    Args:
+        location: Path or address.
+        option: What the user calls it.
 
     Raises:
         ValueError: If the path is relative and the process runs in the copy of a
@@ -28,9 +32,9 @@ def absolute(location: str) -> str:
     path = Path(location).expanduser()
     if not path.is_absolute() and "/runtime_resources/working_dir_files/" in f"{Path.cwd()}/":
         raise ValueError(
-            f"{location!r} is a relative path, and a submitted job runs in a temporary copy of its "
-            "folder: what it writes there is lost. Give an absolute path that every node sees, or "
-            f"a bucket, for example s3://my-bucket/{location}."
+            f"{option}={location!r} is a relative path, and a submitted job runs in a temporary "
+            "copy of its folder: what it writes there is lost. Give an absolute path that every "
+            f"node sees, or a bucket, for example s3://my-bucket/{location}."
         )
     return str(path.resolve())
 

@@ -38,8 +38,10 @@ def train(config: TrainConfig) -> Folder:
     # Workers run elsewhere: every place must mean the same there.
     config = config.model_copy(
         update={
-            "output": absolute(config.output),
-            "data": config.data.model_copy(update={"path": absolute(config.data.path)}),
+            "output": absolute(config.output, "output"),
+            "data": config.data.model_copy(
+                update={"path": absolute(config.data.path, "data.path")}
+            ),
         }
     )
     dataset = PreparedDataset(config.data.path)
@@ -71,7 +73,7 @@ def train(config: TrainConfig) -> Folder:
     say(
         f"run {config.name}: {dataset.manifest.rows('train'):,} images of {dataset.folder}, "
         f"{total:,} steps of {config.optim.batch_size}, "
-        f"{f'{workers} workers' if workers else 'in this process'}{' on GPU' if use_gpu else ''}\n"
+        f"{_where(workers)}{' on GPU' if use_gpu else ''}\n"
         f"  folder {run}\n  mlflow {tracker.uri} run {tracker.run_id}"
     )
     job = Job(
@@ -145,6 +147,10 @@ def _workers(config: TrainConfig) -> tuple[int, bool]:
     gpus = int(ray.cluster_resources().get("GPU", 0))
     workers = gpus if config.workers is None else config.workers
     return workers, 0 < workers <= gpus
+
+
+def _where(workers: int) -> str:
+    return f"{workers} worker{'s' if workers > 1 else ''}" if workers else "in this process"
 
 
 def _start_tracking(config: TrainConfig, run: Folder, dataset: PreparedDataset) -> Tracker:

@@ -1,0 +1,114 @@
+"""Jobs submitted to a Ray cluster that really runs, with a token, beside the one of the tests."""
+
+import json
+import os
+import secrets
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+import pytest
+import requests
+
+import ratgan
+
+pytestmark = pytest.mark.slow
+
+ROOT = Path(__file__).parents[2]
+BIN = Path(sys.executable).parent
+
+
+def free_ports(count: int) -> list[int]:
+    sockets = [socket.socket() for _ in range(count)]
+    for each in sockets:
+        each.bind(("127.0.0.1", 0))
+    ports = [each.getsockname()[1] for each in sockets]
+    for each in sockets:
+        each.close()
+    return ports
+
+
+@pytest.fixture(scope="module")
+def submit(tmp_path_factory):
+    """Start a cluster of one node; return a function that submits a job and waits for its end."""
+    gcs, dashboard, agent, client = free_ports(4)
+    temporary = tempfile.mkdtemp(prefix="ray-", dir="/tmp")  # a socket's path must be short
+    environment = os.environ | {
+        "RAY_AUTH_MODE": "token",
+        "RAY_AUTH_TOKEN": secrets.token_hex(32),
+        "PATH": f"{BIN}{os.pathsep}{os.environ['PATH']}",
+    }
+    log = tmp_path_factory.mktemp("cluster") / "log"
+    with log.open("wb") as stream:
+        head = subprocess.Popen(
+            [
+                *(BIN / "ray", "start", "--head", "--block", "--num-cpus=3"),
+                *("--node-ip-address=127.0.0.1", f"--port={gcs}", f"--temp-dir={temporary}"),
+                *("--dashboard-host=127.0.0.1", f"--dashboard-port={dashboard}"),
+                *(f"--dashboard-agent-listen-port={agent}", f"--ray-client-server-port={client}"),
+            ],
+            env=environment,
+            stdout=stream,
+            stderr=subprocess.STDOUT,
+            start_new_session=True,
+        )
+
+    def run(*command: str) -> subprocess.CompletedProcess:
+        address = f"http://127.0.0.1:{dashboard}"
+        return subprocess.run(
+            [
+                *(BIN / "ray", "job", "submit", "--address", address, "--working-dir", "."),
+                *("--", "python", *command),
+            ],
+            cwd=ROOT,
+            env=environment,
+            capture_output=True,
+            text=True,
+            timeout=300,
+        )
+
+    try:
+        _wait_for(f"http://127.0.0.1:{dashboard}/api/version", head, log)
+        yield run
+    finally:
+        os.killpg(head.pid, signal.SIGTERM)
+        head.wait(timeout=60)
+        shutil.rmtree(temporary, ignore_errors=True)
+
+
+def _wait_for(url: str, process: subprocess.Popen, log: Path) -> None:
+    deadline = time.monotonic() + 120
+    while time.monotonic() < deadline and process.poll() is None:
+        try:
+            if requests.get(url, timeout=5).status_code == 401:  # it asks for the token: it is up
+                return
+        except requests.ConnectionError:
+            time.sleep(0.5)
+    raise AssertionError(f"the cluster did not start:\n{log.read_text()}")
+
+
+def test_a_submitted_job_refuses_a_folder_that_would_be_lost(submit):
+    done = submit("jobs/train_coco.py", "--data.path", "/nowhere")
+
+    assert done.returncode != 0
+    assert "output='outputs' is a relative path, and a submitted job runs in a tempo" in done.stdout
+    assert "s3://my-bucket/outputs" in done.stdout
+
+
+def test_a_submitted_job_trains_on_the_cluster(submit, shapes, tmp_path):
+    done = submit(
+        *("jobs/train_coco.py", "--name", "submitted", "--output", str(tmp_path)),
+        *("--data.path", shapes.folder.location, "--data.no-flip", "--workers", "1"),
+        *("--model.image-size", "32", "--model.base-channels", "2", "--optim.batch-size", "4"),
+        *("--total-steps", "4", "--log-every", "2", "--samples", "2"),
+    )
+
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "step 4/4" in done.stdout
+    assert ratgan.load(tmp_path / "submitted" / "model").origin["step"] == 4
+    assert json.loads((tmp_path / "submitted" / "run.json").read_text())["mlflow_run_id"]
