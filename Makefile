@@ -23,7 +23,7 @@ quickstart: $(READY)  ## shapes → prepare → train → generate, in minutes
 	$(BIN)/python jobs/quickstart.py --train.output $(OUTPUT)
 
 ui: $(READY)  ## MLflow's UI on this machine's runs
-	$(BIN)/mlflow server --backend-store-uri sqlite:///$(OUTPUT)/mlflow.db --host 127.0.0.1 --port $(PORT) --workers 1
+	MLFLOW_SERVER_ENABLE_JOB_EXECUTION=false $(BIN)/mlflow server --backend-store-uri sqlite:///$(OUTPUT)/mlflow.db --host 127.0.0.1 --port $(PORT) --workers 1
 
 test: $(READY)  ## all tests
 	$(BIN)/python -m pytest

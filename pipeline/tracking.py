@@ -1,5 +1,6 @@
 """Runs in MLflow: options, curves, sample grids, and the model at the end."""
 
+import json
 import os
 import subprocess
 import tempfile
@@ -16,15 +17,17 @@ os.environ.setdefault("MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT", "true")
 import mlflow
 import numpy as np
 from mlflow import MlflowClient
-from mlflow.entities import Metric, Param, RunTag
+from mlflow.entities import Dataset, DatasetInput, InputTag, Metric, Param, RunTag
 from mlflow.exceptions import MlflowException
 from mlflow.models import ModelSignature
+from mlflow.tracking.context.registry import resolve_tags
 from mlflow.types import ColSpec, DataType, Schema, TensorSpec
 from PIL import Image
 
 from pipeline.storage import Folder
 
 MAX_PARAM_LENGTH = 6000  # characters; MLflow refuses longer values
+MAX_DIGEST_LENGTH = 36  # characters of a dataset's digest; the whole is in the run's tags
 SERVED_MODEL = Path(__file__).with_name("served_model.py")
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -91,11 +94,15 @@ class Tracker:
             found = client.get_experiment_by_name(experiment)
             if found is None:
                 experiment_id = client.create_experiment(
-                    experiment, artifact_location=_artifact_location(uri)
+                    experiment,
+                    artifact_location=_artifact_location(uri),
+                    # Or the UI shows what it has for language models.
+                    tags={"mlflow.experimentKind": "custom_model_development"},
                 )
             else:
                 experiment_id = found.experiment_id
-            run = client.create_run(experiment_id, run_name=name)
+            # The tags that MLflow gives its own runs: who started which file.
+            run = client.create_run(experiment_id, run_name=name, tags=resolve_tags())
         except MlflowException as error:
             raise ConnectionError(
                 f"MLflow at {uri} does not take the run: {error.message}"
@@ -118,6 +125,25 @@ class Tracker:
     def image(self, key: str, step: int, image: Image.Image) -> None:
         """Log a picture that the UI shows with a slider over steps."""
         self.client.log_image(self.run_id, np.asarray(image), key=key, step=step)
+
+    def dataset(self, name: str, digest: str, location: str, images: int) -> None:
+        """Log what the run trains on.
+
+        Args:
+            name: Of its source.
+            digest: Of its manifest, sha256 in hex.
+            location: Folder or bucket address.
+            images: Number for training.
+        """
+        dataset = Dataset(
+            name=name,
+            digest=digest[:MAX_DIGEST_LENGTH],
+            source_type="local" if "://" not in location else location.partition("://")[0],
+            source=json.dumps({"uri": location}),
+            profile=json.dumps({"num_rows": images}),
+        )
+        tags = [InputTag("mlflow.data.context", "training")]
+        self.client.log_inputs(self.run_id, [DatasetInput(dataset, tags)])
 
     def json(self, value: dict[str, Any], file: str) -> None:
         """Log a record as a JSON artifact."""

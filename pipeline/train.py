@@ -177,6 +177,12 @@ def _start_tracking(config: TrainConfig, run: Folder, dataset: PreparedDataset) 
     )
     if tracker.run_id != record.get("mlflow_run_id"):
         run.write_json(RUN_RECORD, {"mlflow_run_id": tracker.run_id, "mlflow_uri": tracker.uri})
+        tracker.dataset(
+            str(dataset.manifest.source["name"]),
+            dataset.digest,
+            dataset.folder.location,
+            dataset.manifest.rows("train"),
+        )
         tracker.json(config.model_dump(mode="json"), "config.json")
         tracker.json(dataset.manifest.model_dump(mode="json"), "dataset_manifest.json")
     return tracker

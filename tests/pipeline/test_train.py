@@ -100,6 +100,10 @@ def test_mlflow_holds_options_curves_grids_lineage_and_a_usable_model(whole, sha
     assert run.data.tags["dataset.digest"] == shapes.digest
     assert run.data.tags["text_encoder"] == "minilm"
     assert re.fullmatch("[0-9a-f]{40}", run.data.tags.get("git.commit", "0" * 40))
+    (trained_on,) = [each.dataset for each in run.inputs.dataset_inputs]
+    assert trained_on.name == "shapes"
+    assert shapes.digest.startswith(trained_on.digest)
+    assert json.loads(trained_on.profile) == {"num_rows": 120}
     for key in ("loss/discriminator", "loss/generator", "loss/penalty", "speed/images_per_s"):
         history = client.get_metric_history(run_id, key)
         assert [point.step for point in history] == [2, 4, 6, 8], key
