@@ -5,6 +5,7 @@ from typing import Annotated, Literal, Self
 from pydantic import Field, model_validator
 
 from pipeline.settings import Settings
+from ratgan.attention import AttentionKind
 
 PositiveInt = Annotated[int, Field(ge=1)]
 LearningRate = Annotated[float, Field(gt=0, lt=1)]
@@ -36,6 +37,22 @@ class ModelConfig(Settings):
     """Hidden size of the MLPs that make scales and shifts; 256 in the published model."""
     affines_per_block: Annotated[int, Field(ge=2, multiple_of=2)] = 4
     """Affine transformations in a generator block; 4 in the published model."""
+    recurrent: bool = True
+    """Let the recurrent controller condition the affine blocks; without it each block sees noise
+    and sentence alone, the paper's ablation."""
+    attention: AttentionKind = "soft_threshold"
+    """Spatial attention of the discriminator: the paper's, the published code's former one, or
+    none, which that code trains with."""
+
+    @model_validator(mode="after")
+    def _check_controller(self) -> Self:
+        standard = type(self).model_fields["controller_dim"].default
+        if not self.recurrent and self.controller_dim != standard:
+            raise ValueError(
+                f"controller_dim={self.controller_dim} has no effect without the recurrent "
+                "controller: leave it out, or use --model.recurrent."
+            )
+        return self
 
 
 class OptimConfig(Settings):

@@ -64,11 +64,13 @@ def build(config: TrainConfig, sentence_dim: int, device: torch.device) -> Gan:
         controller_dim=model.controller_dim,
         affine_dim=model.affine_dim,
         affines_per_block=model.affines_per_block,
+        recurrent=model.recurrent,
     )
     discriminator = Discriminator(
         image_size=model.image_size,
         sentence_dim=sentence_dim,
         base_channels=model.base_channels,
+        attention=model.attention,
     )
     return Gan.create(
         generator.to(device),
@@ -247,6 +249,7 @@ class Reporter:
         self.tracker = Tracker(job.tracking, job.run_id)
         self.folder = Folder(job.run) / "samples"
         self.device = device
+        self.attention = config.model.attention != "none"
         split = "validation" if dataset.manifest.rows("validation") else "train"
         examples: list[Example] = dataset.examples(split, config.samples)
         self.captions = [example.caption for example in examples]
@@ -274,6 +277,8 @@ class Reporter:
         images = sample(gan.average, self.sentences, self.noise)
         picture = grid(images, self.captions, scale=self.scale)
         self._picture("samples", step, picture)
+        if not self.attention:
+            return
         with torch.no_grad():
             weights = gan.discriminator.attention_maps(
                 images.to(self.device).float() / 127.5 - 1, self.sentences.to(self.device)

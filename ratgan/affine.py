@@ -5,8 +5,8 @@ affine block scales and shifts the image features by what the controller says.
 
 Dimensions in this file:
     B batch, T affine blocks in the generator, C feature channels,
-    H W height and width, S sentence size, Z noise size, K controller size,
-    M hidden size of the affine MLPs.
+    H W height and width, S sentence size, Z noise size, K size of the conditioning
+    vectors (the controller's state), M hidden size of the affine MLPs.
 """
 
 import math
@@ -33,6 +33,7 @@ class RecurrentController(nn.Module):
 
     def __init__(self, sentence_dim: int, noise_dim: int, controller_dim: int) -> None:
         super().__init__()
+        self.dim = controller_dim
         self.initial_hidden = nn.Linear(noise_dim, controller_dim)
         self.initial_cell = nn.Linear(noise_dim, controller_dim)
         self.lstm = nn.LSTM(sentence_dim, controller_dim, batch_first=True)
@@ -53,6 +54,27 @@ class RecurrentController(nn.Module):
         hidden: Tensor
         hidden, _ = self.lstm(inputs, state)
         return hidden
+
+
+class IsolatedConditioning(nn.Module):
+    """Hands noise and sentence themselves to every affine block: no block knows of another.
+
+    What the recurrent controller is compared with: the isolated affine blocks of
+    DF-GAN (https://arxiv.org/abs/2008.05865), whose released code conditions on both.
+
+    Args:
+        sentence_dim: Size S of the sentence vector.
+        noise_dim: Size Z of the noise.
+    """
+
+    def __init__(self, sentence_dim: int, noise_dim: int) -> None:
+        super().__init__()
+        self.dim = noise_dim + sentence_dim
+
+    def forward(self, noise: Tensor, sentence: Tensor, num_steps: int) -> Tensor:
+        """Repeat noise [B, Z] and sentence [B, S] for each of T blocks: [B, T, Z + S]."""
+        both = torch.cat([noise, sentence], dim=1)
+        return both[:, None, :].expand(-1, num_steps, -1)
 
 
 class Affine(NamedTuple):
@@ -80,17 +102,17 @@ class AffineBlocks(nn.Module):
 
     Args:
         channels: Number of channels C_t that block t acts on, T of them.
-        controller_dim: Size K of the controller's hidden state.
+        condition_dim: Size K of the conditioning vectors.
         hidden_dim: Size M of the hidden layer.
     """
 
-    def __init__(self, channels: Sequence[int], controller_dim: int, hidden_dim: int) -> None:
+    def __init__(self, channels: Sequence[int], condition_dim: int, hidden_dim: int) -> None:
         super().__init__()
         # Row 2t belongs to the scale of block t, row 2t + 1 to its shift.
         rows = 2 * len(channels)
-        self.hidden_weight = nn.Parameter(torch.empty(rows, controller_dim, hidden_dim))
+        self.hidden_weight = nn.Parameter(torch.empty(rows, condition_dim, hidden_dim))
         self.hidden_bias = nn.Parameter(torch.empty(rows, 1, hidden_dim))
-        bound = 1 / math.sqrt(controller_dim)  # as nn.Linear starts
+        bound = 1 / math.sqrt(condition_dim)  # as nn.Linear starts
         nn.init.uniform_(self.hidden_weight, -bound, bound)
         nn.init.uniform_(self.hidden_bias, -bound, bound)
 
@@ -107,7 +129,7 @@ class AffineBlocks(nn.Module):
         """Compute the T affine transformations.
 
         Args:
-            hidden: States of the controller, [B, T, K].
+            hidden: Conditioning vectors, the states of the controller, [B, T, K].
 
         Returns:
             T transformations, each with scale and shift of [B, C_t].

@@ -1,12 +1,16 @@
-"""Spatial attention with the soft threshold: where in the image the sentence is.
+"""Spatial attention: where in the image the sentence is, by soft threshold or as published.
 
 Dimensions in this file:
     B batch, C feature channels, S sentence size, H W height and width.
 """
 
+from typing import Literal
+
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
+
+AttentionKind = Literal["soft_threshold", "softmax", "none"]
 
 
 def soft_threshold(scores: Tensor) -> Tensor:
@@ -61,3 +65,32 @@ class SpatialAttention(nn.Module):
             Weights α over positions, [B, 1, H, W].
         """
         return soft_threshold(self.mlp(torch.cat([features, spread(sentence, features)], dim=1)))
+
+
+class PublishedAttention(nn.Module):
+    """The attention that the published code had for a while: softmax of a sigmoid.
+
+    Its MLP sees 3 × 3 positions and has no biases. Since the sigmoid is bounded,
+    no weight can be more than e = 2.718 times another: the attention stays nearly flat.
+
+    Args:
+        feature_channels: Channels C of the image features.
+        sentence_dim: Size S of the sentence.
+        hidden_channels: Hidden size of the MLP.
+    """
+
+    def __init__(self, feature_channels: int, sentence_dim: int, hidden_channels: int) -> None:
+        super().__init__()
+        self.mlp = nn.Sequential(
+            nn.Conv2d(feature_channels + sentence_dim, hidden_channels, 3, padding=1, bias=False),
+            nn.LeakyReLU(0.2),
+            nn.Conv2d(hidden_channels, 1, 1, bias=False),
+        )
+
+    def forward(self, features: Tensor, sentence: Tensor) -> Tensor:
+        """Map features [B, C, H, W] and sentences [B, S] to weights over positions [B, 1, H, W]."""
+        scores = self.mlp(torch.cat([features, spread(sentence, features)], dim=1))
+        return torch.softmax(scores.sigmoid().flatten(2), dim=2).view_as(scores)
+
+
+ATTENTIONS = {"soft_threshold": SpatialAttention, "softmax": PublishedAttention}

@@ -4,14 +4,15 @@ Dimensions in this file:
     B batch, C channels, H W height and width, S sentence size.
 """
 
+from itertools import pairwise
+from typing import Any, get_args
+
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from ratgan.attention import SpatialAttention, spread
+from ratgan.attention import ATTENTIONS, AttentionKind, spread
 from ratgan.generator import IMAGE_SIZES, LEAK
-
-ATTENTION_SIZE = 8  # positions per side that the attention looks at, as published
 
 
 class DownBlock(nn.Module):
@@ -44,7 +45,30 @@ class DownBlock(nn.Module):
         return torch.addcmul(shortcut, self.residual(features), self.residual_scale)
 
 
-class MatchingHead(nn.Module):
+class PlainHead(nn.Module):
+    """Scores image features against a sentence that is repeated at each position.
+
+    Args:
+        in_channels: Channels of the 4 × 4 features.
+        hidden_channels: Channels of the hidden layer.
+        sentence_dim: Size S of the sentence.
+    """
+
+    def __init__(self, in_channels: int, hidden_channels: int, sentence_dim: int) -> None:
+        super().__init__()
+        # No bias in the score: a constant shift would move real and generated alike.
+        self.score = nn.Sequential(
+            nn.Conv2d(in_channels + sentence_dim, hidden_channels, 3, padding=1, bias=False),
+            nn.LeakyReLU(LEAK),
+            nn.Conv2d(hidden_channels, 1, 4, bias=False),
+        )
+
+    def forward(self, features: Tensor, sentence: Tensor) -> Tensor:
+        """Score features [B, C, 4, 4] against sentences [B, S]: logits [B]."""
+        return self.score(torch.cat([features, spread(sentence, features)], dim=1)).flatten()
+
+
+class AttentionHead(PlainHead):
     """Scores image features against a sentence, looking where the sentence is.
 
     Args:
@@ -52,26 +76,26 @@ class MatchingHead(nn.Module):
         out_channels: Channels after the last halving.
         hidden_channels: Channels of the hidden layers of attention and score.
         sentence_dim: Size S of the sentence.
+        attention: Which attention.
     """
 
     def __init__(
-        self, in_channels: int, out_channels: int, hidden_channels: int, sentence_dim: int
+        self,
+        in_channels: int,
+        out_channels: int,
+        hidden_channels: int,
+        sentence_dim: int,
+        attention: AttentionKind,
     ) -> None:
-        super().__init__()
-        self.attention = SpatialAttention(in_channels, sentence_dim, hidden_channels)
+        super().__init__(out_channels, hidden_channels, sentence_dim)
+        self.attention = ATTENTIONS[attention](in_channels, sentence_dim, hidden_channels)
         self.down = DownBlock(in_channels + sentence_dim, out_channels)
-        # No bias in the score: a constant shift would move real and generated alike.
-        self.score = nn.Sequential(
-            nn.Conv2d(out_channels + sentence_dim, hidden_channels, 3, padding=1, bias=False),
-            nn.LeakyReLU(LEAK),
-            nn.Conv2d(hidden_channels, 1, 4, bias=False),
-        )
 
     def forward(self, features: Tensor, sentence: Tensor) -> Tensor:
         """Score features [B, C, 8, 8] against sentences [B, S]: logits [B]."""
         attended = spread(sentence, features) * self.attention(features, sentence)  # S = s · α
-        features = self.down(torch.cat([features, attended], dim=1))  # [B, C, 4, 4]
-        return self.score(torch.cat([features, spread(sentence, features)], dim=1)).flatten()
+        halved = self.down(torch.cat([features, attended], dim=1))  # [B, C, 4, 4]
+        return super().forward(halved, sentence)
 
 
 class Discriminator(nn.Module):
@@ -81,24 +105,45 @@ class Discriminator(nn.Module):
         image_size: Height and width of the images, one of 32, 64, 128, 256, 512 pixels.
         sentence_dim: Size S of the sentence vectors.
         base_channels: Channels at full size; deeper levels have up to 16 × as many.
+        attention: `soft_threshold` as the paper defines it, `softmax` as the published
+            code had it, `none` as that code trains.
 
     Raises:
-        ValueError: If the image size is not one of those.
+        ValueError: If the image size or the attention is not one of those.
     """
 
     def __init__(
-        self, image_size: int = 256, sentence_dim: int = 256, base_channels: int = 64
+        self,
+        image_size: int = 256,
+        sentence_dim: int = 256,
+        base_channels: int = 64,
+        attention: AttentionKind = "soft_threshold",
     ) -> None:
         super().__init__()
         if image_size not in IMAGE_SIZES:
             raise ValueError(f"image_size={image_size} must be one of {IMAGE_SIZES} pixels.")
-        halvings = (image_size // ATTENTION_SIZE).bit_length() - 1
-        channels = [base_channels * min(2**i, 16) for i in range(halvings + 2)]
+        if attention not in get_args(AttentionKind):
+            raise ValueError(
+                f"attention={attention!r} must be one of {', '.join(get_args(AttentionKind))}."
+            )
+        self.arguments: dict[str, Any] = {
+            "image_size": image_size,
+            "sentence_dim": sentence_dim,
+            "base_channels": base_channels,
+            "attention": attention,
+        }
+        halvings = image_size.bit_length() - 3  # to 4 px
+        channels = [base_channels * min(2**i, 16) for i in range(halvings + 1)]
+        blocks = [DownBlock(*pair) for pair in pairwise(channels)]
         self.from_rgb = nn.Conv2d(3, base_channels, 3, padding=1)
-        self.trunk = nn.Sequential(
-            *(DownBlock(channels[i], channels[i + 1]) for i in range(halvings))
-        )
-        self.head = MatchingHead(channels[-2], channels[-1], 2 * base_channels, sentence_dim)
+        if attention == "none":
+            self.trunk = nn.Sequential(*blocks)
+            self.head = PlainHead(channels[-1], 2 * base_channels, sentence_dim)
+        else:  # the last halving belongs to the head, which looks before it halves
+            self.trunk = nn.Sequential(*blocks[:-1])
+            self.head = AttentionHead(
+                channels[-2], channels[-1], 2 * base_channels, sentence_dim, attention
+            )
 
     def forward(self, images: Tensor, *sentences: Tensor) -> tuple[Tensor, ...]:
         """Score images against one or more batches of sentences.
@@ -116,7 +161,7 @@ class Discriminator(nn.Module):
         return tuple(self.head(features, sentence) for sentence in sentences)
 
     def features(self, images: Tensor) -> Tensor:
-        """Compute what the head sees of images [B, 3, H, W]: [B, C, 8, 8]."""
+        """Compute what the head sees of images [B, 3, H, W]: [B, C, 8, 8], or 4 × 4 for `none`."""
         features: Tensor = self.trunk(self.from_rgb(images))
         return features
 
@@ -129,6 +174,11 @@ class Discriminator(nn.Module):
 
         Returns:
             Weights that add up to 1, [B, 1, 8, 8].
+
+        Raises:
+            ValueError: If the discriminator has no attention.
         """
+        if not isinstance(self.head, AttentionHead):
+            raise ValueError("this discriminator was built with attention='none': it has no maps.")
         weights: Tensor = self.head.attention(self.features(images), sentence)
         return weights

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from ratgan.affine import Affine, AffineBlocks, RecurrentController
+from ratgan.affine import Affine, AffineBlocks, IsolatedConditioning, RecurrentController
 
 IMAGE_SIZES = (32, 64, 128, 256, 512)  # pixels; five doublings of the 4 × 4 start and fewer
 LEAK = 0.2  # slope of every LeakyReLU below zero, as in DF-GAN and RAT-GAN
@@ -83,7 +83,10 @@ class Generator(nn.Module):
         noise_dim: Size Z of the noise.
         controller_dim: Size K of the controller's state.
         affine_dim: Hidden size of the MLPs that make scales and shifts.
-        affines_per_block: Even number of affine transformations in a block.
+        affines_per_block: Even number of affine transformations in a block; 4 published,
+            2 in the paper's figure, 6 in the published code for flowers.
+        recurrent: Condition the affine blocks on the states of the recurrent controller;
+            else each on noise and sentence alone, the paper's ablation.
 
     Raises:
         ValueError: If an argument is outside what the architecture allows.
@@ -98,6 +101,7 @@ class Generator(nn.Module):
         controller_dim: int = 256,
         affine_dim: int = 256,
         affines_per_block: int = 4,
+        recurrent: bool = True,
     ) -> None:
         super().__init__()
         if image_size not in IMAGE_SIZES:
@@ -115,6 +119,7 @@ class Generator(nn.Module):
             "controller_dim": controller_dim,
             "affine_dim": affine_dim,
             "affines_per_block": affines_per_block,
+            "recurrent": recurrent,
         }
         self.noise_dim = noise_dim
         self.sentence_dim = sentence_dim
@@ -136,8 +141,12 @@ class Generator(nn.Module):
             for c in [c_in] * half + [c_out] * half
         ]
         self.num_steps = len(steps)
-        self.controller = RecurrentController(sentence_dim, noise_dim, controller_dim)
-        self.affines = AffineBlocks(steps, controller_dim, affine_dim)
+        self.controller = (
+            RecurrentController(sentence_dim, noise_dim, controller_dim)
+            if recurrent
+            else IsolatedConditioning(sentence_dim, noise_dim)
+        )
+        self.affines = AffineBlocks(steps, self.controller.dim, affine_dim)
         self.to_rgb = nn.Conv2d(out_channels[-1], 3, 3, padding=1)
 
     def forward(self, noise: Tensor, sentence: Tensor) -> Tensor:

@@ -50,7 +50,7 @@ def test_affine_scales_and_shifts_each_channel():
 def test_batched_affine_blocks_equal_separate_two_layer_mlps():
     torch.manual_seed(0)
     channels = [6, 6, 6, 4, 4, 2]
-    blocks = AffineBlocks(channels, controller_dim=5, hidden_dim=7).double()
+    blocks = AffineBlocks(channels, condition_dim=5, hidden_dim=7).double()
     for weight in blocks.output_weights:
         torch.nn.init.normal_(weight)
     hidden = torch.randn(3, len(channels), 5).double()
@@ -73,7 +73,7 @@ def test_batched_affine_blocks_equal_separate_two_layer_mlps():
 
 
 def test_affine_blocks_start_as_the_identity():
-    blocks = AffineBlocks([4, 2], controller_dim=5, hidden_dim=7)
+    blocks = AffineBlocks([4, 2], condition_dim=5, hidden_dim=7)
 
     affines = blocks(torch.randn(3, 2, 5))
 

@@ -1,25 +1,42 @@
 """The discriminator: one trunk, many sentences, and no parameter without use."""
 
+from typing import get_args
+
 import pytest
 import torch
 from torch.nn import functional
 
+from ratgan.attention import AttentionKind
 from ratgan.discriminator import Discriminator, DownBlock
 from ratgan.generator import IMAGE_SIZES
 from tests.ratgan.networks import small_discriminator
 
+ATTENTIONS = get_args(AttentionKind)
 
+
+@pytest.mark.parametrize("attention", ATTENTIONS)
 @pytest.mark.parametrize("size", IMAGE_SIZES)
-def test_every_size_gives_one_logit_per_image(size):
-    discriminator = small_discriminator(size)
+def test_every_size_gives_one_logit_per_image(size, attention):
+    discriminator = small_discriminator(size, attention)
 
     (logits,) = discriminator(torch.randn(2, 3, size, size), torch.randn(2, 9))
 
     assert logits.shape == (2,)
 
 
-def test_scoring_two_batches_of_sentences_equals_scoring_each():
-    discriminator = small_discriminator().double()
+@pytest.mark.parametrize(
+    ("attention", "published"), [("none", 78_280_326), ("softmax", 85_261_062)]
+)
+def test_full_size_has_the_parameters_that_the_published_model_uses(attention, published):
+    with torch.device("meta"):
+        discriminator = Discriminator(attention=attention)
+
+    assert sum(p.numel() for p in discriminator.parameters()) == published
+
+
+@pytest.mark.parametrize("attention", ATTENTIONS)
+def test_scoring_two_batches_of_sentences_equals_scoring_each(attention):
+    discriminator = small_discriminator(32, attention).double()
     images = torch.randn(3, 3, 32, 32).double()
     first, second = torch.randn(3, 9).double(), torch.randn(3, 9).double()
 
@@ -30,8 +47,9 @@ def test_scoring_two_batches_of_sentences_equals_scoring_each():
     assert not torch.allclose(*together)
 
 
-def test_logits_alone_equal_logits_in_a_batch():
-    discriminator = small_discriminator().double()
+@pytest.mark.parametrize("attention", ATTENTIONS)
+def test_logits_alone_equal_logits_in_a_batch(attention):
+    discriminator = small_discriminator(32, attention).double()
     images, sentences = torch.randn(4, 3, 32, 32).double(), torch.randn(4, 9).double()
 
     (together,) = discriminator(images, sentences)
@@ -52,8 +70,9 @@ def test_block_equals_the_papers_order_with_pooling_last():
     torch.testing.assert_close(halved, expected, rtol=0, atol=1e-12)
 
 
-def test_attention_maps_are_weights_over_eight_by_eight_positions():
-    discriminator = small_discriminator(64)
+@pytest.mark.parametrize("attention", ["soft_threshold", "softmax"])
+def test_attention_maps_are_weights_over_eight_by_eight_positions(attention):
+    discriminator = small_discriminator(64, attention)
 
     maps = discriminator.attention_maps(torch.randn(2, 3, 64, 64), torch.randn(2, 9))
 
@@ -61,6 +80,15 @@ def test_attention_maps_are_weights_over_eight_by_eight_positions():
     torch.testing.assert_close(maps.sum((1, 2, 3)), torch.ones(2))
 
 
-def test_impossible_size_is_refused():
+def test_without_attention_there_are_no_maps():
+    discriminator = small_discriminator(32, "none")
+
+    with pytest.raises(ValueError, match="attention='none': it has no maps"):
+        discriminator.attention_maps(torch.randn(1, 3, 32, 32), torch.randn(1, 9))
+
+
+def test_impossible_architectures_are_refused():
     with pytest.raises(ValueError, match="image_size=48 must be one of"):
         Discriminator(image_size=48)
+    with pytest.raises(ValueError, match="'hard' must be one of soft_threshold, softmax, none"):
+        Discriminator(attention="hard")

@@ -28,8 +28,9 @@ def test_full_size_has_the_parameters_of_the_published_model():
     assert generator.num_steps == 28
 
 
-def test_images_alone_equal_images_in_a_batch():
-    generator = small_generator().double()
+@pytest.mark.parametrize("recurrent", [True, False])
+def test_images_alone_equal_images_in_a_batch(recurrent):
+    generator = small_generator(recurrent=recurrent).double()
     noise, sentences = torch.randn(4, 7).double(), torch.randn(4, 9).double()
 
     together = generator(noise, sentences)
@@ -58,8 +59,9 @@ def test_block_equals_the_papers_order_with_upsampling_first():
     torch.testing.assert_close(drawn, expected, rtol=0, atol=1e-12)
 
 
-def test_text_and_noise_both_change_the_image():
-    generator = small_generator()
+@pytest.mark.parametrize("recurrent", [True, False])
+def test_text_and_noise_both_change_the_image(recurrent):
+    generator = small_generator(recurrent=recurrent)
     noise, sentence = torch.randn(1, 7), torch.randn(1, 9)
 
     image = generator(noise, sentence)
@@ -73,6 +75,17 @@ def test_any_even_number_of_affines_per_block_works():
 
     assert generator.num_steps == 4 * 6
     assert generator(torch.randn(1, 7), torch.randn(1, 9)).shape == (1, 3, 32, 32)
+
+
+def test_without_the_controller_every_affine_block_sees_noise_and_sentence():
+    generator = small_generator(recurrent=False)
+    noise, sentence = torch.randn(2, 7), torch.randn(2, 9)
+
+    conditions = generator.controller(noise, sentence, 3)
+
+    assert conditions.shape == (2, 3, 16)
+    for step in conditions.unbind(1):
+        assert torch.equal(step, torch.cat([noise, sentence], dim=1))
 
 
 @pytest.mark.parametrize(

@@ -2,17 +2,19 @@
 
 import copy
 
+import pytest
 import torch
 
+from ratgan.attention import AttentionKind
 from ratgan.losses import discriminator_hinge_loss
 from ratgan.step import Gan, train_step
 from tests.ratgan.networks import small_discriminator, small_generator
 
 
-def small_gan() -> Gan:
+def small_gan(attention: AttentionKind = "soft_threshold", **generator) -> Gan:
     return Gan.create(
-        small_generator().double(),
-        small_discriminator().double(),
+        small_generator(**generator).double(),
+        small_discriminator(attention=attention).double(),
         generator_lr=1e-3,
         discriminator_lr=4e-3,
     )
@@ -29,8 +31,19 @@ def small_batch(size: int = 4) -> dict[str, torch.Tensor]:
     }
 
 
-def test_no_parameter_is_left_out_of_a_step():
-    gan = small_gan()
+@pytest.mark.parametrize(
+    ("variant", "parameters"),
+    [
+        ({}, 71),
+        ({"attention": "softmax"}, 69),
+        ({"attention": "none"}, 67),
+        ({"recurrent": False}, 63),
+        ({"affines_per_block": 2}, 71),
+        ({"affines_per_block": 6}, 71),
+    ],
+)
+def test_no_parameter_is_left_out_of_a_step(variant, parameters):
+    gan = small_gan(**variant)
     before = copy.deepcopy(gan)
 
     train_step(gan, **small_batch())
@@ -41,7 +54,7 @@ def test_no_parameter_is_left_out_of_a_step():
         for name, parameter in getattr(gan, network).named_parameters():
             assert not torch.equal(parameter, old[name]), f"{network}.{name} did not move"
             seen += 1
-    assert seen == 71
+    assert seen == parameters
 
 
 def test_step_equals_the_equations_written_out():
