@@ -13,11 +13,12 @@ setup: $(READY)
 
 # Bytecode is compiled at once: without it every worker process takes three times as long to start.
 $(READY): pyproject.toml requirements.lock
-	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV) || python3 -m venv $(VENV)
-	$(BIN)/python -c 'import sys; sys.exit(sys.version_info < (3, 11) and "python 3.11 or newer is needed")'
-	test -x $(BIN)/uv || $(BIN)/python -m pip install --quiet uv
-	VIRTUAL_ENV=$(abspath $(VENV)) $(BIN)/uv pip install --compile-bytecode -c requirements.lock -e '.[text,dev]'
-	touch $(READY)
+	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV) || python3 -m venv $(VENV)
+	@$(BIN)/python -c 'import sys; sys.exit(sys.version_info < (3, 11) and "python 3.11 or newer is needed")'
+	@test -x $(BIN)/uv || $(BIN)/python -m pip install --quiet uv
+	@echo "installing into $(VENV): 7 GB, a minute or several"
+	@VIRTUAL_ENV=$(abspath $(VENV)) $(BIN)/uv pip install --quiet --compile-bytecode -c requirements.lock -e '.[text,dev]'
+	@touch $(READY)
 
 quickstart: $(READY)  ## shapes → prepare → train → generate, in minutes
 	$(BIN)/python jobs/quickstart.py --train.output $(OUTPUT)

@@ -3,7 +3,7 @@
 import unicodedata
 
 MAX_BYTES = 64 * 1024
-ZERO_WIDTH_JOINER = "\u200d"  # holds emoji families together, and some scripts
+JOINERS = "\u200c\u200d"  # part of the spelling of some scripts, and of emoji families
 
 
 def clean_caption(text: str) -> str:
@@ -28,12 +28,8 @@ def clean_caption(text: str) -> str:
         raise ValueError("CAP_ENCODING: the caption is not valid Unicode") from error
     if size > MAX_BYTES:
         raise ValueError(f"CAP_TOO_LONG: {size} bytes, at most {MAX_BYTES} are taken")
-    kept = (
-        c
-        for c in unicodedata.normalize("NFC", text)
-        if c.isspace() or c == ZERO_WIDTH_JOINER or unicodedata.category(c)[0] != "C"
-    )
-    text = " ".join("".join(kept).split())
+    kept = (c for c in text if c.isspace() or c in JOINERS or unicodedata.category(c)[0] != "C")
+    text = unicodedata.normalize("NFC", " ".join("".join(kept).split()))
     # Letters, digits and symbols (an emoji may be a caption); punctuation alone says nothing.
     if not any(unicodedata.category(c)[0] in "LNS" for c in text):
         raise ValueError("CAP_EMPTY: no letter, digit or symbol")

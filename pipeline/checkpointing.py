@@ -12,6 +12,7 @@ A folder without its marker, or with a file that does not match, is passed over.
 
 import hashlib
 import logging
+from collections.abc import Iterator
 from typing import Any
 
 import torch
@@ -63,12 +64,15 @@ def save_checkpoint(
         for name, content in pack_model(gan.average, transform, encoder, origin).items()
     }
     hashes = {name: folder.write(name, content) for name, content in files.items()}
-    for name, tensors in _tensors(gan).items():  # one at a time: each may be large
+    for name, tensors in _tensors(gan):  # one at a time: each may be large
         hashes[name] = folder.write(name, save(tensors))
     hashes[STATE] = folder.write_json(STATE, state | {"step": step})
     folder.write(MARKER, folder.write_json(FILES, hashes).encode())
-    committed = [name for name in root.names() if (root / name).exists(MARKER)]
-    for name in sorted(committed)[:-keep]:
+    older = [
+        name for name in root.names() if name.startswith(PREFIX) and name < f"{PREFIX}{step:08d}"
+    ]
+    whole = [name for name in older if (root / name).exists(MARKER)]
+    for name in set(older) - set(whole[len(whole) - (keep - 1) :]):
         (root / name).remove()
     return folder
 
@@ -134,20 +138,25 @@ def _optimizers(gan: Gan) -> dict[str, tuple[torch.optim.Optimizer, nn.Module]]:
     }
 
 
-def _tensors(gan: Gan) -> dict[str, dict[str, Tensor]]:
-    files = {
-        f"{name}.safetensors": {
-            key: tensor.detach().cpu().contiguous() for key, tensor in network.state_dict().items()
-        }
-        for name, network in _networks(gan).items()
-    }
+def _tensors(gan: Gan) -> Iterator[tuple[str, dict[str, Tensor]]]:
+    """Yield the content of each file, copied to the CPU when its turn comes."""
+    for name, network in _networks(gan).items():
+        yield (
+            f"{name}.safetensors",
+            {
+                key: tensor.detach().cpu().contiguous()
+                for key, tensor in network.state_dict().items()
+            },
+        )
     for name, (optimizer, network) in _optimizers(gan).items():
-        files[f"{name}.safetensors"] = {
-            f"{parameter_name}/{moment}": tensor.detach().cpu().contiguous()
-            for parameter_name, parameter in network.named_parameters()
-            for moment, tensor in optimizer.state[parameter].items()
-        }
-    return files
+        yield (
+            f"{name}.safetensors",
+            {
+                f"{parameter_name}/{moment}": tensor.detach().cpu().contiguous()
+                for parameter_name, parameter in network.named_parameters()
+                for moment, tensor in optimizer.state[parameter].items()
+            },
+        )
 
 
 def _restore_moments(

@@ -12,7 +12,7 @@ import yaml
 from pydantic import ValidationError
 
 from pipeline.progress import say
-from pipeline.settings import Settings
+from pipeline.settings import Settings, explain
 
 Config = TypeVar("Config", bound=Settings)
 PRESETS = Path(__file__).resolve().parent.parent / "jobs" / "presets"
@@ -39,7 +39,7 @@ def run(job: Callable[[Config], Any], config_type: type[Config], preset: str | N
             return
         job(config)
     except KeyboardInterrupt:
-        say("stopped. The same command goes on from the last checkpoint.")
+        say("stopped. The same command goes on from what was complete.")
         sys.exit(130)
     except Exception as error:
         cause = root_cause(error)
@@ -95,16 +95,6 @@ def load_preset(config_type: type[Config], preset: str) -> Config:
         raise ValueError(f"preset {path}:\n{explain(error)}") from error
 
 
-def explain(error: ValidationError) -> str:
-    """Say what a config refuses: option, value, rule; one line each."""
-    lines = []
-    for problem in error.errors(include_url=False):
-        name = ".".join(str(part) for part in problem["loc"])
-        message = problem["msg"].removeprefix("Value error, ")
-        lines.append(f"{name}={problem['input']!r}: {message}" if name else message)
-    return "\n".join(lines)
-
-
 def root_cause(error: BaseException) -> BaseException:
     """Find the error that started it, behind those that Ray wraps around it."""
     seen: set[int] = set()
@@ -124,6 +114,7 @@ def root_cause(error: BaseException) -> BaseException:
 def show_error(error: BaseException) -> None:
     """Print an error for the person at the terminal."""
     text = explain(error) if isinstance(error, ValidationError) else str(error)
-    name = "" if isinstance(error, ValueError) else f"{type(error).__name__}: "
+    ours = isinstance(error, ValueError) or (isinstance(error, OSError) and error.errno is None)
+    name = "" if ours else f"{type(error).__name__}: "
     sys.stdout.flush()
     sys.stderr.write("\nerror: " + (name + text).replace("\n", "\n       ") + "\n")

@@ -58,6 +58,11 @@ def gather(share: Tensor) -> Tensor:
     return torch.cat(parts)
 
 
+def gather_on(device: torch.device, share: Tensor) -> Tensor:
+    """Gather shares that are on the CPU, by way of the device; alone, nothing waits for it."""
+    return share if world() == 1 else gather(share.to(device)).cpu()
+
+
 def mean(values: Tensor) -> Tensor:
     """Average values over workers."""
     if world() == 1:

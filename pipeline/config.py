@@ -1,8 +1,8 @@
 """Every option of a training run; a preset fills some in, flags the rest."""
 
-from typing import Annotated, Literal, Self
+from typing import Annotated, Any, Literal, Self
 
-from pydantic import Field, model_validator
+from pydantic import Field, ValidationError, model_validator
 
 from pipeline.settings import Settings
 from ratgan.attention import AttentionKind
@@ -71,10 +71,11 @@ class OptimConfig(Settings):
     """Of both Adam optimizers; 0.0 0.9 in the paper's code."""
     penalty_weight: Annotated[float, Field(ge=0)] = 2.0
     """Factor of the matching-aware gradient penalty; 2 in DF-GAN."""
-    penalty_power: Annotated[float, Field(ge=1)] = 6.0
+    penalty_power: Annotated[float, Field(ge=2)] = 6.0
     """Its exponent; 6 in DF-GAN."""
     average_decay: Annotated[float, Field(ge=0, lt=1)] = 0.999
-    """Share that stays in the moving average of the generator's weights at each step."""
+    """Share that stays in the moving average of the generator's weights at each step; less in the
+    first steps, so that the untrained weights are soon forgotten."""
 
 
 class TrackingConfig(Settings):
@@ -124,6 +125,10 @@ class TrainConfig(Settings):
             raise ValueError("one of total_epochs and total_steps is needed: how long to train.")
         return self
 
+    def record(self) -> dict[str, Any]:
+        """Return the options as JSON types, without the tracker's address: it may hold a secret."""
+        return self.model_dump(mode="json", exclude={"tracking": {"uri"}})
+
     def steps(self, images: int) -> int:
         """Return the number of steps for a training split of this many images."""
         if self.total_steps is not None:
@@ -148,7 +153,6 @@ RESUMABLE_CHANGES = frozenset(
         "data.path",
         "data.decode_threads",
         "tracking.experiment",
-        "tracking.uri",
     }
 )
 
@@ -164,18 +168,25 @@ def flatten(config: dict[str, object], prefix: str = "") -> dict[str, object]:
     return flat
 
 
-def refuse_changes(before: dict[str, object], now: dict[str, object], run: str) -> None:
+def refuse_changes(before: dict[str, object], now: TrainConfig) -> None:
     """Refuse to resume a run with options that would make it another one.
 
     Args:
-        before: Config of the checkpoint, as JSON types.
-        now: Config of this start, as JSON types.
-        run: For the message.
+        before: Config of the checkpoint, as JSON types. An option that it does not
+            have is newer than the checkpoint and had its default.
+        now: Config of this start.
 
     Raises:
         ValueError: With each changed option, its old and its new value.
     """
-    old, new = flatten(before), flatten(now)
+    try:
+        old = flatten(TrainConfig.model_validate(before).record())
+    except ValidationError as error:
+        raise ValueError(
+            f"run {now.name} was started by another version of this program: {error}. "
+            "Resume it with that version, or start a new run with another --name."
+        ) from error
+    new = flatten(now.record())
     changed = [
         f"{name}: {old.get(name)} → {new.get(name)}"
         for name in sorted(old.keys() | new.keys())
@@ -183,6 +194,6 @@ def refuse_changes(before: dict[str, object], now: dict[str, object], run: str) 
     ]
     if changed:
         raise ValueError(
-            f"run {run} was started with other options:\n" + "\n".join(changed) + "\n"
+            f"run {now.name} was started with other options:\n" + "\n".join(changed) + "\n"
             "Take them back to resume it, or start a new run with another --name."
         )

@@ -16,6 +16,7 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 import ray
 import torch
@@ -29,7 +30,7 @@ from pipeline.storage import Folder
 HOLD_ROWS = 4096  # a split of at most so many rows is held in memory over many epochs
 HOLD_EPOCHS = 64
 PREFETCHED_BATCHES = 4
-SPAWN_CROP_FLIP = 2  # keeps these draws apart from those of the plan
+CROP_AND_FLIP = 2  # keeps these draws apart from those of the plan
 
 
 @dataclass(frozen=True)
@@ -82,6 +83,23 @@ class PreparedDataset:
         self.folder = Folder(location)
         self.manifest, self.digest = read_manifest(self.folder)
         self.transform = read_transform(self.folder, self.manifest.transform)
+
+    def verify(self) -> None:
+        """Check that the shards are those of the manifest, by their size.
+
+        Raises:
+            ValueError: If one is missing or of another size.
+        """
+        for shards in self.manifest.splits.values():
+            for shard in shards:
+                size = self.folder.size(shard.file)
+                if size != shard.bytes:
+                    raise ValueError(
+                        f"{self.folder}/{shard.file} "
+                        + ("is missing" if size is None else f"has {size:,} bytes")
+                        + f", and the manifest says {shard.bytes:,} bytes. Copy the dataset anew, "
+                        "or prepare it again with --overwrite."
+                    )
 
     def units(self, split: str) -> list[Unit]:
         """List the row groups of a split."""
@@ -137,11 +155,14 @@ class PreparedDataset:
             threads: Threads that decode.
         """
         # A small split is read once for many epochs, a large one streams: one pass, one execution.
+        # A window ends where an epoch does, or row groups of two epochs would be held at once.
         epochs = HOLD_EPOCHS if plan.images <= HOLD_ROWS else 1
-        window = max(1, epochs * plan.images // plan.batch_size)
+        stop = first_step
         with ThreadPoolExecutor(threads) as pool:
-            for start in range(first_step, last_step, window):
-                stop = min(start + window, last_step)
+            while stop < last_step:
+                start = stop
+                end = (start * plan.batch_size // plan.images + epochs) * plan.images
+                stop = min(-(-end // plan.batch_size), last_step)
                 positions = plan.positions(rank, world, start, stop)
                 samples = zip(
                     plan.resolve(positions).epoch, self._rows(plan, positions), strict=True
@@ -199,7 +220,7 @@ class PreparedDataset:
     ) -> tuple[Tensor, Any]:
         """Decode, crop and mirror an image and choose its caption: [3, H, W] and [R]."""
         key = row["image_key"].as_py() & 0x7FFFFFFFFFFFFFFF
-        rng = np.random.default_rng([seed, epoch, key, SPAWN_CROP_FLIP])
+        rng = np.random.default_rng([seed, epoch, key, CROP_AND_FLIP])
         image = _decode(row["image"].as_py())
         room = image.shape[-1] - image_size
         top, left = rng.integers(0, room + 1, 2)
@@ -234,7 +255,7 @@ def _keyed(table: pa.Table, dim: int) -> pa.Table:
     ids, labels = table["id"].to_pylist(), table["label"].to_pylist()
     images = [_key(name) for name in ids]
     classes = [_key("class " + c) if c else k for c, k in zip(labels, images, strict=True)]
-    lengths = pa.compute.list_value_length(table["sentences"]).to_pylist()
+    lengths = pc.list_value_length(table["sentences"]).to_pylist()
     if any(length == 0 or length % dim for length in lengths):
         raise ValueError(f"a shard holds sentence vectors that are not of size {dim}.")
     return pa.table(

@@ -14,7 +14,7 @@ from pipeline.progress import say
 from pipeline.settings import Settings
 from pipeline.storage import Folder
 from ratgan.checkpoint import MODEL_JSON, MODEL_TENSORS, TextToImage
-from ratgan.pictures import grid, to_pil
+from ratgan.pictures import grid, png, to_pil
 
 
 class GenerateConfig(Settings):
@@ -30,14 +30,14 @@ class GenerateConfig(Settings):
     file: str | None = None
     """Text file with one caption a line, in addition to those given."""
     output: str = "outputs/generated"
-    """Folder for the PNG files and grid.png."""
+    """Folder or bucket address for the PNG files and grid.png."""
     seed: Annotated[int, Field(ge=0)] = 0
     """Another seed draws other pictures of the same captions."""
     columns: Annotated[int, Field(ge=1)] = 4
     """Pictures in a row of the grid."""
 
 
-def generate(config: GenerateConfig) -> list[Path]:
+def generate(config: GenerateConfig) -> list[str]:
     """Write one PNG for each caption and a labelled grid of all.
 
     Returns:
@@ -47,23 +47,23 @@ def generate(config: GenerateConfig) -> list[Path]:
         ValueError: If there is no caption, or one that says nothing.
         FileNotFoundError: If the model or the caption file is not there.
     """
-    captions = [clean_caption(text) for text in _texts(config)]
+    captions = [_clean(text) for text in _texts(config)]
     if not captions:
         raise ValueError('no caption given, for example: jobs/generate.py "a small red bird"')
+    folder = Folder(config.output)
+    folder.check_writable("output")
     model = load_from(config.model)
     images = model.draw(captions, seed=config.seed)
-    folder = Path(config.output)
-    folder.mkdir(parents=True, exist_ok=True)
-    files = []
+    pictures = {}
     for index, (image, caption) in enumerate(zip(images, captions, strict=True)):
         slug = re.sub(r"[^a-z0-9]+", "-", caption.lower()).strip("-")[:48]
-        files.append(folder / f"{index:03d}-{slug or 'caption'}.png")
-        to_pil(image).save(files[-1])
-    files.append(folder / "grid.png")
+        pictures[f"{index:03d}-{slug or 'caption'}.png"] = to_pil(image)
     scale = max(1, 128 // images.shape[-1])
-    grid(images, captions, columns=config.columns, scale=scale).save(files[-1])
-    say(f"{len(images)} pictures in {folder}, side by side in {files[-1]}")
-    return files
+    pictures["grid.png"] = grid(images, captions, columns=config.columns, scale=scale)
+    for name, picture in pictures.items():
+        folder.write(name, png(picture))
+    say(f"{len(images)} pictures in {folder}, side by side in {folder}/grid.png")
+    return [f"{folder}/{name}" for name in pictures]
 
 
 def _texts(config: GenerateConfig) -> list[str]:
@@ -78,6 +78,13 @@ def _texts(config: GenerateConfig) -> list[str]:
             raise ValueError(f"{path} is not UTF-8 text: {error}") from error
         texts += [line for line in lines if line.strip()]
     return texts
+
+
+def _clean(text: str) -> str:
+    try:
+        return clean_caption(text)
+    except ValueError as error:
+        raise ValueError(f"caption {text[:60]!r} cannot be drawn: {error}.") from error
 
 
 def load_from(location: str) -> TextToImage:

@@ -22,7 +22,7 @@ def model_card(
     size = config.model.image_size
     examples = "\n".join(f"* {caption}" for caption in captions)
     versions = ", ".join(f"{name} {value}" for name, value in sorted(state["versions"].items()))
-    options = yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False)
+    options = yaml.safe_dump(config.record(), sort_keys=False)
     return f"""# {config.name}: text-to-image, {size} × {size} px
 
 RAT-GAN generator (https://arxiv.org/abs/2204.10482), moving average of the weights after

@@ -9,7 +9,7 @@ Images are stored in row groups, read whole. An epoch shuffles the row groups
 and the rows in each, lays them end to end, and cuts that line into L equal
 lanes; each batch takes B/L images from every lane. A batch thus mixes many row
 groups, while a worker, whose run of a batch is a set of lanes, reads its own
-share of them and holds one row group for each lane.
+share of them and holds about two row groups for each lane.
 """
 
 from collections.abc import Sequence

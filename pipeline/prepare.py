@@ -8,6 +8,7 @@ is cut short costs no more than its shard.
 import hashlib
 import io
 import json
+import re
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict
@@ -39,6 +40,8 @@ from pipeline.sources import AnySource
 from pipeline.sources.source import SPLITS, Record
 from pipeline.storage import Folder
 from ratgan.text.transform import SentenceTransform, VectorSums
+
+SHARD_NAME = re.compile(r"part-\d{5,}\.parquet(\..*\.tmp)?")
 
 
 class PrepareConfig(Settings):
@@ -88,6 +91,7 @@ def prepare(config: PrepareConfig) -> Manifest:
             or if no training image is left.
     """
     folder = Folder(config.output)
+    folder.check_writable("output")
     records = list(config.source.records())
     source = {"name": config.source.name, **config.source.model_dump(mode="json")}
     fingerprint = _fingerprint(records)
@@ -141,8 +145,10 @@ def _already_there(
     folder: Folder, config: PrepareConfig, source: Row, fingerprint: str
 ) -> Manifest | None:
     """Return the manifest of an equal dataset; refuse a folder that holds anything else."""
-    ours = {MANIFEST, TRANSFORM, REJECTS, *SPLITS}
-    if strange := sorted(set(folder.names()) - ours):
+    strange = sorted(set(folder.names()) - {MANIFEST, TRANSFORM, REJECTS, *SPLITS})
+    for split in SPLITS:
+        strange += [name for name in (folder / split).names() if not SHARD_NAME.fullmatch(name)]
+    if strange:
         raise ValueError(
             f"{folder} holds files that are not of a prepared dataset ({', '.join(strange[:3])}). "
             "Name a new or empty folder with --output."
@@ -153,14 +159,24 @@ def _already_there(
     if not folder.exists(MANIFEST):
         return None
     found, _ = read_manifest(folder)
-    wanted = {"source": source, "fingerprint": fingerprint, "options": config.recorded_options()}
-    unlike = [name for name, value in wanted.items() if getattr(found, name) != value]
+    unlike = [
+        f"{group}.{name}: {old} → {new}"
+        for group, now in (("source", source), ("options", config.recorded_options()))
+        for name, (old, new) in _pairs(getattr(found, group), now).items()
+        if old != new
+    ]
+    if not unlike and found.fingerprint != fingerprint:
+        unlike = ["the originals themselves have changed"]
     if unlike:
         raise ValueError(
-            f"{folder} holds a dataset prepared otherwise (another {' and '.join(unlike)}). "
+            f"{folder} holds a dataset prepared otherwise ({'; '.join(unlike)}). "
             "Name another folder with --output, or delete that dataset with --overwrite."
         )
     return found
+
+
+def _pairs(old: Row, new: Row) -> dict[str, tuple[Any, Any]]:
+    return {name: (old.get(name), new.get(name)) for name in sorted(old.keys() | new.keys())}
 
 
 def _finish(

@@ -1,6 +1,5 @@
 """The whole way in minutes: draw shapes, prepare, train, generate, and measure what came out."""
 
-import io
 import time
 from collections.abc import Sequence
 from typing import Any
@@ -12,12 +11,15 @@ from pipeline.dataset import Example, PreparedDataset
 from pipeline.generate import load_from
 from pipeline.prepare import PrepareConfig, prepare
 from pipeline.progress import say
+from pipeline.session import connect
 from pipeline.settings import Settings
 from pipeline.sources.shapes import COLOURS, PLACES, SHAPES, SIZES, ShapesSource
 from pipeline.storage import Folder
+from pipeline.tracking import Tracker, tracking_uri
 from pipeline.train import RUN_RECORD, train
+from ratgan.checkpoint import TextToImage
 from ratgan.metrics.agreement import agreement, train_classifier
-from ratgan.pictures import grid
+from ratgan.pictures import grid, png
 from ratgan.randomness import sample_noise
 from ratgan.sampling import sample
 
@@ -47,6 +49,9 @@ SHOWN = (
 )
 
 
+MIN_TRAINING_IMAGES = 64  # a batch of the classifier
+
+
 class QuickstartConfig(Settings):
     """Draw shapes, prepare them, train on them, and see if the pictures follow the captions."""
 
@@ -66,10 +71,24 @@ def quickstart(config: QuickstartConfig) -> dict[str, Any]:
         [0, 1]), `seconds` per stage, `steps`, `grid`, `mlflow_run_id`.
 
     Raises:
-        ValueError: If the shapes come in pairs, for which one place is not defined.
+        ValueError: If what is drawn could not be trained on or measured.
     """
-    if config.source.pairs:
+    source, size = config.source, config.train.model.image_size
+    if source.pairs:
         raise ValueError("source.pairs must be 0: the quickstart measures images of one shape.")
+    if source.size != size:
+        raise ValueError(
+            f"source.size={source.size} must be train.model.image_size={size}: images are measured "
+            "at the size they are drawn in."
+        )
+    held_out = round(source.count * source.validation)
+    if held_out < 1 or source.count - held_out < MIN_TRAINING_IMAGES:
+        raise ValueError(
+            f"source.count={source.count} and source.validation={source.validation} leave "
+            f"{source.count - held_out} images to train on and {held_out} to measure with; "
+            f"at least {MIN_TRAINING_IMAGES} and 1 are needed."
+        )
+    connect(cpus=(config.train.workers or 0) + 1)
     folder = Folder(config.train.output) / config.train.name
     seconds: dict[str, float] = {}
     started = time.monotonic()
@@ -99,27 +118,21 @@ def quickstart(config: QuickstartConfig) -> dict[str, Any]:
 
     say("\n3/4 generate")
     model = load_from(f"{folder}/model")
-    picture = io.BytesIO()
     images = model.draw(SHOWN, seed=config.train.seed)
-    grid(images, SHOWN, scale=max(1, 128 // images.shape[-1])).save(picture, "PNG")
-    folder.write("grid.png", picture.getvalue())
+    picture = grid(images, SHOWN, scale=max(1, 128 // images.shape[-1]))
+    folder.write("grid.png", png(picture))
     stage("generate")
 
     say("4/4 measure: a classifier learns to read real shapes, then reads the generated ones")
     dataset = PreparedDataset(data.location)
-    real, held_out = dataset.examples("train"), dataset.examples("validation")
-    classifier = train_classifier(_images(real), _labels(real), ATTRIBUTES, epochs=4)
-    accuracy = agreement(classifier, _images(held_out), _labels(held_out))
-    sentences = torch.stack([example.sentence for example in held_out])
-    noise = sample_noise(config.train.seed, len(held_out), model.generator.noise_dim)
-    drawn = sample(model.generator, sentences, noise)
-    agreed = agreement(classifier, drawn, _labels(held_out))
+    reader = ShapesReader(dataset)
+    agreed = reader.agreement_of(model, seed=config.train.seed)
     stage("measure")
 
     run_id = folder.read_json(RUN_RECORD)["mlflow_run_id"]
     summary = {
         "agreement": {name: round(share, 4) for name, share in agreed.items()},
-        "classifier_accuracy": {name: round(share, 4) for name, share in accuracy.items()},
+        "classifier_accuracy": {name: round(share, 4) for name, share in reader.accuracy.items()},
         "seconds": seconds,
         "steps": model.origin["step"],
         "grid": f"{folder}/grid.png",
@@ -131,8 +144,43 @@ def quickstart(config: QuickstartConfig) -> dict[str, Any]:
         if (before["mlflow_run_id"], before["steps"]) == (run_id, summary["steps"]):
             summary["seconds"] = before["seconds"]
     folder.write_json("summary.json", summary)
-    _tell(folder, summary, len(held_out))
+    Tracker(tracking_uri(config.train.tracking.uri, Folder(config.train.output)), run_id).metrics(
+        summary["steps"],
+        {f"eval/agreement_{name}": share for name, share in summary["agreement"].items()},
+    )
+    _tell(folder, summary, len(reader.held_out))
     return summary
+
+
+class ShapesReader:
+    """Reads place, size, colour and shape off images, and so measures who follows a caption.
+
+    Args:
+        dataset: Prepared shapes, one in each image; the reader learns from the training split.
+
+    Attributes:
+        held_out: The validation split.
+        accuracy: Share of its real images that are read right, per attribute.
+    """
+
+    def __init__(self, dataset: PreparedDataset) -> None:
+        known = dataset.examples("train")
+        self.held_out = dataset.examples("validation")
+        self.classifier = train_classifier(_images(known), _labels(known), ATTRIBUTES, epochs=4)
+        labels = _labels(self.held_out)
+        self.accuracy = agreement(self.classifier, _images(self.held_out), labels)
+
+    def agreement_of(self, model: TextToImage, *, seed: int) -> dict[str, float]:
+        """Return the share of pictures, drawn for the held-out captions, that show what they say.
+
+        Args:
+            model: Draws one for each.
+            seed: Of its noise.
+        """
+        sentences = torch.stack([example.sentence for example in self.held_out])
+        noise = sample_noise(seed, len(self.held_out), model.generator.noise_dim)
+        drawn = sample(model.generator, sentences, noise)
+        return agreement(self.classifier, drawn, _labels(self.held_out))
 
 
 def _images(examples: Sequence[Example]) -> torch.Tensor:
@@ -147,7 +195,7 @@ def _labels(examples: Sequence[Example]) -> dict[str, list[str]]:
 
 def _tell(folder: Folder, summary: dict[str, Any], count: int) -> None:
     lines = [
-        f"\nagreement of {count} generated images with their held-out captions, after "
+        f"\nagreement of {count} generated images with the captions of held-out images, after "
         f"{summary['steps']:,} steps",
         f"{'':10}{'generated':>10}{'real images':>13}{'by chance':>11}",
     ]
@@ -158,7 +206,7 @@ def _tell(folder: Folder, summary: dict[str, Any], count: int) -> None:
         )
     stages = ", ".join(f"{name} {value:.0f} s" for name, value in summary["seconds"].items())
     lines += [
-        f"time: {stages}",
+        f"time of this start: {stages}",
         "",
         f"grid     {summary['grid']}",
         f"model    {folder}/model",

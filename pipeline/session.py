@@ -31,7 +31,7 @@ def connect(*, cpus: int) -> None:
             # The dashboard costs nothing that can be measured, and Train asks it about its actors.
             ray.init(
                 address="local",
-                num_cpus=max(cpus, os.cpu_count() or 1),
+                num_cpus=max(cpus, _usable_cpus()),
                 include_dashboard=True,
                 logging_level=logging.WARNING,
             )
@@ -43,12 +43,24 @@ def connect(*, cpus: int) -> None:
         )
 
 
+def _usable_cpus() -> int:
+    """Return the CPUs this process may use: in a container that can be fewer than the host has."""
+    affinity = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else 0
+    usable = affinity or os.cpu_count() or 1
+    try:
+        quota, period = Path("/sys/fs/cgroup/cpu.max").read_text().split()
+    except (OSError, ValueError):
+        return usable
+    return usable if quota == "max" else max(1, min(usable, int(quota) // int(period)))
+
+
 def settle() -> None:
     """Set how Ray Data works in this process; each process that runs a dataset needs it."""
     context = DataContext.get_current()
     context.enable_progress_bars = False
     context.print_on_execution_start = False
     context.execution_options.preserve_order = True
+    context.raise_original_map_exception = True  # or the cause is lost in text
     for name in ("ray.data", "ray.train", "ray.tune", "mlflow", "alembic"):
         logging.getLogger(name).setLevel(logging.WARNING)
     # They say at each start that Ray asks for a token, which is how it should be,

@@ -71,7 +71,9 @@ class DecodeShard:
         captions = _usable(record.captions, dropped)
         try:
             content = self.source.read_image(record)
-        except OSError as error:
+        except (FileNotFoundError, IsADirectoryError) as error:
+            # Whatever else keeps a file from being read (no permission, a busy server) may pass,
+            # and must not leave images out without a word.
             raise RejectedError("IMG_MISSING", str(error)) from error
         image = decode(content)
         return {

@@ -77,6 +77,32 @@ class Folder:
             return []
         return sorted(entry.rstrip("/").rsplit("/", 1)[-1] for entry in found)
 
+    def size(self, name: str) -> int | None:
+        """Return the size of a file in bytes, or None if it is not there."""
+        try:
+            return int(self.fs.size(self.file(name)))
+        except FileNotFoundError:
+            return None
+
+    def check_writable(self, option: str) -> None:
+        """Find out before any work whether it could be kept.
+
+        Args:
+            option: What the user calls the folder.
+
+        Raises:
+            OSError: If nothing can be written there.
+        """
+        probe = f".probe-{uuid.uuid4().hex[:8]}"
+        try:
+            self.write(probe, b"")
+            self.fs.rm(self.file(probe))
+        except Exception as error:
+            raise OSError(
+                f"{option}: nothing can be written to {self} ({error}). Name another folder with "
+                f"--{option}, or see to its permissions."
+            ) from error
+
     def read(self, name: str) -> bytes:
         """Read a whole file.
 

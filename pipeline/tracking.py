@@ -1,6 +1,7 @@
 """Runs in MLflow: options, curves, sample grids, and the model at the end."""
 
 import json
+import logging
 import os
 import subprocess
 import tempfile
@@ -9,10 +10,14 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit, urlunsplit
 
 os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
 os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
 os.environ.setdefault("MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT", "true")
+# Its own defaults keep a worker waiting for many minutes, and the others give it up by then.
+os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "20")
+os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "2")
 
 import mlflow
 import numpy as np
@@ -25,6 +30,8 @@ from mlflow.types import ColSpec, DataType, Schema, TensorSpec
 from PIL import Image
 
 from pipeline.storage import Folder
+
+logger = logging.getLogger(__name__)
 
 MAX_PARAM_LENGTH = 6000  # characters; MLflow refuses longer values
 MAX_DIGEST_LENGTH = 36  # characters of a dataset's digest; the whole is in the run's tags
@@ -48,6 +55,14 @@ def tracking_uri(configured: str | None, output: Folder) -> str:
         )
     Path(output.path).mkdir(parents=True, exist_ok=True)
     return f"sqlite:///{output.path}/mlflow.db"
+
+
+def redacted(uri: str) -> str:
+    """Take user and password out of an address, for screens and records."""
+    parts = urlsplit(uri)
+    return (
+        urlunsplit(parts._replace(netloc=parts.netloc.rpartition("@")[2])) if parts.netloc else uri
+    )
 
 
 class Tracker:
@@ -105,7 +120,7 @@ class Tracker:
             run = client.create_run(experiment_id, run_name=name, tags=resolve_tags())
         except MlflowException as error:
             raise ConnectionError(
-                f"MLflow at {uri} does not take the run: {error.message}"
+                f"MLflow at {redacted(uri)} does not take the run: {error.message}"
             ) from error
         tracker = cls(uri, run.info.run_id)
         client.log_batch(
@@ -118,13 +133,14 @@ class Tracker:
     def metrics(self, step: int, values: dict[str, float]) -> None:
         """Log points of curves."""
         now = int(time.time() * 1000)
-        self.client.log_batch(
-            self.run_id, metrics=[Metric(k, float(v), now, step) for k, v in values.items()]
-        )
+        points = [Metric(k, float(v), now, step) for k, v in values.items()]
+        with _going_on(f"the curves of step {step}"):
+            self.client.log_batch(self.run_id, metrics=points)
 
     def image(self, key: str, step: int, image: Image.Image) -> None:
         """Log a picture that the UI shows with a slider over steps."""
-        self.client.log_image(self.run_id, np.asarray(image), key=key, step=step)
+        with _going_on(f"the {key} of step {step}"):
+            self.client.log_image(self.run_id, np.asarray(image), key=key, step=step)
 
     def dataset(self, name: str, digest: str, location: str, images: int) -> None:
         """Log what the run trains on.
@@ -182,7 +198,17 @@ class Tracker:
 
     def finish(self, status: str) -> None:
         """End the run as FINISHED, FAILED or KILLED."""
-        self.client.set_terminated(self.run_id, status)
+        with _going_on(f"the end of the run, {status}"):
+            self.client.set_terminated(self.run_id, status)
+
+
+@contextmanager
+def _going_on(what: str) -> Iterator[None]:
+    """Let a tracker that does not answer stop nothing, nor hide the error that ended a run."""
+    try:
+        yield
+    except (MlflowException, OSError) as error:
+        logger.warning("MLflow did not take %s: %s", what, error)
 
 
 def _artifact_location(uri: str) -> str | None:

@@ -17,7 +17,7 @@ from pipeline.model_card import model_card
 from pipeline.progress import say
 from pipeline.session import connect
 from pipeline.storage import Folder, absolute
-from pipeline.tracking import Tracker, git_state, tracking_uri
+from pipeline.tracking import Tracker, git_state, redacted, tracking_uri
 from pipeline.worker import Job, work
 from ratgan.checkpoint import MODEL_JSON, MODEL_TENSORS
 
@@ -46,35 +46,25 @@ def train(config: TrainConfig) -> Folder:
     )
     dataset = PreparedDataset(config.data.path)
     check(config, dataset)
+    dataset.verify()
     run = Folder(config.output) / config.name
-    found = newest_checkpoint(run / "checkpoints")
     total = config.steps(dataset.manifest.rows("train"))
-    if found:
-        state = found[1]
-        refuse_changes(state["config"], config.model_dump(mode="json"), config.name)
-        if state["dataset"] != dataset.digest:
-            raise ValueError(
-                f"run {config.name} was trained on another dataset than {dataset.folder} holds "
-                "now. Start a new run with another --name."
-            )
-        if state["step"] >= total:
-            say(
-                f"run {config.name} is finished: {state['step']:,} of {total:,} steps. "
-                f"Its model: {run}/model. Train on with a larger --total-steps, "
-                "or start a new run with another --name."
-            )
-            return run
-    connect(cpus=(config.workers or 0) + 1)
-    workers, use_gpu = _workers(config)
-    if config.optim.batch_size % max(workers, 1):
-        raise _indivisible(config.optim.batch_size, workers)
+    done = _steps_done(config, run, dataset)
+    if done >= total and _record(run).get("handed_over") == done:
+        say(
+            f"run {config.name} is finished: {done:,} of {total:,} steps. "
+            f"Its model: {run}/model. Train on with a larger --total-steps, "
+            "or start a new run with another --name."
+        )
+        return run
+    workers, use_gpu = _connect(config)
 
     tracker = _start_tracking(config, run, dataset)
     say(
         f"run {config.name}: {dataset.manifest.rows('train'):,} images of {dataset.folder}, "
-        f"{total:,} steps of {config.optim.batch_size}, "
-        f"{_where(workers)}{' on GPU' if use_gpu else ''}\n"
-        f"  folder {run}\n  mlflow {tracker.uri} run {tracker.run_id}"
+        f"{total:,} steps of {config.optim.batch_size}, {_where(workers)}"
+        f"{' on GPU' if use_gpu or (not workers and torch.cuda.is_available()) else ''}\n"
+        f"  folder {run}\n  mlflow {redacted(tracker.uri)} run {tracker.run_id}"
     )
     job = Job(
         config=config.model_dump(mode="json"),
@@ -100,6 +90,7 @@ def train(config: TrainConfig) -> Folder:
         ).fit()
         (run / RAY_RECORDS).remove()
         _hand_over(config, run, dataset, tracker)
+        run.write_json(RUN_RECORD, _record(run) | {"handed_over": total})
         status = "FINISHED"
     except KeyboardInterrupt:
         status = "KILLED"
@@ -108,6 +99,27 @@ def train(config: TrainConfig) -> Folder:
         tracker.finish(status)
     say(f"finished. model {run}/model")
     return run
+
+
+def _record(run: Folder) -> dict[str, Any]:
+    """Read what the run keeps of itself; empty if it is new."""
+    record: dict[str, Any] = run.read_json(RUN_RECORD) if run.exists(RUN_RECORD) else {}
+    return record
+
+
+def _steps_done(config: TrainConfig, run: Folder, dataset: PreparedDataset) -> int:
+    """Return the steps of the newest checkpoint, and refuse to go on as another run."""
+    found = newest_checkpoint(run / "checkpoints")
+    if found is None:
+        return 0
+    state = found[1]
+    refuse_changes(state["config"], config)
+    if state["dataset"] != dataset.digest:
+        raise ValueError(
+            f"run {config.name} was trained on another dataset than {dataset.folder} holds "
+            "now. Start a new run with another --name."
+        )
+    return int(state["step"])
 
 
 def check(config: TrainConfig, dataset: PreparedDataset) -> None:
@@ -121,6 +133,14 @@ def check(config: TrainConfig, dataset: PreparedDataset) -> None:
         raise ValueError(
             f"model.image_size={config.model.image_size} is larger than the images in "
             f"{dataset.folder}, which are {manifest.cache_size} px. Prepare the dataset with "
+            f"--image-size {config.model.image_size}."
+        )
+    margin = float(manifest.options["margin"])
+    if manifest.cache_size > int(config.model.image_size * margin):
+        raise ValueError(
+            f"the images in {dataset.folder} are {manifest.cache_size} px, prepared for training "
+            f"at {manifest.options['image_size']} px: model.image_size={config.model.image_size} "
+            "would see but a corner of each. Prepare the dataset with "
             f"--image-size {config.model.image_size}."
         )
     if config.data.flip and not manifest.mirrors:
@@ -142,10 +162,20 @@ def _indivisible(batch: int, workers: int) -> ValueError:
     )
 
 
-def _workers(config: TrainConfig) -> tuple[int, bool]:
-    """Decide the number of workers and whether they use GPUs."""
+def _connect(config: TrainConfig) -> tuple[int, bool]:
+    """Connect to Ray and decide the number of workers and whether they use GPUs."""
+    expected = torch.cuda.device_count() if config.workers is None else config.workers
+    connect(cpus=expected + 1)
     gpus = int(ray.cluster_resources().get("GPU", 0))
     workers = gpus if config.workers is None else config.workers
+    if 0 < gpus < workers:
+        raise ValueError(
+            f"workers={workers}, and the cluster has {gpus} GPUs: some workers would train without "
+            f"one. Use --workers {gpus}, or leave it out to use them all."
+        )
+    connect(cpus=workers + 1)
+    if config.optim.batch_size % max(workers, 1):
+        raise _indivisible(config.optim.batch_size, workers)
     return workers, 0 < workers <= gpus
 
 
@@ -156,14 +186,14 @@ def _where(workers: int) -> str:
 def _start_tracking(config: TrainConfig, run: Folder, dataset: PreparedDataset) -> Tracker:
     """Create the MLflow run, or go on with the one this run started."""
     output = Folder(config.output)
-    record = run.read_json(RUN_RECORD) if run.exists(RUN_RECORD) else {}
+    record = _record(run)
     encoder = dataset.manifest.encoder
     tracker = Tracker.start(
         tracking_uri(config.tracking.uri, output),
         experiment=config.tracking.experiment,
         name=config.name,
         resume=record.get("mlflow_run_id"),
-        params=flatten(config.model_dump(mode="json")),
+        params=flatten(config.record()),
         tags={
             "dataset.digest": dataset.digest,
             "dataset.path": dataset.folder.location,
@@ -176,14 +206,16 @@ def _start_tracking(config: TrainConfig, run: Folder, dataset: PreparedDataset) 
         },
     )
     if tracker.run_id != record.get("mlflow_run_id"):
-        run.write_json(RUN_RECORD, {"mlflow_run_id": tracker.run_id, "mlflow_uri": tracker.uri})
+        run.write_json(
+            RUN_RECORD, {"mlflow_run_id": tracker.run_id, "mlflow_uri": redacted(tracker.uri)}
+        )
         tracker.dataset(
             str(dataset.manifest.source["name"]),
             dataset.digest,
             dataset.folder.location,
             dataset.manifest.rows("train"),
         )
-        tracker.json(config.model_dump(mode="json"), "config.json")
+        tracker.json(config.record(), "config.json")
         tracker.json(dataset.manifest.model_dump(mode="json"), "dataset_manifest.json")
     return tracker
 
@@ -197,8 +229,9 @@ def _hand_over(
         raise OSError(f"{run}/checkpoints holds no complete checkpoint.")
     checkpoint, state = found
     captions = [example.caption for example in dataset.examples("train", 4)]
-    files = {name: checkpoint.read(f"model/{name}") for name in (MODEL_JSON, MODEL_TENSORS)}
-    files["README.md"] = model_card(config, state, dataset.manifest, captions).encode()
+    files = {"README.md": model_card(config, state, dataset.manifest, captions).encode()}
+    # The one that names the hash of the other comes last.
+    files |= {name: checkpoint.read(f"model/{name}") for name in (MODEL_TENSORS, MODEL_JSON)}
     for name, content in files.items():
         (run / "model").write(name, content)
     tracker.model(files, captions)

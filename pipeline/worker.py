@@ -4,7 +4,7 @@ Dimensions in this file:
     B images of a batch over all workers, b this worker's share, S sentence size, Z noise size.
 """
 
-import io
+import copy
 import time
 from dataclasses import dataclass
 from typing import Any
@@ -27,7 +27,7 @@ from pipeline.storage import Folder
 from pipeline.tracking import Tracker
 from ratgan.discriminator import Discriminator
 from ratgan.generator import Generator
-from ratgan.pictures import attention_overlay, grid
+from ratgan.pictures import attention_overlay, grid, png
 from ratgan.randomness import mismatched_partners, sample_noise, step_noise
 from ratgan.sampling import sample
 from ratgan.step import Gan, train_step
@@ -96,7 +96,7 @@ def work(fields: dict[str, Any]) -> None:
     dataset = PreparedDataset(config.data.path)
     plan = Plan(dataset.units("train"), config.optim.batch_size, config.seed)
     gan = build(config, dataset.transform.dim, device)
-    transform = dataset.transform.to(device)
+    transform = copy.deepcopy(dataset.transform).to(device)  # the dataset's own stays on the CPU
     checkpoints = Folder(job.run) / "checkpoints"
 
     step = _resume(config, gan, checkpoints, device)
@@ -110,7 +110,7 @@ def work(fields: dict[str, Any]) -> None:
             state = {
                 "run": config.name,
                 "images": step * config.optim.batch_size,
-                "config": config.model_dump(mode="json"),
+                "config": config.record(),
                 "dataset": dataset.digest,
                 "versions": job.versions,
             }
@@ -147,7 +147,7 @@ def work(fields: dict[str, Any]) -> None:
         raw = collective.gather(batch.sentences.to(device, non_blocking=True))
         sentences = transform(raw)  # [B, S]
         keys = torch.stack([batch.image_keys, batch.class_keys], dim=1)  # [b, 2]
-        images, classes = collective.gather(keys.to(device)).cpu().unbind(1)
+        images, classes = collective.gather_on(device, keys).unbind(1)
         partners = _share(mismatched_partners(config.seed, step, images, classes))
         noise = _share(step_noise(config.seed, step, len(images), config.model.noise_dim))  # [b, Z]
         values = train_step(
@@ -183,7 +183,7 @@ def _resume(config: TrainConfig, gan: Gan, checkpoints: Folder, device: torch.de
     if step:
         folder = checkpoints / f"{PREFIX}{step:08d}"
         before = folder.read_json("state.json")["config"]
-        refuse_changes(before, config.model_dump(mode="json"), config.name)
+        refuse_changes(before, config)
         restore(folder, gan)
         if collective.rank() == 0:
             say(f"resuming from step {step:,} ({folder})")
@@ -287,7 +287,5 @@ class Reporter:
         self._picture("attention", step, grid(looked_at, self.captions, scale=self.scale))
 
     def _picture(self, name: str, step: int, picture: Image.Image) -> None:
-        buffer = io.BytesIO()
-        picture.save(buffer, "PNG")
-        self.folder.write(f"{name}-{step:08d}.png", buffer.getvalue())
+        self.folder.write(f"{name}-{step:08d}.png", png(picture))
         self.tracker.image(name, step, picture)

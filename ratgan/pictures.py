@@ -4,6 +4,7 @@ Dimensions in this file:
     N images, H W height and width in pixels.
 """
 
+import io
 from collections.abc import Sequence
 
 import numpy as np
@@ -16,7 +17,15 @@ PADDING = 6  # pixels
 FONT_SIZE = 12  # pixels
 LINE_HEIGHT = 15  # pixels
 CAPTION_LINES = 4
+MAX_SHOWN = 400  # characters of a caption
 HEAT = (255, 72, 0)  # colour of what is attended to most
+
+
+def png(picture: Image.Image) -> bytes:
+    """Encode a picture as PNG."""
+    buffer = io.BytesIO()
+    picture.save(buffer, "PNG")
+    return buffer.getvalue()
 
 
 def to_pil(image: Tensor) -> Image.Image:
@@ -69,7 +78,8 @@ def grid(
 def _wrap(text: str, font: ImageFont.FreeTypeFont | ImageFont.ImageFont, width: int) -> list[str]:
     """Break a caption into at most `CAPTION_LINES` lines that fit."""
     lines = [""]
-    for word in text.split():
+    # What does not fit into the lines is not measured: that would take long for long texts.
+    for word in text[: MAX_SHOWN + 1].split():
         longer = f"{lines[-1]} {word}".strip()
         if font.getlength(longer) <= width or not lines[-1]:
             lines[-1] = longer

@@ -3,6 +3,7 @@
 import io
 import json
 import os
+import socket
 from pathlib import Path
 
 import numpy as np
@@ -50,6 +51,16 @@ def shapes(ray_session, tmp_path_factory):
         )
     )
     return PreparedDataset(output)
+
+
+def free_ports(count: int) -> list[int]:
+    sockets = [socket.socket() for _ in range(count)]
+    for each in sockets:
+        each.bind(("127.0.0.1", 0))
+    ports = [each.getsockname()[1] for each in sockets]
+    for each in sockets:
+        each.close()
+    return ports
 
 
 def photo(width: int = 60, height: int = 40, seed: int = 0) -> Image.Image:

@@ -2,12 +2,12 @@
 
 from collections import defaultdict
 from collections.abc import Iterator
-from typing import Any, ClassVar
+from typing import Annotated, Any, ClassVar
 
-from pydantic import Field
+from pydantic import AfterValidator, Field
 
 from pipeline.sources.source import Record, Source
-from pipeline.storage import Folder
+from pipeline.storage import Folder, absolute
 
 
 class CocoSource(Source):
@@ -18,7 +18,7 @@ class CocoSource(Source):
 
     name: ClassVar[str] = "coco"
 
-    root: str = "data/coco"
+    root: Annotated[str, AfterValidator(absolute), Field(validate_default=True)] = "data/coco"
     """Folder or bucket that holds `annotations` and the image folders."""
     train: str = "train2017"
     """Name of the training split: captions in annotations/captions_NAME.json, images in NAME/."""
@@ -104,6 +104,6 @@ def _read(content: Any, where: str) -> tuple[dict[int, list[tuple[int, str]]], d
 
 def _flat(name: str) -> str:
     """Accept a bare file name only: one with a folder in it could lead anywhere."""
-    if not name or "/" in name or "\\" in name or name in (".", ".."):
+    if not name or not name.isprintable() or "/" in name or "\\" in name or name in (".", ".."):
         raise ValueError(f"file_name {name!r} is not a plain file name")
     return str(name)

@@ -11,6 +11,8 @@ MENDED = {
     "zero\u200bwidth": "zerowidth",
     "\ufeffwith a mark": "with a mark",
     "cafe\u0301": "café",
+    "cafe\u200b\u0301": "café",
+    "می\u200cخواهم": "می\u200cخواهم",
     "👨\u200d👩\u200d👧 family": "👨\u200d👩\u200d👧 family",
     "طائر أحمر": "طائر أحمر",
     "一只红色的小鸟": "一只红色的小鸟",

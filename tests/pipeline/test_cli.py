@@ -21,7 +21,7 @@ def test_every_preset_is_accepted_and_says_its_source_and_command():
         assert any("arxiv.org/abs/2204.10482" in line for line in header), path.name
         assert any(line.startswith("# Run: python jobs/") for line in header), path.name
         seen += 1
-    assert seen == 2
+    assert seen == 4
 
 
 def test_flags_win_over_the_preset_and_the_preset_over_defaults():
@@ -152,13 +152,40 @@ def test_the_cause_is_found_behind_what_is_wrapped_around_it():
 
 
 def test_changed_options_are_refused_with_old_and_new_value():
-    before = TrainConfig(total_steps=10).model_dump(mode="json")
-    longer = TrainConfig(total_steps=99, workers=2, log_every=7).model_dump(mode="json")
+    before = TrainConfig(total_steps=10).record()
+    longer = TrainConfig(total_steps=99, workers=2, log_every=7)
     wider = TrainConfig.model_validate({"total_steps": 10, "model": {"base_channels": 16}})
 
-    refuse_changes(before, longer, "r")
+    refuse_changes(before, longer)
     with pytest.raises(ValueError, match=r"model\.base_channels: 64 → 16"):
-        refuse_changes(before, wider.model_dump(mode="json"), "r")
+        refuse_changes(before, wider)
+
+
+def test_an_option_newer_than_the_checkpoint_had_its_default():
+    before = TrainConfig(total_steps=10).record()
+    del before["model"]["attention"]
+    other = TrainConfig.model_validate({"total_steps": 10, "model": {"attention": "none"}})
+
+    refuse_changes(before, TrainConfig(total_steps=10))
+    with pytest.raises(ValueError, match=r"model\.attention: soft_threshold → none"):
+        refuse_changes(before, other)
+    with pytest.raises(ValueError, match="another version of this program"):
+        refuse_changes(before | {"gone": 1}, other)
+
+
+def test_the_trackers_address_is_in_no_record():
+    secret = TrainConfig.model_validate(
+        {"total_steps": 1, "tracking": {"uri": "http://user:secret@host"}}
+    )
+
+    assert "secret" not in str(secret.record())
+
+
+def test_options_without_effect_are_refused():
+    with pytest.raises(ValueError, match="controller_dim=64 has no effect without"):
+        TrainConfig.model_validate(
+            {"total_steps": 1, "model": {"recurrent": False, "controller_dim": 64}}
+        )
 
 
 def test_options_are_flattened_to_dotted_names():
@@ -175,8 +202,10 @@ def test_every_job_is_three_statements_under_its_command():
     seen = 0
     for path in sorted((Path(__file__).parents[2] / "jobs").glob("*.py")):
         tree = ast.parse(path.read_text())
-        statements = [node for node in tree.body if not isinstance(node, ast.Import)]
+        imports = [node for node in tree.body if isinstance(node, ast.Import | ast.ImportFrom)]
+        _docstring, *statements = [node for node in tree.body if node not in imports]
         assert f"python jobs/{path.name}" in (ast.get_docstring(tree) or ""), path.name
-        assert len(statements) <= 5, path.name
+        assert len(statements) == 1, path.name
+        assert all(node.module.startswith("pipeline.") for node in imports), path.name
         seen += 1
-    assert seen == 4
+    assert seen == 6

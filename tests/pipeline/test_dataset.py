@@ -1,5 +1,6 @@
 """Prepared dataset to batches: the right rows, whoever reads them, and nothing damaged."""
 
+import copy
 import shutil
 
 import pytest
@@ -10,16 +11,16 @@ from pipeline.plan import Plan
 
 pytestmark = pytest.mark.slow
 
-OPTIONS = {"image_size": 32, "flip": True, "threads": 2}
+VIEW = {"image_size": 32, "flip": True, "threads": 2}
 
 
-def stream(dataset: PreparedDataset, world: int, first: int, last: int) -> list[Batch]:
+def stream(dataset: PreparedDataset, world: int, first: int, last: int, **view) -> list[Batch]:
     """Read steps as `world` workers would, and put their shares together."""
     plan = Plan(dataset.units("train"), 12, seed=5)
     shares = [
         list(
             dataset.batches(
-                plan, rank=rank, world=world, first_step=first, last_step=last, **OPTIONS
+                plan, rank=rank, world=world, first_step=first, last_step=last, **(VIEW | view)
             )
         )
         for rank in range(world)
@@ -82,13 +83,66 @@ def test_batches_are_uint8_images_of_the_training_size(alone):
     assert alone[0].images.dtype == torch.uint8
 
 
-def test_images_are_cropped_and_mirrored_differently_in_each_epoch(alone):
-    views: dict[int, set[bytes]] = {}
-    for batch in alone:
+def views(batches) -> dict[int, set[bytes]]:
+    """All that was shown of each image."""
+    seen: dict[int, set[bytes]] = {}
+    for batch in batches:
         for key, image in zip(batch.image_keys.tolist(), batch.images, strict=True):
-            views.setdefault(key, set()).add(image.numpy().tobytes())
+            seen.setdefault(key, set()).add(image.numpy().tobytes())
+    return seen
 
-    assert sum(len(seen) > 1 for seen in views.values()) > 100
+
+def test_images_are_cropped_differently_in_each_epoch(shapes):
+    cropped = views(stream(shapes, 1, 0, 25, flip=False))
+
+    assert sum(len(seen) > 1 for seen in cropped.values()) > 100
+
+
+def test_images_are_mirrored_in_about_half_of_the_epochs(shapes):
+    # At the stored size there is one crop, so what differs is mirrored.
+    mirrored = views(stream(shapes, 1, 0, 100, image_size=40))
+    plain = views(stream(shapes, 1, 0, 25, image_size=40, flip=False))
+
+    assert all(len(seen) == 1 for seen in plain.values())
+    assert sum(len(seen) == 2 for seen in mirrored.values()) > 110  # of 120, in 10 epochs
+    assert max(len(seen) for seen in mirrored.values()) == 2
+
+
+def test_a_copy_of_the_transform_on_another_device_leaves_the_datasets_own(shapes):
+    copy.deepcopy(shapes.transform).to("meta")
+
+    assert shapes.examples("train", 1)[0].sentence.device.type == "cpu"
+
+
+def test_a_shard_of_another_size_is_refused(shapes, tmp_path):
+    folder = tmp_path / "copy"
+    shutil.copytree(shapes.folder.path, folder)
+    PreparedDataset(str(folder)).verify()
+    shard = sorted((folder / "train").iterdir())[0]
+
+    shard.write_bytes(shard.read_bytes()[:-1])
+    with pytest.raises(ValueError, match=r"part-00000\.parquet has [\d,]+ bytes, and the manifest"):
+        PreparedDataset(str(folder)).verify()
+    shard.unlink()
+    with pytest.raises(ValueError, match=r"part-00000\.parquet is missing"):
+        PreparedDataset(str(folder)).verify()
+
+
+def test_few_row_groups_are_held_wherever_training_starts(shapes, monkeypatch):
+    monkeypatch.setattr("pipeline.dataset.HOLD_ROWS", 0)  # as for a large split
+    plan = Plan(shapes.units("train"), batch_size=4, seed=3)
+    held: list[int] = []
+    read = PreparedDataset._rows
+
+    def watched(self, plan, positions):
+        held.append(len({int(e) for e in plan.resolve(positions).epoch}))
+        return read(self, plan, positions)
+
+    monkeypatch.setattr(PreparedDataset, "_rows", watched)
+    list(shapes.batches(plan, rank=0, world=1, first_step=17, last_step=95, **VIEW))
+
+    # 30 steps are an epoch: one window each, and none that goes into a second epoch.
+    assert held == [1, 1, 1, 1]
 
 
 def test_classes_of_equal_meaning_share_a_key(shapes, alone):

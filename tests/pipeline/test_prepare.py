@@ -1,6 +1,7 @@
 """Preparation with a real Ray: every row accounted for, the same bytes each time."""
 
 import json
+from dataclasses import asdict
 
 import pyarrow.parquet as pq
 import pytest
@@ -9,6 +10,7 @@ import torch
 from pipeline.dataset import PreparedDataset
 from pipeline.manifest import MANIFEST, SHARD_SCHEMA, TRANSFORM
 from pipeline.prepare import PrepareConfig, prepare
+from pipeline.shards import DecodeShard
 from pipeline.sources.coco import CocoSource
 from pipeline.storage import Folder
 from ratgan.text.encoder import load_encoder
@@ -106,9 +108,11 @@ def test_preparing_again_finds_it_done_and_other_options_are_refused(prepared, c
 
     assert prepare(options(source, output)) == manifest
     assert "is prepared already: 9 images" in capsys.readouterr().out
-    with pytest.raises(ValueError, match=r"prepared otherwise \(another options\).*--overwrite"):
+    with pytest.raises(
+        ValueError, match=r"prepared otherwise \(options\.quality: 95 → 80\).*--overwrite"
+    ):
         prepare(options(source, output, quality=80))
-    with pytest.raises(ValueError, match="another source and fingerprint"):
+    with pytest.raises(ValueError, match=r"source\.limit: None → 5"):
         prepare(options(CocoSource(root=source.root, limit=5), output))
 
 
@@ -119,6 +123,34 @@ def test_a_folder_with_other_things_in_it_is_left_alone(prepared, tmp_path):
         prepare(options(prepared[0], tmp_path, overwrite=True))
 
     assert (tmp_path / "thesis.tex").exists()
+
+
+def test_overwrite_deletes_no_folder_of_originals(prepared, tmp_path):
+    for split in ("train", "validation"):
+        (tmp_path / split).mkdir()
+        (tmp_path / split / "my_original.jpg").touch()
+
+    with pytest.raises(ValueError, match=r"not of a prepared dataset \(my_original\.jpg"):
+        prepare(options(prepared[0], tmp_path, overwrite=True))
+
+    assert (tmp_path / "train" / "my_original.jpg").exists()
+
+
+class Locked(CocoSource):
+    """A source whose server refuses: expired credentials, say."""
+
+    def read_image(self, record):
+        raise PermissionError("the token has expired")
+
+
+def test_images_that_may_be_read_later_stop_the_preparation(tmp_path):
+    write_coco(tmp_path, "train2017", {1: ["one"], 2: ["two"]})
+    write_coco(tmp_path, "val2017", {3: ["three"]})
+    records = [asdict(r) for r in Locked(root=str(tmp_path)).records()]
+    stage = DecodeShard(Locked(root=str(tmp_path)), cache_size=32, quality=90)
+
+    with pytest.raises(PermissionError, match="the token has expired"):
+        stage({"index": 0, "split": "train", "records": json.dumps(records)})
 
 
 def test_a_source_with_nothing_usable_says_why(ray_session, tmp_path):

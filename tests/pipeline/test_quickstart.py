@@ -4,6 +4,7 @@ import json
 
 import pytest
 
+from pipeline.cli import load_preset
 from pipeline.quickstart import ATTRIBUTES, QuickstartConfig, quickstart
 
 pytestmark = pytest.mark.slow
@@ -54,8 +55,18 @@ def test_quickstart_leaves_what_it_promises(ray_session, tmp_path, capsys):
     assert "is finished" in screen
 
 
-def test_pairs_are_refused(tmp_path):
-    config = QuickstartConfig.model_validate({"source": {"pairs": 0.5}})
+@pytest.mark.parametrize(
+    ("source", "message"),
+    [
+        ({"pairs": 0.5}, r"source\.pairs must be 0"),
+        ({"size": 64}, r"source\.size=64 must be train\.model\.image_size=32"),
+        ({"validation": 0}, "4400 images to train on and 0 to measure with"),
+        ({"count": 60}, "54 images to train on and 6 to measure with"),
+    ],
+)
+def test_what_could_not_be_measured_is_refused_at_once(source, message):
+    preset = load_preset(QuickstartConfig, "quickstart")
+    config = preset.model_copy(update={"source": preset.source.model_copy(update=source)})
 
-    with pytest.raises(ValueError, match=r"source\.pairs must be 0"):
+    with pytest.raises(ValueError, match=message):
         quickstart(config)

@@ -1,0 +1,12 @@
+"""Train RAT-GAN on CUB-200-2011 at 256 px.
+
+python jobs/train_cub.py --data.path data/cub-256
+ray job submit --working-dir . -- python jobs/train_cub.py --data.path s3://… --output s3://…
+"""
+
+from pipeline.cli import run
+from pipeline.config import TrainConfig
+from pipeline.train import train
+
+if __name__ == "__main__":
+    run(train, TrainConfig, preset="cub")

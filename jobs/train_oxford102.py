@@ -1,0 +1,12 @@
+"""Train RAT-GAN on Oxford-102 at 256 px.
+
+python jobs/train_oxford102.py --data.path data/oxford102-256
+ray job submit --working-dir . -- python jobs/train_oxford102.py --data.path s3://… --output s3://…
+"""
+
+from pipeline.cli import run
+from pipeline.config import TrainConfig
+from pipeline.train import train
+
+if __name__ == "__main__":
+    run(train, TrainConfig, preset="oxford102")
