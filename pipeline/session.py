@@ -31,7 +31,7 @@ def connect(*, cpus: int) -> None:
             # The dashboard costs nothing that can be measured, and Train asks it about its actors.
             ray.init(
                 address="local",
-                num_cpus=max(cpus, _usable_cpus()),
+                num_cpus=max(cpus, usable_cpus()),
                 include_dashboard=True,
                 logging_level=logging.WARNING,
             )
@@ -43,7 +43,7 @@ def connect(*, cpus: int) -> None:
         )
 
 
-def _usable_cpus() -> int:
+def usable_cpus() -> int:
     """Return the CPUs this process may use: in a container that can be fewer than the host has."""
     affinity = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else 0
     usable = affinity or os.cpu_count() or 1

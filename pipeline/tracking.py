@@ -130,6 +130,14 @@ class Tracker:
         )
         return tracker
 
+    def last_step(self, key: str) -> int:
+        """Return the last step of a curve; 0 if it has no point, or MLflow does not say."""
+        with _going_on("the question how far its curves go"):
+            return max(
+                (p.step for p in self.client.get_metric_history(self.run_id, key)), default=0
+            )
+        return 0
+
     def metrics(self, step: int, values: dict[str, float]) -> None:
         """Log points of curves."""
         now = int(time.time() * 1000)

@@ -1,5 +1,6 @@
 """A training run, from the driver's side: check, start or resume, train, hand over the model."""
 
+import os
 import platform
 import uuid
 from importlib.metadata import PackageNotFoundError, version
@@ -15,7 +16,7 @@ from pipeline.config import TrainConfig, flatten, refuse_changes
 from pipeline.dataset import PreparedDataset
 from pipeline.model_card import model_card
 from pipeline.progress import say
-from pipeline.session import connect
+from pipeline.session import connect, usable_cpus
 from pipeline.storage import Folder, absolute
 from pipeline.tracking import Tracker, git_state, redacted, tracking_uri
 from pipeline.worker import Job, work
@@ -44,6 +45,7 @@ def train(config: TrainConfig) -> Folder:
             ),
         }
     )
+    Folder(config.output).check_writable("output")
     dataset = PreparedDataset(config.data.path)
     check(config, dataset)
     dataset.verify()
@@ -92,9 +94,9 @@ def train(config: TrainConfig) -> Folder:
         _hand_over(config, run, dataset, tracker)
         run.write_json(RUN_RECORD, _record(run) | {"handed_over": total})
         status = "FINISHED"
-    except KeyboardInterrupt:
+    except (KeyboardInterrupt, SystemExit) as stop:  # Ray turns Ctrl-C into an exit of its own
         status = "KILLED"
-        raise
+        raise KeyboardInterrupt from stop
     finally:
         tracker.finish(status)
     say(f"finished. model {run}/model")
@@ -132,7 +134,9 @@ def check(config: TrainConfig, dataset: PreparedDataset) -> None:
     if manifest.cache_size < config.model.image_size:
         raise ValueError(
             f"model.image_size={config.model.image_size} is larger than the images in "
-            f"{dataset.folder}, which are {manifest.cache_size} px. Prepare the dataset with "
+            f"{dataset.folder}, which were prepared for {manifest.options['image_size']} px and are "
+            f"stored at {manifest.cache_size} px. Train at --model.image-size "
+            f"{manifest.options['image_size']}, or prepare the dataset with "
             f"--image-size {config.model.image_size}."
         )
     margin = float(manifest.options["margin"])
@@ -140,7 +144,8 @@ def check(config: TrainConfig, dataset: PreparedDataset) -> None:
         raise ValueError(
             f"the images in {dataset.folder} are {manifest.cache_size} px, prepared for training "
             f"at {manifest.options['image_size']} px: model.image_size={config.model.image_size} "
-            "would see but a corner of each. Prepare the dataset with "
+            "would see but a corner of each. Train at --model.image-size "
+            f"{manifest.options['image_size']}, or prepare the dataset with "
             f"--image-size {config.model.image_size}."
         )
     if config.data.flip and not manifest.mirrors:
@@ -164,6 +169,12 @@ def _indivisible(batch: int, workers: int) -> ValueError:
 
 def _connect(config: TrainConfig) -> tuple[int, bool]:
     """Connect to Ray and decide the number of workers and whether they use GPUs."""
+    usable = usable_cpus()
+    if not os.environ.get("RAY_ADDRESS") and (config.workers or 0) > max(2, usable):
+        raise ValueError(
+            f"workers={config.workers} on a machine with {usable} CPUs: each worker needs one. "
+            f"Use --workers {usable} or fewer, or submit the job to a larger cluster."
+        )
     expected = torch.cuda.device_count() if config.workers is None else config.workers
     connect(cpus=expected + 1)
     gpus = int(ray.cluster_resources().get("GPU", 0))

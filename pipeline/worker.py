@@ -164,14 +164,14 @@ def work(fields: dict[str, Any]) -> None:
         step += 1
         interval.add(values)
 
+        if reporter and (step % config.sample_every == 0 or step == last):
+            reporter.sample(gan, step)
         if step % config.log_every == 0 or step == last:
             measured = interval.close(step, config.optim.batch_size, device)
             if reporter:
                 reporter.line(step, last, measured)
             ray.train.report(measured)
             interval = Interval(step)
-        if reporter and (step % config.sample_every == 0 or step == last):
-            reporter.sample(gan, step)
         if step % config.checkpoint_every == 0 or step == last:
             checkpoint()
 
@@ -247,6 +247,9 @@ class Reporter:
         self, config: TrainConfig, job: Job, dataset: PreparedDataset, device: torch.device
     ) -> None:
         self.tracker = Tracker(job.tracking, job.run_id)
+        # A start that was cut short logged steps after its last checkpoint. They are trained again,
+        # to the same numbers, and would stand in the curves twice. Pictures come before points.
+        self.logged = self.tracker.last_step("images_seen")
         self.folder = Folder(job.run) / "samples"
         self.device = device
         self.attention = config.model.attention != "none"
@@ -270,7 +273,8 @@ class Reporter:
             f"data wait {measured['speed/data_wait_share']:.0%}  mem {memory:.1f} GiB  "
             f"ETA {duration((last - step) * per_step / speed)}"
         )
-        self.tracker.metrics(step, measured)
+        if step > self.logged:
+            self.tracker.metrics(step, measured)
 
     def sample(self, gan: Gan, step: int) -> None:
         """Draw the fixed captions from the fixed noise with the averaged generator."""
@@ -288,4 +292,5 @@ class Reporter:
 
     def _picture(self, name: str, step: int, picture: Image.Image) -> None:
         self.folder.write(f"{name}-{step:08d}.png", png(picture))
-        self.tracker.image(name, step, picture)
+        if step > self.logged or step == 0:
+            self.tracker.image(name, step, picture)

@@ -159,6 +159,10 @@ REFUSED = {
     "another batch": ({"optim": {"batch_size": 6}}, "optim.batch_size: 12 → 6"),
     "another seed": ({"seed": 7}, "seed: 100 → 7"),
     "indivisible": ({"name": "new", "workers": 5}, "each of the 5 workers.*15 is the next"),
+    "too many workers": (
+        {"name": "new", "workers": 60, "optim": {"batch_size": 60}},
+        "each worker needs one",
+    ),
     "too large": ({"name": "new", "model": {"image_size": 64}}, "larger than the images"),
     "only a corner": (
         {"name": "new", "data": {"path": "large", "flip": False}},
