@@ -132,11 +132,10 @@ class Tracker:
 
     def last_step(self, key: str) -> int:
         """Return the last step of a curve; 0 if it has no point, or MLflow does not say."""
+        steps = [0]
         with _going_on("the question how far its curves go"):
-            return max(
-                (p.step for p in self.client.get_metric_history(self.run_id, key)), default=0
-            )
-        return 0
+            steps += [point.step for point in self.client.get_metric_history(self.run_id, key)]
+        return max(steps)
 
     def metrics(self, step: int, values: dict[str, float]) -> None:
         """Log points of curves."""

@@ -134,10 +134,9 @@ def check(config: TrainConfig, dataset: PreparedDataset) -> None:
     if manifest.cache_size < config.model.image_size:
         raise ValueError(
             f"model.image_size={config.model.image_size} is larger than the images in "
-            f"{dataset.folder}, which were prepared for {manifest.options['image_size']} px and are "
-            f"stored at {manifest.cache_size} px. Train at --model.image-size "
-            f"{manifest.options['image_size']}, or prepare the dataset with "
-            f"--image-size {config.model.image_size}."
+            f"{dataset.folder}, which are {manifest.cache_size} px. Train at "
+            f"--model.image-size {manifest.options['image_size']}, for which they were prepared, "
+            f"or prepare the dataset with --image-size {config.model.image_size}."
         )
     margin = float(manifest.options["margin"])
     if manifest.cache_size > int(config.model.image_size * margin):
