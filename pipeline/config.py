@@ -56,6 +56,8 @@ class OptimConfig(Settings):
     """Factor of the matching-aware gradient penalty; 2 in DF-GAN."""
     penalty_power: Annotated[float, Field(ge=1)] = 6.0
     """Its exponent; 6 in DF-GAN."""
+    update: Literal["fused", "separate"] = "fused"
+    """Discriminator updates in a step: one on the sum of its losses, or one on each as published."""
     average_decay: Annotated[float, Field(ge=0, lt=1)] = 0.999
     """Share that stays in the moving average of the generator's weights at each step."""
 

@@ -6,10 +6,12 @@ Dimensions in this file:
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional
 
 from ratgan.attention import SpatialAttention, spread
+from ratgan.folding import convolve_then_average, convolve_twice
 from ratgan.generator import IMAGE_SIZES, LEAK
+from ratgan.piecewise_linear import LeakyReLU, average_pool
+from ratgan.precision import full_precision
 
 ATTENTION_SIZE = 8  # positions per side that the attention looks at, as published
 
@@ -26,9 +28,9 @@ class DownBlock(nn.Module):
         super().__init__()
         self.residual = nn.Sequential(
             nn.Conv2d(in_channels, out_channels, 4, stride=2, padding=1, bias=False),
-            nn.LeakyReLU(LEAK),
+            LeakyReLU(LEAK),
             nn.Conv2d(out_channels, out_channels, 3, padding=1, bias=False),
-            nn.LeakyReLU(LEAK),
+            LeakyReLU(LEAK),
         )
         self.shortcut = (
             nn.Identity()
@@ -39,9 +41,22 @@ class DownBlock(nn.Module):
 
     def forward(self, features: Tensor) -> Tensor:
         """Map [B, C_in, H, W] to [B, C_out, H/2, W/2]."""
+        return self.join(average_pool(features), self.residual[0](features))
+
+    def join(self, pooled: Tensor, convolved: Tensor) -> Tensor:
+        """Finish the block from its input after each of the two steps that halve it.
+
+        Args:
+            pooled: The input averaged over 2 × 2, [B, C_in, H/2, W/2].
+            convolved: The input after the first convolution, [B, C_out, H/2, W/2]; overwritten.
+
+        Returns:
+            [B, C_out, H/2, W/2].
+        """
         # Equal to pooling last, as the paper draws it: an average and a 1 × 1 convolution commute.
-        shortcut = self.shortcut(functional.avg_pool2d(features, 2))
-        return torch.addcmul(shortcut, self.residual(features), self.residual_scale)
+        shortcut = self.shortcut(pooled)
+        residual = self.residual[1:](convolved)
+        return torch.addcmul(shortcut, residual, self.residual_scale.to(residual.dtype))
 
 
 class MatchingHead(nn.Module):
@@ -52,26 +67,58 @@ class MatchingHead(nn.Module):
         out_channels: Channels after the last halving.
         hidden_channels: Channels of the hidden layers of attention and score.
         sentence_dim: Size S of the sentence.
+        attention: ``"soft_threshold"``, or ``"none"`` for the head of the published code.
+
+    Raises:
+        ValueError: If the attention is not one of those.
     """
 
     def __init__(
-        self, in_channels: int, out_channels: int, hidden_channels: int, sentence_dim: int
+        self,
+        in_channels: int,
+        out_channels: int,
+        hidden_channels: int,
+        sentence_dim: int,
+        attention: str = "soft_threshold",
     ) -> None:
         super().__init__()
-        self.attention = SpatialAttention(in_channels, sentence_dim, hidden_channels)
-        self.down = DownBlock(in_channels + sentence_dim, out_channels)
+        if attention not in ("soft_threshold", "none"):
+            raise ValueError(f'attention={attention!r} must be "soft_threshold" or "none".')
+        self.attention: SpatialAttention | None = None
+        attended = 0
+        if attention == "soft_threshold":
+            self.attention = SpatialAttention(in_channels, sentence_dim, hidden_channels)
+            attended = sentence_dim
+        self.down = DownBlock(in_channels + attended, out_channels)
         # No bias in the score: a constant shift would move real and generated alike.
         self.score = nn.Sequential(
             nn.Conv2d(out_channels + sentence_dim, hidden_channels, 3, padding=1, bias=False),
-            nn.LeakyReLU(LEAK),
+            LeakyReLU(LEAK),
             nn.Conv2d(hidden_channels, 1, 4, bias=False),
         )
 
     def forward(self, features: Tensor, sentence: Tensor) -> Tensor:
         """Score features [B, C, 8, 8] against sentences [B, S]: logits [B]."""
-        attended = spread(sentence, features) * self.attention(features, sentence)  # S = s · α
-        features = self.down(torch.cat([features, attended], dim=1))  # [B, C, 4, 4]
-        return self.score(torch.cat([features, spread(sentence, features)], dim=1)).flatten()
+        if self.attention is not None:
+            attended = spread(sentence, features) * self.attend(features, sentence)  # S = s · α
+            features = torch.cat([features, attended.to(features.dtype)], dim=1)
+        features = self.down(features)  # [B, C, 4, 4]
+        # In the weights' precision: real, generated and mismatched logits pull the score's first
+        # kernel apart and nearly cancel, and what is left drowns in the rounding of bfloat16.
+        with full_precision(features):
+            features = features.to(sentence.dtype)
+            return self.score(torch.cat([features, spread(sentence, features)], dim=1)).flatten()
+
+    def attend(self, features: Tensor, sentence: Tensor) -> Tensor:
+        """Weigh the positions of features [B, C, 8, 8] by sentences [B, S]: [B, 1, 8, 8]."""
+        if self.attention is None:
+            raise ValueError(
+                'this discriminator has attention="none": there are no weights to look at. '
+                'One with attention="soft_threshold" has them.'
+            )
+        with full_precision(features):
+            weights: Tensor = self.attention(features.to(sentence.dtype), sentence)
+            return weights
 
 
 class Discriminator(nn.Module):
@@ -81,13 +128,18 @@ class Discriminator(nn.Module):
         image_size: Height and width of the images, one of 32, 64, 128, 256, 512 pixels.
         sentence_dim: Size S of the sentence vectors.
         base_channels: Channels at full size; deeper levels have up to 16 × as many.
+        attention: ``"soft_threshold"`` as in the paper, or ``"none"`` as in its published code.
 
     Raises:
-        ValueError: If the image size is not one of those.
+        ValueError: If the image size or the attention is not one of those.
     """
 
     def __init__(
-        self, image_size: int = 256, sentence_dim: int = 256, base_channels: int = 64
+        self,
+        image_size: int = 256,
+        sentence_dim: int = 256,
+        base_channels: int = 64,
+        attention: str = "soft_threshold",
     ) -> None:
         super().__init__()
         if image_size not in IMAGE_SIZES:
@@ -98,7 +150,9 @@ class Discriminator(nn.Module):
         self.trunk = nn.Sequential(
             *(DownBlock(channels[i], channels[i + 1]) for i in range(halvings))
         )
-        self.head = MatchingHead(channels[-2], channels[-1], 2 * base_channels, sentence_dim)
+        self.head = MatchingHead(
+            channels[-2], channels[-1], 2 * base_channels, sentence_dim, attention
+        )
 
     def forward(self, images: Tensor, *sentences: Tensor) -> tuple[Tensor, ...]:
         """Score images against one or more batches of sentences.
@@ -117,7 +171,12 @@ class Discriminator(nn.Module):
 
     def features(self, images: Tensor) -> Tensor:
         """Compute what the head sees of images [B, 3, H, W]: [B, C, 8, 8]."""
-        features: Tensor = self.trunk(self.from_rgb(images))
+        # Equal to trunk(from_rgb(images)). No activation follows from_rgb, so it folds into the
+        # two steps that halve its map: the largest of the network is never made.
+        first, others = self.trunk[0], self.trunk[1:]
+        pooled = convolve_then_average(images, self.from_rgb)
+        convolved = convolve_twice(images, self.from_rgb, first.residual[0])
+        features: Tensor = others(first.join(pooled, convolved))
         return features
 
     def attention_maps(self, images: Tensor, sentence: Tensor) -> Tensor:
@@ -130,5 +189,5 @@ class Discriminator(nn.Module):
         Returns:
             Weights that add up to 1, [B, 1, 8, 8].
         """
-        weights: Tensor = self.head.attention(self.features(images), sentence)
+        weights: Tensor = self.head.attend(self.features(images), sentence)
         return weights
