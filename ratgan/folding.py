@@ -63,16 +63,16 @@ def convolve_twice(images: Tensor, first: nn.Conv2d, second: nn.Conv2d) -> Tenso
     with full_precision(images):
         kernel = functional.conv_transpose2d(second.weight, first.weight)  # [C_out, C_in, 6, 6]
         bias = None if first.bias is None else second.weight.sum((2, 3)) @ first.bias
-    inside = functional.conv2d(images, kernel, bias, stride=2)
+    inside = functional.conv2d(images, kernel, bias, stride=2)  # [B, C_out, H/2 - 2, W/2 - 2]
 
-    def border(strip: Tensor) -> Tensor:
-        return second(first(strip))
+    def edge(strip: Tensor, dim: int, start: int) -> Tensor:
+        between = functional.pad(first(strip), (1, 1, 1, 1))
+        return functional.conv2d(between.narrow(dim, start, 4), second.weight, stride=2)
 
-    left = border(images[..., :4])[..., 1:-1, :1]
-    right = border(images[..., -4:])[..., 1:-1, -1:]
-    top = border(images[..., :4, :])[..., :1, :]
-    bottom = border(images[..., -4:, :])[..., -1:, :]
-    return torch.cat([top, torch.cat([left, inside, right], dim=3), bottom], dim=2)
+    top, bottom = edge(images[..., :4, :], 2, 0), edge(images[..., -4:, :], 2, 2)
+    left, right = edge(images[..., :4], 3, 0), edge(images[..., -4:], 3, 2)
+    middle = torch.cat([left[..., 1:-1, :], inside, right[..., 1:-1, :]], dim=3)
+    return torch.cat([top, middle, bottom], dim=2)
 
 
 def _sum_of_shifts(kernel: Tensor) -> Tensor:

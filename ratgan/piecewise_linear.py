@@ -33,6 +33,7 @@ class LeakyReLU(nn.Module):
 class _LeakyReLU(torch.autograd.Function):
     @staticmethod
     def forward(ctx: torch.autograd.function.FunctionCtx, features: Tensor, slope: float) -> Tensor:
+        ctx.set_materialize_grads(False)
         ctx.mark_dirty(features)
         functional.leaky_relu_(features, slope)
         ctx.save_for_backward(features)
@@ -40,7 +41,11 @@ class _LeakyReLU(torch.autograd.Function):
         return features
 
     @staticmethod
-    def backward(ctx: torch.autograd.function.FunctionCtx, gradient: Tensor) -> tuple[Tensor, None]:
+    def backward(
+        ctx: torch.autograd.function.FunctionCtx, gradient: Tensor | None
+    ) -> tuple[Tensor | None, None]:
+        if gradient is None:  # this path has no curvature: pass that on in place of zeros
+            return None, None
         # Detached: the slope depends on the sign alone, so it is a constant factor here.
         (result,) = ctx.saved_tensors
         return torch.ops.aten.leaky_relu_backward(gradient, result.detach(), ctx.slope, True), None
@@ -55,8 +60,13 @@ def average_pool(features: Tensor) -> Tensor:
 class _AveragePool(torch.autograd.Function):
     @staticmethod
     def forward(ctx: torch.autograd.function.FunctionCtx, features: Tensor) -> Tensor:
+        ctx.set_materialize_grads(False)
         return functional.avg_pool2d(features, 2)
 
     @staticmethod
-    def backward(ctx: torch.autograd.function.FunctionCtx, gradient: Tensor) -> Tensor:
+    def backward(
+        ctx: torch.autograd.function.FunctionCtx, gradient: Tensor | None
+    ) -> Tensor | None:
+        if gradient is None:
+            return None
         return functional.interpolate(gradient / 4, scale_factor=2)
