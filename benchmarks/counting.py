@@ -14,9 +14,7 @@ from torch.utils._pytree import tree_leaves
 from torch.utils.flop_counter import flop_registry
 
 # Ask for memory, and start no kernel.
-ALLOCATIONS = frozenset(
-    {torch.ops.aten.empty, torch.ops.aten.empty_like, torch.ops.aten.new_empty}
-)
+ALLOCATIONS = frozenset({torch.ops.aten.empty, torch.ops.aten.empty_like, torch.ops.aten.new_empty})
 
 
 class Counter(TorchDispatchMode):
@@ -32,7 +30,7 @@ class Counter(TorchDispatchMode):
     """
 
     def __init__(self) -> None:
-        super().__init__()
+        super().__init__()  # type: ignore[no-untyped-call]
         self.flops = 0
         self.kernels = 0
         self.live_bytes = 0

@@ -13,6 +13,7 @@ Dimensions in this file:
 """
 
 from collections.abc import Mapping
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -147,16 +148,17 @@ class ReferenceGenerator(nn.Module):
         self.initial_cell = nn.Linear(sizes["noise_dim"], controller_dim)
         self.controller = Cell(sizes["sentence_dim"], controller_dim)
         self.project = nn.Linear(sizes["noise_dim"], ours.project.out_features)
+        convs: list[Any] = [block.conv1 for block in ours.blocks]
         self.blocks = nn.ModuleList(
             UpBlock(
-                block.conv1.in_channels,
-                block.conv1.out_channels,
+                conv.in_channels,
+                conv.out_channels,
                 upsample=level > 0,
                 affines=affines,
                 controller_dim=controller_dim,
                 affine_dim=sizes["affine_dim"],
             )
-            for level, block in enumerate(ours.blocks)
+            for level, conv in enumerate(convs)
         )
         self.to_rgb = nn.Conv2d(ours.to_rgb.in_channels, 3, 3, padding=1)
 
@@ -207,14 +209,15 @@ class ReferenceDiscriminator(nn.Module):
 
     def __init__(self, ours: Discriminator) -> None:
         super().__init__()
-        convs = [block.residual[0] for block in (*ours.trunk, ours.head.down)]
+        blocks: list[Any] = [*ours.trunk, ours.head.down]
+        convs = [block.residual[0] for block in blocks]
+        joint: Any = ours.head.score[0]
         self.from_rgb = nn.Conv2d(3, ours.from_rgb.out_channels, 3, padding=1)
         self.blocks = nn.Sequential(*(HalvingBlock(c.in_channels, c.out_channels) for c in convs))
-        joint, last = ours.head.score[0], ours.head.score[2]
         self.score = nn.Sequential(
             nn.Conv2d(joint.in_channels, joint.out_channels, 3, padding=1, bias=False),
             nn.LeakyReLU(LEAK, inplace=True),
-            nn.Conv2d(last.in_channels, 1, 4, bias=False),
+            nn.Conv2d(joint.out_channels, 1, 4, bias=False),
         )
 
     def features(self, images: Tensor) -> Tensor:

@@ -57,7 +57,8 @@ class OptimConfig(Settings):
     penalty_power: Annotated[float, Field(ge=1)] = 6.0
     """Its exponent; 6 in DF-GAN."""
     update: Literal["fused", "separate"] = "fused"
-    """Discriminator updates in a step: one on the sum of its losses, or one on each as published."""
+    """How D learns in a step: once from both of its losses, or from one after the other as
+    in the published code."""
     average_decay: Annotated[float, Field(ge=0, lt=1)] = 0.999
     """Share that stays in the moving average of the generator's weights at each step."""
 

@@ -4,6 +4,8 @@ Dimensions in this file:
     B batch, C channels, H W height and width, S sentence size.
 """
 
+from typing import Any
+
 import torch
 from torch import Tensor, nn
 
@@ -173,10 +175,10 @@ class Discriminator(nn.Module):
         """Compute what the head sees of images [B, 3, H, W]: [B, C, 8, 8]."""
         # Equal to trunk(from_rgb(images)). No activation follows from_rgb, so it folds into the
         # two steps that halve its map: the largest of the network is never made.
-        first, others = self.trunk[0], self.trunk[1:]
+        first: Any = self.trunk[0]
         pooled = convolve_then_average(images, self.from_rgb)
         convolved = convolve_twice(images, self.from_rgb, first.residual[0])
-        features: Tensor = others(first.join(pooled, convolved))
+        features: Tensor = self.trunk[1:](first.join(pooled, convolved))
         return features
 
     def attention_maps(self, images: Tensor, sentence: Tensor) -> Tensor:

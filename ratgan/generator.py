@@ -156,6 +156,9 @@ class Generator(nn.Module):
         hidden = self.controller(noise, sentence, self.num_steps)  # [B, T, K]
         affines = self.affines(hidden)
         features = self.project(noise).unflatten(1, (-1, 4, 4))  # [B, C, 4, 4]
+        if self.to_rgb.weight.is_contiguous(memory_format=torch.channels_last):
+            # In the layout of the weights, or each block would turn its map around and back.
+            features = features.contiguous(memory_format=torch.channels_last)
         for level, block in enumerate(self.blocks):
             first = level * self.affines_per_block
             features = block(features, affines[first : first + self.affines_per_block])

@@ -8,6 +8,8 @@ Dimensions in this file:
     B batch, C channels, H W height and width.
 """
 
+from typing import Any
+
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
@@ -32,7 +34,7 @@ class LeakyReLU(nn.Module):
 
 class _LeakyReLU(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: torch.autograd.function.FunctionCtx, features: Tensor, slope: float) -> Tensor:
+    def forward(ctx: Any, features: Tensor, slope: float) -> Tensor:
         ctx.set_materialize_grads(False)
         ctx.mark_dirty(features)
         functional.leaky_relu_(features, slope)
@@ -41,9 +43,7 @@ class _LeakyReLU(torch.autograd.Function):
         return features
 
     @staticmethod
-    def backward(
-        ctx: torch.autograd.function.FunctionCtx, gradient: Tensor | None
-    ) -> tuple[Tensor | None, None]:
+    def backward(ctx: Any, gradient: Tensor | None) -> tuple[Tensor | None, None]:
         if gradient is None:  # this path has no curvature: pass that on in place of zeros
             return None, None
         # Detached: the slope depends on the sign alone, so it is a constant factor here.
@@ -59,14 +59,12 @@ def average_pool(features: Tensor) -> Tensor:
 
 class _AveragePool(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: torch.autograd.function.FunctionCtx, features: Tensor) -> Tensor:
+    def forward(ctx: Any, features: Tensor) -> Tensor:
         ctx.set_materialize_grads(False)
         return functional.avg_pool2d(features, 2)
 
     @staticmethod
-    def backward(
-        ctx: torch.autograd.function.FunctionCtx, gradient: Tensor | None
-    ) -> Tensor | None:
+    def backward(ctx: Any, gradient: Tensor | None) -> Tensor | None:
         if gradient is None:
             return None
         return functional.interpolate(gradient / 4, scale_factor=2)

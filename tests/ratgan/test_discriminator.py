@@ -52,6 +52,39 @@ def test_block_equals_the_papers_order_with_pooling_last():
     torch.testing.assert_close(halved, expected, rtol=0, atol=1e-12)
 
 
+@pytest.mark.parametrize("size", [32, 64])
+def test_features_equal_the_papers_order_with_colours_first(size):
+    discriminator = small_discriminator(size).double()
+    images = torch.randn(2, 3, size, size).double()
+
+    features = discriminator.features(images)
+
+    expected = discriminator.trunk(discriminator.from_rgb(images))
+    torch.testing.assert_close(features, expected, rtol=0, atol=1e-12)
+
+
+def test_without_attention_the_sentence_is_seen_by_the_score_alone():
+    discriminator = small_discriminator(attention="none")
+    images, sentences = torch.randn(2, 3, 32, 32), torch.randn(2, 9)
+
+    (logits,) = discriminator(images, sentences)
+
+    head = discriminator.head
+    features = head.down(discriminator.features(images))
+    repeated = sentences[:, :, None, None].expand(-1, -1, 4, 4)
+    expected = head.score(torch.cat([features, repeated], dim=1)).flatten()
+    torch.testing.assert_close(logits, expected)
+    with pytest.raises(ValueError, match='attention="none": there are no weights'):
+        discriminator.attention_maps(images, sentences)
+
+
+def test_without_attention_it_has_the_parameters_that_the_published_model_uses():
+    with torch.device("meta"):
+        discriminator = Discriminator(attention="none")
+
+    assert sum(p.numel() for p in discriminator.parameters()) == 78_280_326
+
+
 def test_attention_maps_are_weights_over_eight_by_eight_positions():
     discriminator = small_discriminator(64)
 
@@ -64,3 +97,5 @@ def test_attention_maps_are_weights_over_eight_by_eight_positions():
 def test_impossible_size_is_refused():
     with pytest.raises(ValueError, match="image_size=48 must be one of"):
         Discriminator(image_size=48)
+    with pytest.raises(ValueError, match="attention='much' must be"):
+        Discriminator(attention="much")
