@@ -73,6 +73,9 @@ class OptimConfig(Settings):
     """Factor of the matching-aware gradient penalty; 2 in DF-GAN."""
     penalty_power: Annotated[float, Field(ge=2)] = 6.0
     """Its exponent; 6 in DF-GAN."""
+    update: Literal["fused", "separate"] = "fused"
+    """How D learns in a step: once from both of its losses, or from one after the other as
+    in the published code."""
     average_decay: Annotated[float, Field(ge=0, lt=1)] = 0.999
     """Share that stays in the moving average of the generator's weights at each step; less in the
     first steps, so that the untrained weights are soon forgotten."""

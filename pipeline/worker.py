@@ -159,6 +159,7 @@ def work(fields: dict[str, Any]) -> None:
             penalty_weight=config.optim.penalty_weight,
             penalty_power=config.optim.penalty_power,
             average_decay=_decay(config.optim.average_decay, step),
+            update=config.optim.update,
             synchronize=collective.average_gradients,
         )
         step += 1

@@ -9,10 +9,12 @@ from typing import Any, get_args
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional
 
 from ratgan.attention import ATTENTIONS, AttentionKind, spread
+from ratgan.folding import convolve_then_average, convolve_twice
 from ratgan.generator import IMAGE_SIZES, LEAK
+from ratgan.piecewise_linear import LeakyReLU, average_pool
+from ratgan.precision import full_precision
 
 
 class DownBlock(nn.Module):
@@ -27,9 +29,9 @@ class DownBlock(nn.Module):
         super().__init__()
         self.residual = nn.Sequential(
             nn.Conv2d(in_channels, out_channels, 4, stride=2, padding=1, bias=False),
-            nn.LeakyReLU(LEAK),
+            LeakyReLU(LEAK),
             nn.Conv2d(out_channels, out_channels, 3, padding=1, bias=False),
-            nn.LeakyReLU(LEAK),
+            LeakyReLU(LEAK),
         )
         self.shortcut = (
             nn.Identity()
@@ -40,9 +42,22 @@ class DownBlock(nn.Module):
 
     def forward(self, features: Tensor) -> Tensor:
         """Map [B, C_in, H, W] to [B, C_out, H/2, W/2]."""
+        return self.join(average_pool(features), self.residual[0](features))
+
+    def join(self, pooled: Tensor, convolved: Tensor) -> Tensor:
+        """Finish the block from its input after each of the two steps that halve it.
+
+        Args:
+            pooled: The input averaged over 2 × 2, [B, C_in, H/2, W/2].
+            convolved: The input after the first convolution, [B, C_out, H/2, W/2]; overwritten.
+
+        Returns:
+            [B, C_out, H/2, W/2].
+        """
         # Equal to pooling last, as the paper draws it: an average and a 1 × 1 convolution commute.
-        shortcut = self.shortcut(functional.avg_pool2d(features, 2))
-        return torch.addcmul(shortcut, self.residual(features), self.residual_scale)
+        shortcut = self.shortcut(pooled)
+        residual = self.residual[1:](convolved)
+        return torch.addcmul(shortcut, residual, self.residual_scale.to(residual.dtype))
 
 
 class PlainHead(nn.Module):
@@ -59,13 +74,17 @@ class PlainHead(nn.Module):
         # No bias in the score: a constant shift would move real and generated alike.
         self.score = nn.Sequential(
             nn.Conv2d(in_channels + sentence_dim, hidden_channels, 3, padding=1, bias=False),
-            nn.LeakyReLU(LEAK),
+            LeakyReLU(LEAK),
             nn.Conv2d(hidden_channels, 1, 4, bias=False),
         )
 
     def forward(self, features: Tensor, sentence: Tensor) -> Tensor:
         """Score features [B, C, 4, 4] against sentences [B, S]: logits [B]."""
-        return self.score(torch.cat([features, spread(sentence, features)], dim=1)).flatten()
+        # In the weights' precision: real, generated and mismatched logits pull the score's first
+        # kernel apart and nearly cancel, and what is left drowns in the rounding of bfloat16.
+        with full_precision(features):
+            features = features.to(sentence.dtype)
+            return self.score(torch.cat([features, spread(sentence, features)], dim=1)).flatten()
 
 
 class AttentionHead(PlainHead):
@@ -93,9 +112,15 @@ class AttentionHead(PlainHead):
 
     def forward(self, features: Tensor, sentence: Tensor) -> Tensor:
         """Score features [B, C, 8, 8] against sentences [B, S]: logits [B]."""
-        attended = spread(sentence, features) * self.attention(features, sentence)  # S = s · α
-        halved = self.down(torch.cat([features, attended], dim=1))  # [B, C, 4, 4]
-        return super().forward(halved, sentence)
+        attended = spread(sentence, features) * self.attend(features, sentence)  # S = s · α
+        features = torch.cat([features, attended.to(features.dtype)], dim=1)
+        return super().forward(self.down(features), sentence)
+
+    def attend(self, features: Tensor, sentence: Tensor) -> Tensor:
+        """Weigh the positions of features [B, C, 8, 8] by sentences [B, S]: [B, 1, 8, 8]."""
+        with full_precision(features):
+            weights: Tensor = self.attention(features.to(sentence.dtype), sentence)
+            return weights
 
 
 class Discriminator(nn.Module):
@@ -162,7 +187,12 @@ class Discriminator(nn.Module):
 
     def features(self, images: Tensor) -> Tensor:
         """Compute what the head sees of images [B, 3, H, W]: [B, C, 8, 8], or 4 × 4 for `none`."""
-        features: Tensor = self.trunk(self.from_rgb(images))
+        # Equal to trunk(from_rgb(images)). No activation follows from_rgb, so it folds into the
+        # two steps that halve its map: the largest of the network is never made.
+        first: Any = self.trunk[0]
+        pooled = convolve_then_average(images, self.from_rgb)
+        convolved = convolve_twice(images, self.from_rgb, first.residual[0])
+        features: Tensor = self.trunk[1:](first.join(pooled, convolved))
         return features
 
     def attention_maps(self, images: Tensor, sentence: Tensor) -> Tensor:
@@ -180,5 +210,5 @@ class Discriminator(nn.Module):
         """
         if not isinstance(self.head, AttentionHead):
             raise ValueError("this discriminator was built with attention='none': it has no maps.")
-        weights: Tensor = self.head.attention(self.features(images), sentence)
+        weights: Tensor = self.head.attend(self.features(images), sentence)
         return weights

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from ratgan.affine import Affine, AffineBlocks, IsolatedConditioning, RecurrentController
+from ratgan.folding import upsample_then_convolve
 
 IMAGE_SIZES = (32, 64, 128, 256, 512)  # pixels; five doublings of the 4 × 4 start and fewer
 LEAK = 0.2  # slope of every LeakyReLU below zero, as in DF-GAN and RAT-GAN
@@ -58,15 +59,17 @@ class GeneratorBlock(nn.Module):
         if self.upsample:
             # Equal to upsampling the input, as the paper draws it: whatever acts
             # on each pixel alone commutes with copying pixels, and costs a quarter here.
-            residual = functional.interpolate(residual, scale_factor=2)
+            residual = upsample_then_convolve(residual, self.conv1)
             shortcut = functional.interpolate(shortcut, scale_factor=2)
-        residual = self.conv2(_modulate(self.conv1(residual), affines[half:]))
-        return torch.addcmul(shortcut, residual, self.residual_scale)
+        else:
+            residual = self.conv1(residual)
+        residual = self.conv2(_modulate(residual, affines[half:]))
+        return torch.addcmul(shortcut, residual, self.residual_scale.to(residual.dtype))
 
 
 def _modulate(features: Tensor, affines: Sequence[Affine]) -> Tensor:
     for affine in affines:
-        features = functional.leaky_relu(affine(features), LEAK)
+        features = functional.leaky_relu(affine(features), LEAK, inplace=True)
     return features
 
 
@@ -162,7 +165,10 @@ class Generator(nn.Module):
         hidden = self.controller(noise, sentence, self.num_steps)  # [B, T, K]
         affines = self.affines(hidden)
         features = self.project(noise).unflatten(1, (-1, 4, 4))  # [B, C, 4, 4]
+        if self.to_rgb.weight.is_contiguous(memory_format=torch.channels_last):
+            # In the layout of the weights, or each block would turn its map around and back.
+            features = features.contiguous(memory_format=torch.channels_last)
         for level, block in enumerate(self.blocks):
             first = level * self.affines_per_block
             features = block(features, affines[first : first + self.affines_per_block])
-        return torch.tanh(self.to_rgb(functional.leaky_relu(features, LEAK)))
+        return torch.tanh(self.to_rgb(functional.leaky_relu(features, LEAK, inplace=True)))

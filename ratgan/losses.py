@@ -8,6 +8,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from ratgan.precision import full_precision
+
 
 def discriminator_hinge_loss(real: Tensor, generated: Tensor, mismatched: Tensor) -> Tensor:
     """Compute ``E[1 − D(x, s)]₊ + ½ E[1 + D(x̂, s)]₊ + ½ E[1 + D(x, ŝ)]₊``.
@@ -52,7 +54,8 @@ def matching_aware_gradient_penalty(
     Returns:
         A scalar, at least 0, through which the discriminator's weights get a gradient.
     """
-    gradients = torch.autograd.grad(logits.sum(), (images, sentences), create_graph=True)
-    widest = torch.promote_types(logits.dtype, torch.float32)
-    squared_norm = sum(g.to(widest).square().flatten(1).sum(1) for g in gradients)  # [B]
-    return weight * (squared_norm ** (power / 2)).mean()
+    with full_precision(logits):
+        gradients = torch.autograd.grad(logits.sum(), (images, sentences), create_graph=True)
+        widest = torch.promote_types(logits.dtype, torch.float32)
+        squared_norm = sum(g.to(widest).square().flatten(1).sum(1) for g in gradients)  # [B]
+        return weight * (squared_norm ** (power / 2)).mean()

@@ -7,6 +7,7 @@ Dimensions in this file:
 import copy
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+from typing import Literal, get_args
 
 import torch
 from torch import Tensor, nn
@@ -18,7 +19,9 @@ from ratgan.losses import (
     generator_hinge_loss,
     matching_aware_gradient_penalty,
 )
+from ratgan.precision import full_precision
 
+Update = Literal["fused", "separate"]
 Synchronize = Callable[[Iterable[nn.Parameter]], None]
 
 
@@ -86,9 +89,13 @@ def train_step(
     penalty_weight: float = 2.0,
     penalty_power: float = 6.0,
     average_decay: float = 0.999,
+    update: Update = "fused",
     synchronize: Synchronize = alone,
 ) -> dict[str, Tensor]:
-    """Update D once on hinge loss plus penalty, G once, and the average of G.
+    """Update D on hinge loss and penalty, G once, and the average of G.
+
+    May run under `torch.autocast`: the discriminator's score, the penalty's sum and all
+    updates then stay in float32.
 
     Args:
         gan: Updated in place.
@@ -99,13 +106,21 @@ def train_step(
         penalty_weight: Factor of the matching-aware gradient penalty.
         penalty_power: Its exponent.
         average_decay: Share of the moving average that stays, in [0, 1).
+        update: ``"fused"`` updates D once, on the sum of hinge loss and penalty, as DF-GAN
+            does. ``"separate"`` updates it on the hinge loss and then on the penalty of the
+            updated D, as the published code of RAT-GAN does.
         synchronize: Averages the gradients of the given parameters over workers;
-            called once for D and once for G, before the update.
+            called before each update of a network.
 
     Returns:
         Losses and mean logits of this worker's share, as scalars on the device and
         under the names they are logged by. Reading one waits for the device.
+
+    Raises:
+        ValueError: If `update` is not one of those.
     """
+    if update not in get_args(Update):
+        raise ValueError(f'update={update!r} must be "fused" or "separate".')
     generated = gan.generator(noise, sentences)
 
     images = images.detach().requires_grad_()
@@ -113,10 +128,15 @@ def train_step(
     real_logits, mismatched_logits = gan.discriminator(images, matching, mismatched)
     (generated_logits,) = gan.discriminator(generated.detach(), sentences)
     hinge = discriminator_hinge_loss(real_logits, generated_logits, mismatched_logits)
+    penalized_logits = real_logits
+    if update == "separate":
+        _update(gan.discriminator, gan.discriminator_optimizer, hinge, synchronize)
+        (penalized_logits,) = gan.discriminator(images, matching)
     penalty = matching_aware_gradient_penalty(
-        real_logits, images, matching, weight=penalty_weight, power=penalty_power
+        penalized_logits, images, matching, weight=penalty_weight, power=penalty_power
     )
-    _update(gan.discriminator, gan.discriminator_optimizer, hinge + penalty, synchronize)
+    loss = penalty if update == "separate" else hinge + penalty
+    _update(gan.discriminator, gan.discriminator_optimizer, loss, synchronize)
 
     # D is frozen here: its weight gradients would be computed only to be thrown away.
     gan.discriminator.requires_grad_(False)
@@ -143,6 +163,14 @@ def _update(
     network: nn.Module, optimizer: torch.optim.Optimizer, loss: Tensor, synchronize: Synchronize
 ) -> None:
     optimizer.zero_grad(set_to_none=True)
-    loss.backward()
-    synchronize(network.parameters())
+    parameters = list(network.parameters())
+    with full_precision(loss):
+        loss.backward(inputs=parameters)
+    for parameter in parameters:
+        if parameter.grad is None:
+            # The penalty does not depend on biases without an activation after them. Its
+            # gradient there is zero, and Adam must see it to forget their second moment.
+            parameter.grad = torch.zeros_like(parameter)
+    synchronize(parameters)
     optimizer.step()
+    torch.clear_autocast_cache()  # it holds the weights from before the update

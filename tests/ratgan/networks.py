@@ -2,7 +2,6 @@
 
 import torch
 
-from ratgan.attention import AttentionKind
 from ratgan.discriminator import Discriminator
 from ratgan.generator import Generator
 
@@ -25,9 +24,7 @@ def small_generator(image_size: int = 32, **changes) -> Generator:
     return awake(Generator(image_size=image_size, sentence_dim=9, **(sizes | changes)))
 
 
-def small_discriminator(
-    image_size: int = 32, attention: AttentionKind = "soft_threshold"
-) -> Discriminator:
+def small_discriminator(image_size: int = 32, **changes) -> Discriminator:
     torch.manual_seed(2)
-    sizes = {"image_size": image_size, "sentence_dim": 9, "base_channels": 2}
-    return awake(Discriminator(**sizes, attention=attention))
+    sizes = {"sentence_dim": 9, "base_channels": 2}
+    return awake(Discriminator(image_size=image_size, **(sizes | changes)))

@@ -17,7 +17,7 @@ ATTENTIONS = get_args(AttentionKind)
 @pytest.mark.parametrize("attention", ATTENTIONS)
 @pytest.mark.parametrize("size", IMAGE_SIZES)
 def test_every_size_gives_one_logit_per_image(size, attention):
-    discriminator = small_discriminator(size, attention)
+    discriminator = small_discriminator(size, attention=attention)
 
     (logits,) = discriminator(torch.randn(2, 3, size, size), torch.randn(2, 9))
 
@@ -36,7 +36,7 @@ def test_full_size_has_the_parameters_that_the_published_model_uses(attention, p
 
 @pytest.mark.parametrize("attention", ATTENTIONS)
 def test_scoring_two_batches_of_sentences_equals_scoring_each(attention):
-    discriminator = small_discriminator(32, attention).double()
+    discriminator = small_discriminator(attention=attention).double()
     images = torch.randn(3, 3, 32, 32).double()
     first, second = torch.randn(3, 9).double(), torch.randn(3, 9).double()
 
@@ -49,7 +49,7 @@ def test_scoring_two_batches_of_sentences_equals_scoring_each(attention):
 
 @pytest.mark.parametrize("attention", ATTENTIONS)
 def test_logits_alone_equal_logits_in_a_batch(attention):
-    discriminator = small_discriminator(32, attention).double()
+    discriminator = small_discriminator(attention=attention).double()
     images, sentences = torch.randn(4, 3, 32, 32).double(), torch.randn(4, 9).double()
 
     (together,) = discriminator(images, sentences)
@@ -70,9 +70,20 @@ def test_block_equals_the_papers_order_with_pooling_last():
     torch.testing.assert_close(halved, expected, rtol=0, atol=1e-12)
 
 
+@pytest.mark.parametrize("size", [32, 64])
+def test_features_equal_the_papers_order_with_colours_first(size):
+    discriminator = small_discriminator(size).double()
+    images = torch.randn(2, 3, size, size).double()
+
+    features = discriminator.features(images)
+
+    expected = discriminator.trunk(discriminator.from_rgb(images))
+    torch.testing.assert_close(features, expected, rtol=0, atol=1e-12)
+
+
 @pytest.mark.parametrize("attention", ["soft_threshold", "softmax"])
 def test_attention_maps_are_weights_over_eight_by_eight_positions(attention):
-    discriminator = small_discriminator(64, attention)
+    discriminator = small_discriminator(64, attention=attention)
 
     maps = discriminator.attention_maps(torch.randn(2, 3, 64, 64), torch.randn(2, 9))
 
@@ -81,7 +92,7 @@ def test_attention_maps_are_weights_over_eight_by_eight_positions(attention):
 
 
 def test_without_attention_there_are_no_maps():
-    discriminator = small_discriminator(32, "none")
+    discriminator = small_discriminator(attention="none")
 
     with pytest.raises(ValueError, match="attention='none': it has no maps"):
         discriminator.attention_maps(torch.randn(1, 3, 32, 32), torch.randn(1, 9))

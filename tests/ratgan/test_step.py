@@ -4,6 +4,7 @@ import copy
 
 import pytest
 import torch
+from torch.nn import functional
 
 from ratgan.attention import AttentionKind
 from ratgan.losses import discriminator_hinge_loss
@@ -94,6 +95,121 @@ def test_step_equals_the_equations_written_out():
             torch.testing.assert_close(a, b, rtol=0, atol=1e-9)
 
 
+def test_two_separate_steps_equal_the_published_loop():
+    gan = Gan.create(
+        small_generator().double(),
+        small_discriminator(attention="none").double(),
+        generator_lr=1e-3,
+        discriminator_lr=4e-3,
+    )
+    d, g = copy.deepcopy(gan.discriminator), copy.deepcopy(gan.generator)
+    adam = {"betas": (0.0, 0.9), "fused": False}
+    d_adam = torch.optim.Adam(d.parameters(), lr=4e-3, **adam)
+    g_adam = torch.optim.Adam(g.parameters(), lr=1e-3, **adam)
+    batch = small_batch()
+
+    values = [train_step(gan, **batch, update="separate") for _ in range(2)]
+
+    for step in range(2):
+        fake = g(batch["noise"], batch["sentences"])
+        hinge = discriminator_hinge_loss(
+            d(batch["images"], batch["sentences"])[0],
+            d(fake.detach(), batch["sentences"])[0],
+            d(batch["images"], batch["mismatched"])[0],
+        )
+        d_adam.zero_grad()
+        hinge.backward()
+        d_adam.step()
+        x = batch["images"].clone().requires_grad_()
+        s = batch["sentences"].clone().requires_grad_()
+        by_x, by_s = torch.autograd.grad(d(x, s)[0].sum(), (x, s), create_graph=True)
+        penalty = 2 * ((by_x.flatten(1).square().sum(1) + by_s.square().sum(1)).sqrt() ** 6).mean()
+        d_adam.zero_grad(set_to_none=False)  # what the penalty does not reach keeps zeros
+        penalty.backward()
+        d_adam.step()
+        loss = -d(fake, batch["sentences"])[0].mean()
+        g_adam.zero_grad()
+        loss.backward()
+        g_adam.step()
+        for name, expected in (
+            ("loss/discriminator", hinge),
+            ("loss/penalty", penalty),
+            ("loss/generator", loss),
+        ):
+            torch.testing.assert_close(values[step][name], expected.detach(), rtol=1e-9, atol=0)
+    for ours, theirs in ((gan.discriminator, d), (gan.generator, g)):
+        for a, b in zip(ours.parameters(), theirs.parameters(), strict=True):
+            torch.testing.assert_close(a, b, rtol=0, atol=1e-9)
+
+
+def test_adam_forgets_the_second_moment_where_the_penalty_has_no_gradient():
+    gan = small_gan()
+
+    train_step(gan, **small_batch(), update="separate")
+
+    bias = gan.discriminator.from_rgb.bias
+    state = gan.discriminator_optimizer.state[bias]
+    assert torch.equal(bias.grad, torch.zeros_like(bias))
+    assert state["step"] == 2
+    assert state["exp_avg_sq"].max() > 0  # of the hinge loss, decayed
+
+
+def test_unknown_way_to_update_is_refused():
+    with pytest.raises(ValueError, match='update=\'both\' must be "fused" or "separate"'):
+        train_step(small_gan(), **small_batch(), update="both")
+
+
+def test_bfloat16_leaves_the_gradients_of_the_score_close_to_float64():
+    torch.manual_seed(0)
+    sizes = {"base_channels": 8, "sentence_dim": 32}
+    generator = small_generator(64, **sizes)
+    discriminator = small_discriminator(64, **sizes, attention="none")
+    gan = Gan.create(generator, discriminator)
+    exact = Gan.create(copy.deepcopy(generator).double(), copy.deepcopy(discriminator).double())
+    # Smooth images: noise averages out in the features, and leaves nothing to tell apart.
+    colours = torch.rand(4, 3, 4, 4) * 2 - 1
+    sentences = torch.randn(4, 32)
+    batch = {
+        "images": functional.interpolate(colours, size=64, mode="bilinear"),
+        "sentences": sentences,
+        "mismatched": sentences.roll(1, 0),
+        "noise": torch.randn(4, 7),
+    }
+
+    with torch.autocast("cpu", torch.bfloat16):
+        rounded = gradients_of_the_score(gan, batch)
+
+    expected = gradients_of_the_score(exact, {name: t.double() for name, t in batch.items()})
+    assert rounded.dtype == torch.float32
+    assert (rounded - expected).norm() <= 1e-2 * expected.norm()
+
+
+def gradients_of_the_score(gan: Gan, batch: dict[str, torch.Tensor]) -> torch.Tensor:
+    """Return those of the hinge loss, in one vector."""
+    updates = []
+
+    def record(_):
+        parameters = gan.discriminator.head.score.parameters()
+        updates.append(torch.cat([parameter.grad.flatten() for parameter in parameters]))
+
+    train_step(gan, **batch, update="separate", synchronize=record)
+    return updates[0]
+
+
+def test_steps_under_one_autocast_see_the_updated_weights():
+    batch = {name: tensor.float() for name, tensor in small_batch().items()}
+    gans = [Gan.create(small_generator(), small_discriminator()) for _ in range(2)]
+
+    with torch.autocast("cpu", torch.bfloat16):
+        together = [train_step(gans[0], **batch, update="separate") for _ in range(2)]
+
+    for step in range(2):
+        with torch.autocast("cpu", torch.bfloat16, cache_enabled=False):
+            alone = train_step(gans[1], **batch, update="separate")
+        for name, value in alone.items():
+            torch.testing.assert_close(together[step][name], value)
+
+
 def test_average_moves_towards_the_generator_by_its_share():
     gan = small_gan()
     before = copy.deepcopy(gan.average)
@@ -125,3 +241,12 @@ def test_gradients_are_synchronized_once_for_each_network():
         len(list(gan.discriminator.parameters())),
         len(list(gan.generator.parameters())),
     ]
+
+
+def test_separate_updates_synchronize_once_for_each():
+    gan = small_gan()
+    calls = []
+
+    train_step(gan, **small_batch(), update="separate", synchronize=lambda ps: calls.append(ps))
+
+    assert len(calls) == 3

@@ -1,0 +1,1 @@
+"""What a step costs, against a reference in the same run."""

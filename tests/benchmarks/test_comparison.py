@@ -1,0 +1,41 @@
+"""The benchmark's counts, which are the same on every machine, and what they must reach."""
+
+import torch
+
+from benchmarks.comparison import count, float64_error
+from benchmarks.counting import Counter
+
+
+def test_step_needs_at_most_the_promised_share_of_the_references_arithmetic():
+    reference, ours = count()
+
+    assert round(reference.gflops_per_image, 1) == 858.2
+    assert ours.gflops_per_image <= 0.67 * reference.gflops_per_image
+    assert ours.kernels < reference.kernels
+    assert ours.peak_gib <= 0.6 * reference.peak_gib
+
+
+def test_step_and_reference_compute_the_same_in_float64():
+    assert float64_error(base_channels=2, image_size=64) <= 1e-10
+
+
+def test_counter_counts_products_forward_and_backward():
+    weight = torch.randn(5, 7, device="meta", requires_grad=True)
+    inputs = torch.randn(3, 5, device="meta")
+
+    with Counter() as counter:
+        (inputs @ weight).sum().backward()
+
+    assert counter.flops == 2 * (2 * 3 * 5 * 7)  # the product, and the gradient of the weight
+    assert counter.peak_bytes >= 4 * (3 * 7 + 5 * 7)
+
+
+def test_counter_counts_no_views_and_forgets_what_is_gone():
+    with Counter() as counter:
+        for _ in range(3):
+            tensor = torch.zeros(1000, device="meta").view(10, 100).t()
+            del tensor
+
+    assert counter.kernels == 3
+    assert counter.live_bytes == 0
+    assert counter.peak_bytes == 4000
