@@ -21,7 +21,7 @@ def awake(network: torch.nn.Module) -> torch.nn.Module:
 def small_generator(image_size: int = 32, **changes) -> Generator:
     torch.manual_seed(1)
     sizes = {"base_channels": 2, "noise_dim": 7, "controller_dim": 6, "affine_dim": 5}
-    return awake(Generator(image_size=image_size, sentence_dim=9, **(sizes | changes)))
+    return awake(Generator(image_size=image_size, **({"sentence_dim": 9} | sizes | changes)))
 
 
 def small_discriminator(image_size: int = 32, **changes) -> Discriminator:
