@@ -1,9 +1,12 @@
 """The training step: what it updates, what it leaves alone, and what it computes."""
 
 import copy
+import statistics
+from contextlib import nullcontext
 
 import pytest
 import torch
+from torch import nn
 from torch.nn import functional
 
 from ratgan.attention import AttentionKind
@@ -160,11 +163,24 @@ def test_unknown_way_to_update_is_refused():
         train_step(small_gan(), **small_batch(), update="both")
 
 
-def test_bfloat16_leaves_the_gradients_of_the_score_close_to_float64():
-    torch.manual_seed(0)
+def test_score_in_float32_keeps_its_gradient_where_bfloat16_would_lose_it(monkeypatch):
+    kept = [error_under_autocast(seed) for seed in range(6)]
+    monkeypatch.setattr("ratgan.discriminator.full_precision", lambda like: nullcontext())
+    lost = [error_under_autocast(seed) for seed in range(6)]
+
+    # The features are rounded either way, and what is left after cancelling varies with the seed.
+    assert statistics.median(kept) <= 0.6 * statistics.median(lost)
+
+
+def error_under_autocast(seed: int) -> float:
+    """Relative error in the gradient of the score, against float64."""
     sizes = {"base_channels": 8, "sentence_dim": 32}
     generator = small_generator(64, **sizes)
     discriminator = small_discriminator(64, **sizes, attention="none")
+    torch.manual_seed(seed)
+    for parameter in discriminator.parameters():
+        if parameter.dim() > 1:
+            nn.init.kaiming_uniform_(parameter, a=5**0.5)
     gan = Gan.create(generator, discriminator)
     exact = Gan.create(copy.deepcopy(generator).double(), copy.deepcopy(discriminator).double())
     # Smooth images: noise averages out in the features, and leaves nothing to tell apart.
@@ -176,13 +192,11 @@ def test_bfloat16_leaves_the_gradients_of_the_score_close_to_float64():
         "mismatched": sentences.roll(1, 0),
         "noise": torch.randn(4, 7),
     }
-
     with torch.autocast("cpu", torch.bfloat16):
         rounded = gradients_of_the_score(gan, batch)
-
     expected = gradients_of_the_score(exact, {name: t.double() for name, t in batch.items()})
     assert rounded.dtype == torch.float32
-    assert (rounded - expected).norm() <= 1e-2 * expected.norm()
+    return ((rounded - expected).norm() / expected.norm()).item()
 
 
 def gradients_of_the_score(gan: Gan, batch: dict[str, torch.Tensor]) -> torch.Tensor:
