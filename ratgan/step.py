@@ -138,12 +138,9 @@ def train_step(
     loss = penalty if update == "separate" else hinge + penalty
     _update(gan.discriminator, gan.discriminator_optimizer, loss, synchronize)
 
-    # D is frozen here: its weight gradients would be computed only to be thrown away.
-    gan.discriminator.requires_grad_(False)
     (judged,) = gan.discriminator(generated, sentences)
     generator_loss = generator_hinge_loss(judged)
     _update(gan.generator, gan.generator_optimizer, generator_loss, synchronize)
-    gan.discriminator.requires_grad_(True)
 
     with torch.no_grad():
         torch._foreach_lerp_(
@@ -165,6 +162,8 @@ def _update(
     optimizer.zero_grad(set_to_none=True)
     parameters = list(network.parameters())
     with full_precision(loss):
+        # No other gradients: D's would be thrown away in the generator's turn, so D is as
+        # good as frozen there, and those of the real images in its own.
         loss.backward(inputs=parameters)
     for parameter in parameters:
         if parameter.grad is None:

@@ -145,6 +145,14 @@ def test_a_resumed_run_ends_bit_for_bit_as_one_that_went_through(whole, shapes, 
     assert [point.step for point in history] == [2, 4, 6, 8], "one MLflow run for both starts"
 
 
+def test_separate_updates_are_an_option_of_a_run(whole, shapes, tmp_path):
+    train(config(shapes, tmp_path, optim={"batch_size": 12, "update": "separate"}))
+
+    separate, fused = (weights(folder / "run", 8) for folder in (tmp_path, whole))
+    assert separate.keys() == fused.keys()
+    assert all(separate[name] != fused[name] for name in separate)
+
+
 def test_a_finished_run_says_so_and_does_nothing(whole, shapes, capsys):
     before = weights(whole / "run", 8)
 

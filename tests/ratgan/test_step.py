@@ -211,21 +211,25 @@ def gradients_of_the_score(gan: Gan, batch: dict[str, torch.Tensor]) -> torch.Te
     return updates[0]
 
 
+class Grow(torch.optim.SGD):
+    """Makes all weights larger, whatever their gradient."""
+
+    @torch.no_grad()
+    def step(self, closure=None):
+        torch._foreach_mul_(self.param_groups[0]["params"], 1.5)
+
+
 def test_a_step_under_autocast_sees_the_weights_it_has_just_updated():
     batch = {name: tensor.float() for name, tensor in small_batch().items()}
     gan = Gan.create(small_generator(), small_discriminator())
-    # Not Adam: its first update is as large for a gradient that is only rounding.
-    gan.discriminator_optimizer = torch.optim.SGD(gan.discriminator.parameters(), lr=3.0)
-    twin, untouched = copy.deepcopy(gan), copy.deepcopy(gan)
-    untouched.discriminator_optimizer.param_groups[0]["lr"] = 0.0
+    gan.discriminator_optimizer = Grow(gan.discriminator.parameters())
+    twin = copy.deepcopy(gan)
 
     with torch.autocast("cpu", torch.bfloat16):
         penalty = train_step(gan, **batch, update="separate")["loss/penalty"]
 
     with torch.autocast("cpu", torch.bfloat16, cache_enabled=False):
         expected = train_step(twin, **batch, update="separate")["loss/penalty"]
-        before = train_step(untouched, **batch, update="separate")["loss/penalty"]
-    assert abs(before - expected) > 0.2 * expected
     torch.testing.assert_close(penalty, expected, rtol=0.05, atol=0)
 
 
