@@ -110,7 +110,7 @@ def _difference(ours: Mapping[str, Tensor], expected: Mapping[str, Tensor]) -> f
     if missing:
         raise ValueError(f"our step has nothing to compare with {sorted(missing)[:5]}.")
     # A gradient that is zero but for rounding is compared with the others' size, not with its own.
-    least = 1e-6 * max(float(tensor.abs().max()) for tensor in expected.values())
+    least = 1e-3 * max(float(tensor.abs().max()) for tensor in expected.values())
     return max(
         float((ours[name] - tensor).abs().max() / tensor.abs().max().clamp(min=least))
         for name, tensor in expected.items()
