@@ -41,6 +41,15 @@ def average_gradients(parameters: Iterable[nn.Parameter]) -> None:
         _average(bucket)
 
 
+def sum_gradients(parameters: Iterable[nn.Parameter]) -> None:
+    """Replace each gradient by its sum over workers: for a loss of the whole batch."""
+    if world() == 1:
+        return
+    held = list(parameters)
+    average_gradients(held)
+    torch._foreach_mul_([p.grad for p in held if p.grad is not None], world())
+
+
 def _average(gradients: list[Tensor]) -> None:
     flat = torch.cat([gradient.flatten() for gradient in gradients])
     distributed.all_reduce(flat)
@@ -55,6 +64,15 @@ def gather(share: Tensor) -> Tensor:
         return share
     parts = [torch.empty_like(share) for _ in range(world())]
     distributed.all_gather(parts, share.contiguous())
+    return torch.cat(parts)
+
+
+def gather_with_gradient(share: Tensor) -> Tensor:
+    """Put all shares together; a gradient flows into this worker's own and no further."""
+    if world() == 1:
+        return share
+    parts = list(gather(share.detach()).chunk(world()))
+    parts[rank()] = share
     return torch.cat(parts)
 
 
