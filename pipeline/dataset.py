@@ -88,6 +88,20 @@ class PreparedDataset:
         self.manifest, self.digest = read_manifest(self.folder)
         self.transform = read_transform(self.folder, self.manifest.transform)
 
+    def encoder_file(self) -> bytes | None:
+        """Read the text encoder that the dataset keeps a copy of, if it does.
+
+        Raises:
+            ValueError: If it is not the one the manifest names.
+        """
+        encoder = self.manifest.encoder
+        if encoder.file is None:
+            return None
+        content = self.folder.read(encoder.file)
+        if hashlib.sha256(content).hexdigest() != encoder.sha256:
+            raise ValueError(f"{self.folder}/{encoder.file} was changed after preparation.")
+        return content
+
     def units(self, split: str) -> list[Unit]:
         """List the row groups of a split."""
         return [

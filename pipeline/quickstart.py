@@ -10,12 +10,13 @@ import torch
 from pipeline.config import TrainConfig
 from pipeline.dataset import Example, PreparedDataset
 from pipeline.generate import load_from
+from pipeline.launch import RUN_RECORD
 from pipeline.prepare import PrepareConfig, prepare
 from pipeline.progress import say
 from pipeline.settings import Settings
 from pipeline.sources.shapes import COLOURS, PLACES, SHAPES, SIZES, ShapesSource
 from pipeline.storage import Folder
-from pipeline.train import RUN_RECORD, train
+from pipeline.train import train
 from ratgan.metrics.agreement import agreement, train_classifier
 from ratgan.pictures import grid
 from ratgan.randomness import sample_noise

@@ -1,29 +1,24 @@
 """A training run, from the driver's side: check, start or resume, train, hand over the model."""
 
-import platform
-import uuid
-from importlib.metadata import PackageNotFoundError, version
-from typing import Any
-
-import ray
-import torch
-from ray.train import LoggingConfig, RunConfig, ScalingConfig
-from ray.train.torch import TorchConfig, TorchTrainer
-
 from pipeline.checkpointing import newest_checkpoint
-from pipeline.config import TrainConfig, flatten, refuse_changes
+from pipeline.config import TrainConfig
 from pipeline.dataset import PreparedDataset
+from pipeline.launch import (
+    check_data,
+    decide_workers,
+    fit,
+    is_finished,
+    start_tracking,
+    versions,
+    where,
+    with_places,
+)
 from pipeline.model_card import model_card
 from pipeline.progress import say
 from pipeline.session import connect
-from pipeline.storage import Folder, absolute
-from pipeline.tracking import Tracker, git_state, tracking_uri
+from pipeline.storage import Folder
+from pipeline.tracking import Tracker
 from pipeline.worker import Job, work
-from ratgan.checkpoint import MODEL_JSON, MODEL_TENSORS
-
-RUN_RECORD = "run.json"  # in the run's folder: the id of its MLflow run
-RAY_RECORDS = "ray"  # in the run's folder, while it runs
-COLLECTIVE_TIMEOUT_S = 300  # a worker that is silent for so long is gone; Ray's default is 1800 s
 
 
 def train(config: TrainConfig) -> Folder:
@@ -35,45 +30,27 @@ def train(config: TrainConfig) -> Folder:
     Raises:
         ValueError: If dataset, run and options do not fit together; nothing was started then.
     """
-    # Workers run elsewhere: every place must mean the same there.
-    config = config.model_copy(
-        update={
-            "output": absolute(config.output, "output"),
-            "data": config.data.model_copy(
-                update={"path": absolute(config.data.path, "data.path")}
-            ),
-        }
-    )
+    config = with_places(config)
     dataset = PreparedDataset(config.data.path)
-    check(config, dataset)
+    batch = config.optim.batch_size
+    check_data(
+        config,
+        dataset,
+        image_size=config.model.image_size,
+        option="model.image_size",
+        batch=batch,
+    )
     run = Folder(config.output) / config.name
-    found = newest_checkpoint(run / "checkpoints")
     total = config.steps(dataset.manifest.rows("train"))
-    if found:
-        state = found[1]
-        refuse_changes(state["config"], config.model_dump(mode="json"), config.name)
-        if state["dataset"] != dataset.digest:
-            raise ValueError(
-                f"run {config.name} was trained on another dataset than {dataset.folder} holds "
-                "now. Start a new run with another --name."
-            )
-        if state["step"] >= total:
-            say(
-                f"run {config.name} is finished: {state['step']:,} of {total:,} steps. "
-                f"Its model: {run}/model. Train on with a larger --total-steps, "
-                "or start a new run with another --name."
-            )
-            return run
+    if is_finished(config, run, dataset, total, f"Its model: {run}/model"):
+        return run
     connect(cpus=(config.workers or 0) + 1)
-    workers, use_gpu = _workers(config)
-    if config.optim.batch_size % max(workers, 1):
-        raise _indivisible(config.optim.batch_size, workers)
+    workers, use_gpu = decide_workers(config, batch)
 
-    tracker = _start_tracking(config, run, dataset)
+    tracker = start_tracking(config, run, dataset)
     say(
         f"run {config.name}: {dataset.manifest.rows('train'):,} images of {dataset.folder}, "
-        f"{total:,} steps of {config.optim.batch_size}, "
-        f"{_where(workers)}{' on GPU' if use_gpu else ''}\n"
+        f"{total:,} steps of {batch}, {where(workers, use_gpu)}\n"
         f"  folder {run}\n  mlflow {tracker.uri} run {tracker.run_id}"
     )
     job = Job(
@@ -85,20 +62,7 @@ def train(config: TrainConfig) -> Folder:
     )
     status = "FAILED"
     try:
-        TorchTrainer(
-            work,
-            train_loop_config=vars(job),
-            torch_config=TorchConfig(timeout_s=COLLECTIVE_TIMEOUT_S),
-            scaling_config=ScalingConfig(num_workers=workers, use_gpu=use_gpu),
-            # Our own commit marker says where to resume. Ray keeps its records under a name
-            # that is used once, so that no state of an earlier start can get in the way.
-            run_config=RunConfig(
-                name=f"{config.name}-{uuid.uuid4().hex[:8]}",
-                storage_path=f"{run}/{RAY_RECORDS}",
-                logging_config=LoggingConfig(log_level="WARNING"),
-            ),
-        ).fit()
-        (run / RAY_RECORDS).remove()
+        fit(work, vars(job), name=config.name, run=run, workers=workers, use_gpu=use_gpu)
         _hand_over(config, run, dataset, tracker)
         status = "FINISHED"
     except KeyboardInterrupt:
@@ -110,84 +74,6 @@ def train(config: TrainConfig) -> Folder:
     return run
 
 
-def check(config: TrainConfig, dataset: PreparedDataset) -> None:
-    """Refuse options that do not fit the dataset.
-
-    Raises:
-        ValueError: With what does not fit.
-    """
-    manifest = dataset.manifest
-    if manifest.cache_size < config.model.image_size:
-        raise ValueError(
-            f"model.image_size={config.model.image_size} is larger than the images in "
-            f"{dataset.folder}, which are {manifest.cache_size} px. Prepare the dataset with "
-            f"--image-size {config.model.image_size}."
-        )
-    if config.data.flip and not manifest.mirrors:
-        raise ValueError(
-            f"captions of {manifest.source['name']} say left and right, and a mirrored image would "
-            "not fit them. Use --data.no-flip."
-        )
-    if manifest.rows("train") < 2:
-        raise ValueError(f"{dataset.folder} has fewer than 2 training images.")
-    if config.workers and config.optim.batch_size % config.workers:
-        raise _indivisible(config.optim.batch_size, config.workers)
-
-
-def _indivisible(batch: int, workers: int) -> ValueError:
-    larger = -(-batch // workers) * workers
-    return ValueError(
-        f"optim.batch_size={batch} must give each of the {workers} workers the same number of "
-        f"images; {larger} is the next that does."
-    )
-
-
-def _workers(config: TrainConfig) -> tuple[int, bool]:
-    """Decide the number of workers and whether they use GPUs."""
-    gpus = int(ray.cluster_resources().get("GPU", 0))
-    workers = gpus if config.workers is None else config.workers
-    return workers, 0 < workers <= gpus
-
-
-def _where(workers: int) -> str:
-    return f"{workers} worker{'s' if workers > 1 else ''}" if workers else "in this process"
-
-
-def _start_tracking(config: TrainConfig, run: Folder, dataset: PreparedDataset) -> Tracker:
-    """Create the MLflow run, or go on with the one this run started."""
-    output = Folder(config.output)
-    record = run.read_json(RUN_RECORD) if run.exists(RUN_RECORD) else {}
-    encoder = dataset.manifest.encoder
-    tracker = Tracker.start(
-        tracking_uri(config.tracking.uri, output),
-        experiment=config.tracking.experiment,
-        name=config.name,
-        resume=record.get("mlflow_run_id"),
-        params=flatten(config.model_dump(mode="json")),
-        tags={
-            "dataset.digest": dataset.digest,
-            "dataset.path": dataset.folder.location,
-            "dataset.source": str(dataset.manifest.source["name"]),
-            "text_encoder": encoder.name,
-            "text_encoder.sha256": encoder.sha256,
-            "sentence_transform": f"{dataset.transform.kind} to {dataset.transform.dim}",
-            **git_state(),
-            **{f"version.{name}": value for name, value in versions().items()},
-        },
-    )
-    if tracker.run_id != record.get("mlflow_run_id"):
-        run.write_json(RUN_RECORD, {"mlflow_run_id": tracker.run_id, "mlflow_uri": tracker.uri})
-        tracker.dataset(
-            str(dataset.manifest.source["name"]),
-            dataset.digest,
-            dataset.folder.location,
-            dataset.manifest.rows("train"),
-        )
-        tracker.json(config.model_dump(mode="json"), "config.json")
-        tracker.json(dataset.manifest.model_dump(mode="json"), "dataset_manifest.json")
-    return tracker
-
-
 def _hand_over(
     config: TrainConfig, run: Folder, dataset: PreparedDataset, tracker: Tracker
 ) -> None:
@@ -197,19 +83,9 @@ def _hand_over(
         raise OSError(f"{run}/checkpoints holds no complete checkpoint.")
     checkpoint, state = found
     captions = [example.caption for example in dataset.examples("train", 4)]
-    files = {name: checkpoint.read(f"model/{name}") for name in (MODEL_JSON, MODEL_TENSORS)}
+    model = checkpoint / "model"
+    files = {name: model.read(name) for name in model.names()}
     files["README.md"] = model_card(config, state, dataset.manifest, captions).encode()
     for name, content in files.items():
         (run / "model").write(name, content)
     tracker.model(files, captions)
-
-
-def versions() -> dict[str, str]:
-    """Return the versions of what decides the numbers."""
-    found: dict[str, Any] = {"python": platform.python_version(), "torch": torch.__version__}
-    for name in ("ratgan", "ray", "torchvision", "mlflow"):
-        try:
-            found[name] = version(name)
-        except PackageNotFoundError:  # runs from a folder that was not installed
-            found[name] = "not installed"
-    return found

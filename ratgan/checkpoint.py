@@ -2,6 +2,7 @@
 
     model.json          architecture, text encoder, where it comes from, hash of the tensors
     model.safetensors   the generator's weights and the sentence transform
+    text_encoder.safetensors   the text encoder, where it is of one file
 
 No pickle is written or read.
 """
@@ -28,6 +29,7 @@ from ratgan.text.transform import SentenceTransform
 FORMAT_VERSION = 1
 MODEL_JSON = "model.json"
 MODEL_TENSORS = "model.safetensors"
+TEXT_ENCODER = "text_encoder.safetensors"
 
 
 class TextToImage:
@@ -38,6 +40,7 @@ class TextToImage:
         transform: Of raw sentence vectors.
         encoder: Name and sha256 of the text encoder it was trained with.
         origin: Where it comes from: run, step, dataset, versions.
+        encoder_path: Where that encoder is, if it does not come along.
     """
 
     def __init__(
@@ -46,11 +49,13 @@ class TextToImage:
         transform: SentenceTransform,
         encoder: dict[str, str],
         origin: dict[str, Any],
+        encoder_path: str | Path | None = None,
     ) -> None:
         self.generator = generator
         self.transform = transform
         self.encoder_record = encoder
         self.origin = origin
+        self._encoder_path = encoder_path
         self._encoder: TextEncoder | None = None
 
     def __call__(self, captions: str | Sequence[str], *, seed: int = 0) -> list[Image.Image]:
@@ -80,16 +85,24 @@ class TextToImage:
         """
         if not captions or any(not text.strip() for text in captions):
             raise ValueError("a caption is empty: there is nothing to draw.")
-        if self._encoder is None:
-            encoder = load_encoder(self.encoder_record["name"])
-            if encoder.sha256 != self.encoder_record["sha256"]:
-                raise ValueError(
-                    f"the model was trained with {self.encoder_record['name']} of sha256 "
-                    f"{self.encoder_record['sha256']}, and the one here has {encoder.sha256}."
-                )
-            self._encoder = encoder
-        vectors: Tensor = self.transform(self._encoder.encode(captions))
+        encoder = self._encoder or self.load_encoder()
+        vectors: Tensor = self.transform(encoder.encode(captions))
         return vectors
+
+    def load_encoder(self) -> TextEncoder:
+        """Load the text encoder now rather than with the first caption.
+
+        Raises:
+            ValueError: If it is not the one the model was trained with.
+        """
+        encoder = load_encoder(self.encoder_record["name"], self._encoder_path)
+        if encoder.sha256 != self.encoder_record["sha256"]:
+            raise ValueError(
+                f"the model was trained with {self.encoder_record['name']} of sha256 "
+                f"{self.encoder_record['sha256']}, and the one here has {encoder.sha256}."
+            )
+        self._encoder = encoder
+        return encoder
 
 
 def pack_model(
@@ -97,14 +110,16 @@ def pack_model(
     transform: SentenceTransform,
     encoder: dict[str, str],
     origin: dict[str, Any],
+    encoder_file: bytes | None = None,
 ) -> dict[str, bytes]:
     """Make the files of a saved model.
 
     Args:
         generator: Its weights are copied.
         transform: Of raw sentence vectors.
-        encoder: Name and sha256 of the text encoder.
+        encoder: Name and sha256 of the text encoder, and its location if it stays where it is.
         origin: Where it comes from, as JSON types.
+        encoder_file: Content of its file, which then comes along.
 
     Returns:
         Content by file name.
@@ -122,14 +137,17 @@ def pack_model(
         "origin": origin,
         "tensors_sha256": hashlib.sha256(content).hexdigest(),
     }
-    return {MODEL_TENSORS: content, MODEL_JSON: json.dumps(record, indent=1).encode() + b"\n"}
+    files = {MODEL_TENSORS: content, MODEL_JSON: json.dumps(record, indent=1).encode() + b"\n"}
+    return files if encoder_file is None else files | {TEXT_ENCODER: encoder_file}
 
 
-def load(path: str | Path) -> TextToImage:
+def load(path: str | Path, *, encoder_path: str | Path | None = None) -> TextToImage:
     """Load a saved model: ``ratgan.load("outputs/run/model")("a small red bird")``.
 
     Args:
         path: Folder of a saved model, or of a training checkpoint that holds one.
+        encoder_path: Where the text encoder is now, if it neither comes along nor is where it
+            was in training.
 
     Raises:
         FileNotFoundError: If there is no model.
@@ -157,12 +175,18 @@ def load(path: str | Path) -> TextToImage:
     mean, projection = tensors["transform.mean"], tensors["transform.projection"]
     generator = Generator(**record["generator"])
     load_strictly(generator, _under("generator.", tensors), str(folder / MODEL_TENSORS))
-    return TextToImage(
+    beside = folder / TEXT_ENCODER
+    comes_along = encoder_path is None and beside.is_file()
+    model = TextToImage(
         generator.requires_grad_(False).eval(),
         SentenceTransform(mean, projection, record["transform"]),
         record["encoder"],
         record["origin"],
+        beside if comes_along else encoder_path or record["encoder"].get("location"),
     )
+    if comes_along:
+        model.load_encoder()  # at once: the folder may be a copy that is soon deleted
+    return model
 
 
 def _under(prefix: str, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
