@@ -8,6 +8,7 @@ from pipeline.settings import Settings
 
 PositiveInt = Annotated[int, Field(ge=1)]
 LearningRate = Annotated[float, Field(gt=0, lt=1)]
+RunName = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,99}$")]
 
 
 class DataConfig(Settings):
@@ -72,7 +73,7 @@ class TrackingConfig(Settings):
 class RunConfig(Settings):
     """What every training run has. Running the same command again goes on where it stopped."""
 
-    name: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,99}$")] = "run"
+    name: RunName = "run"
     """Name of the run; its folder in the output folder has the same name."""
     output: str = "outputs"
     """Folder or bucket address for runs."""

@@ -4,7 +4,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
-from pipeline.config import LearningRate, PositiveInt, RunConfig, TrackingConfig
+from pipeline.config import LearningRate, PositiveInt, RunConfig, RunName, TrackingConfig
 from pipeline.settings import Settings
 from ratgan.text.vocabulary import MAX_WORDS
 
@@ -58,7 +58,7 @@ class PairOptimConfig(Settings):
 class PretrainConfig(RunConfig):
     """Train a text encoder (DAMSM) on a prepared dataset. The same command goes on after a stop."""
 
-    name: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,99}$")] = "damsm"
+    name: RunName = "damsm"
     """Name of the run; its folder in the output folder has the same name."""
     held_out: Annotated[int, Field(ge=2)] = 1000
     """Images of the validation split that R-precision is measured on, at each checkpoint."""

@@ -166,8 +166,8 @@ def _step(
 def _read(vocabulary: Vocabulary, captions: tuple[str, ...]) -> tuple[Tensor, Tensor]:
     """Turn captions into word numbers, [b, max words], and lengths, [b].
 
-    A caption without a known word is read as the end mark alone: it is of an image that was
-    asked for, and one such caption must not end a training.
+    A caption without a known word (one in another script, say) is read as the end mark alone:
+    one such caption must not end a training.
     """
     return pad([vocabulary.read(text) or [0] for text in captions], vocabulary.max_words)
 

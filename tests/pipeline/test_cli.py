@@ -24,7 +24,7 @@ def test_every_preset_is_accepted_and_says_its_source_and_command():
         assert any("arxiv.org/abs/2204.10482" in line for line in header), path.name
         assert any(line.startswith("# Run: python jobs/") for line in header), path.name
         seen += 1
-    assert seen == 4
+    assert seen == 5
 
 
 def test_flags_win_over_the_preset_and_the_preset_over_defaults():
@@ -86,7 +86,7 @@ def test_unknown_keys_and_bad_values_in_a_preset_are_named(tmp_path):
 
 def test_an_unknown_preset_lists_those_there_are():
     with pytest.raises(
-        ValueError, match=r"preset 'imagenet' does not exist.*coco, damsm, damsm_shapes, quickstart"
+        ValueError, match=r"preset 'imagenet' does not exist.*coco, damsm, damsm_coco, damsm_shapes, quickstart"
     ):
         parse(TrainConfig, [], "imagenet")
 
