@@ -12,7 +12,8 @@ A folder without its marker, or with a file that does not match, is passed over.
 
 import hashlib
 import logging
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Mapping
+from itertools import chain
 from typing import Any
 
 import torch
@@ -40,6 +41,7 @@ def save_checkpoint(
     state: dict[str, Any],
     transform: SentenceTransform,
     encoder: dict[str, str],
+    encoder_file: bytes | None = None,
     keep: int,
 ) -> Folder:
     """Write a checkpoint and let go of old ones.
@@ -51,6 +53,34 @@ def save_checkpoint(
         state: What else the run needs to go on, as JSON types.
         transform: Of raw sentence vectors.
         encoder: Name and sha256 of the text encoder.
+        encoder_file: Content of its file, where it has one.
+        keep: Newest checkpoints to keep.
+
+    Returns:
+        The committed checkpoint.
+    """
+    origin = {key: state[key] for key in ("run", "dataset", "versions")} | {"step": step}
+    model = pack_model(gan.average, transform, encoder, origin, encoder_file)
+    files = ((f"model/{name}", content) for name, content in model.items())
+    tensors = ((name, save(held)) for name, held in _tensors(gan))
+    return commit(root, chain(files, tensors), step=step, state=state, keep=keep)
+
+
+def commit(
+    root: Folder,
+    files: Iterable[tuple[str, bytes]],
+    *,
+    step: int,
+    state: dict[str, Any],
+    keep: int,
+) -> Folder:
+    """Write the files of a checkpoint, then its marker, and let go of old ones.
+
+    Args:
+        root: Folder of the run's checkpoints.
+        files: Names and contents, taken one at a time: each may be large.
+        step: Steps done.
+        state: What else the run needs to go on, as JSON types.
         keep: Newest checkpoints to keep.
 
     Returns:
@@ -58,14 +88,7 @@ def save_checkpoint(
     """
     folder = root / f"{PREFIX}{step:08d}"
     folder.remove()  # left by a start that was cut short here
-    origin = {key: state[key] for key in ("run", "dataset", "versions")} | {"step": step}
-    files = {
-        f"model/{name}": content
-        for name, content in pack_model(gan.average, transform, encoder, origin).items()
-    }
-    hashes = {name: folder.write(name, content) for name, content in files.items()}
-    for name, tensors in _tensors(gan):  # one at a time: each may be large
-        hashes[name] = folder.write(name, save(tensors))
+    hashes = {name: folder.write(name, content) for name, content in files}
     hashes[STATE] = folder.write_json(STATE, state | {"step": step})
     folder.write(MARKER, folder.write_json(FILES, hashes).encode())
     older = [
@@ -107,8 +130,9 @@ def restore(folder: Folder, gan: Gan) -> None:
     }
     load_strictly(gan.average, average, f"{folder}/model/{MODEL_TENSORS}")
     for name, (optimizer, network) in _optimizers(gan).items():
-        moments = load(folder.read(f"{name}.safetensors"))
-        _restore_moments(optimizer, network, moments, f"{folder}/{name}.safetensors")
+        held = load(folder.read(f"{name}.safetensors"))
+        where = f"{folder}/{name}.safetensors"
+        restore_moments(optimizer, dict(network.named_parameters()), held, where)
 
 
 def _problem(folder: Folder) -> str | None:
@@ -149,29 +173,40 @@ def _tensors(gan: Gan) -> Iterator[tuple[str, dict[str, Tensor]]]:
             },
         )
     for name, (optimizer, network) in _optimizers(gan).items():
-        yield (
-            f"{name}.safetensors",
-            {
-                f"{parameter_name}/{moment}": tensor.detach().cpu().contiguous()
-                for parameter_name, parameter in network.named_parameters()
-                for moment, tensor in optimizer.state[parameter].items()
-            },
-        )
+        yield f"{name}.safetensors", moments(optimizer, dict(network.named_parameters()))
 
 
-def _restore_moments(
-    optimizer: torch.optim.Optimizer, network: nn.Module, tensors: dict[str, Tensor], where: str
+def moments(
+    optimizer: torch.optim.Optimizer, parameters: Mapping[str, nn.Parameter]
+) -> dict[str, Tensor]:
+    """Return the moments of Adam by the names of the parameters."""
+    return {
+        f"{name}/{moment}": tensor.detach().cpu().contiguous()
+        for name, parameter in parameters.items()
+        for moment, tensor in optimizer.state[parameter].items()
+    }
+
+
+def restore_moments(
+    optimizer: torch.optim.Optimizer,
+    parameters: Mapping[str, nn.Parameter],
+    tensors: dict[str, Tensor],
+    where: str,
 ) -> None:
-    """Load the moments of Adam, which itself would take any shape and fail at the next step."""
-    for name, parameter in network.named_parameters():
-        moments = {
+    """Load the moments of Adam, which itself would take any shape and fail at the next step.
+
+    Raises:
+        ValueError: If they are of other parameters.
+    """
+    for name, parameter in parameters.items():
+        found = {
             key.rsplit("/", 1)[1]: tensor
             for key, tensor in tensors.items()
             if key.rsplit("/", 1)[0] == name
         }
-        shapes = {key: tensor.shape for key, tensor in moments.items() if key != "step"}
+        shapes = {key: tensor.shape for key, tensor in found.items() if key != "step"}
         if shapes != {"exp_avg": parameter.shape, "exp_avg_sq": parameter.shape}:
             raise ValueError(f"{where} does not fit the network: moments of {name} are {shapes}.")
         optimizer.state[parameter] = {
-            key: tensor.to(parameter.device) for key, tensor in moments.items()
+            key: tensor.to(parameter.device) for key, tensor in found.items()
         }

@@ -41,6 +41,15 @@ def average_gradients(parameters: Iterable[nn.Parameter]) -> None:
         _average(bucket)
 
 
+def sum_gradients(parameters: Iterable[nn.Parameter]) -> None:
+    """Replace each gradient by its sum over workers: for a loss of the whole batch."""
+    if world() == 1:
+        return
+    held = list(parameters)
+    average_gradients(held)
+    torch._foreach_mul_([p.grad for p in held if p.grad is not None], world())
+
+
 def _average(gradients: list[Tensor]) -> None:
     flat = torch.cat([gradient.flatten() for gradient in gradients])
     distributed.all_reduce(flat)
@@ -61,6 +70,15 @@ def gather(share: Tensor) -> Tensor:
 def gather_on(device: torch.device, share: Tensor) -> Tensor:
     """Gather shares that are on the CPU, by way of the device; alone, nothing waits for it."""
     return share if world() == 1 else gather(share.to(device)).cpu()
+
+
+def gather_with_gradient(share: Tensor) -> Tensor:
+    """Put all shares together; a gradient flows into this worker's own and no further."""
+    if world() == 1:
+        return share
+    parts = list(gather(share.detach()).chunk(world()))
+    parts[rank()] = share
+    return torch.cat(parts)
 
 
 def mean(values: Tensor) -> Tensor:

@@ -9,6 +9,7 @@ from ratgan.attention import AttentionKind
 
 PositiveInt = Annotated[int, Field(ge=1)]
 LearningRate = Annotated[float, Field(gt=0, lt=1)]
+RunName = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,99}$")]
 
 
 class DataConfig(Settings):
@@ -90,10 +91,10 @@ class TrackingConfig(Settings):
     """MLflow server or store. Default: MLFLOW_TRACKING_URI, else sqlite in the output folder."""
 
 
-class TrainConfig(Settings):
-    """Train a text-to-image GAN. Running the same command again goes on where it stopped."""
+class RunConfig(Settings):
+    """What every training run has. Running the same command again goes on where it stopped."""
 
-    name: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,99}$")] = "run"
+    name: RunName = "run"
     """Name of the run; its folder in the output folder has the same name."""
     output: str = "outputs"
     """Folder or bucket address for runs."""
@@ -109,17 +110,11 @@ class TrainConfig(Settings):
     """Steps, in place of epochs."""
     log_every: PositiveInt = 50
     """Steps between two lines on the screen and two points of a curve."""
-    sample_every: PositiveInt = 1000
-    """Steps between two sample grids."""
     checkpoint_every: PositiveInt = 1000
     """Steps between two checkpoints."""
     keep_checkpoints: Annotated[int, Field(ge=2)] = 2
     """Newest checkpoints that are kept."""
-    samples: Annotated[int, Field(ge=1, le=64)] = 16
-    """Captions of the validation split in the sample grid."""
     data: DataConfig = DataConfig()
-    model: ModelConfig = ModelConfig()
-    optim: OptimConfig = OptimConfig()
     tracking: TrackingConfig = TrackingConfig()
 
     @model_validator(mode="after")
@@ -132,12 +127,26 @@ class TrainConfig(Settings):
         """Return the options as JSON types, without the tracker's address: it may hold a secret."""
         return self.model_dump(mode="json", exclude={"tracking": {"uri"}})
 
-    def steps(self, images: int) -> int:
+    def length(self, images: int, batch_size: int) -> int:
         """Return the number of steps for a training split of this many images."""
         if self.total_steps is not None:
             return self.total_steps
-        epochs = self.total_epochs or 0
-        return max(1, round(epochs * images / self.optim.batch_size))
+        return max(1, round((self.total_epochs or 0) * images / batch_size))
+
+
+class TrainConfig(RunConfig):
+    """Train a text-to-image GAN. Running the same command again goes on where it stopped."""
+
+    sample_every: PositiveInt = 1000
+    """Steps between two sample grids."""
+    samples: Annotated[int, Field(ge=1, le=64)] = 16
+    """Captions of the validation split in the sample grid."""
+    model: ModelConfig = ModelConfig()
+    optim: OptimConfig = OptimConfig()
+
+    def steps(self, images: int) -> int:
+        """Return the number of steps for a training split of this many images."""
+        return self.length(images, self.optim.batch_size)
 
 
 # Changing one of these between start and resume changes no weight that training would reach.
@@ -155,6 +164,7 @@ RESUMABLE_CHANGES = frozenset(
         "samples",
         "data.path",
         "data.decode_threads",
+        "held_out",
         "tracking.experiment",
     }
 )
@@ -171,7 +181,7 @@ def flatten(config: dict[str, object], prefix: str = "") -> dict[str, object]:
     return flat
 
 
-def refuse_changes(before: dict[str, object], now: TrainConfig) -> None:
+def refuse_changes(before: dict[str, object], now: RunConfig) -> None:
     """Refuse to resume a run with options that would make it another one.
 
     Args:
@@ -183,7 +193,7 @@ def refuse_changes(before: dict[str, object], now: TrainConfig) -> None:
         ValueError: With each changed option, its old and its new value.
     """
     try:
-        old = flatten(TrainConfig.model_validate(before).record())
+        old = flatten(type(now).model_validate(before).record())
     except ValidationError as error:
         raise ValueError(
             f"run {now.name} was started by another version of this program: {error}. "

@@ -12,6 +12,7 @@ import threading
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
+from itertools import islice
 from typing import Any
 
 import numpy as np
@@ -44,12 +45,14 @@ class Batch:
             the whole batch.
         image_keys: A number for each image, int64, [b].
         class_keys: A number for each image's class (or image), int64, [b].
+        captions: The captions of the sentences, b of them; empty unless asked for.
     """
 
     images: Tensor
     sentences: Tensor
     image_keys: Tensor
     class_keys: Tensor
+    captions: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -61,12 +64,14 @@ class Example:
         caption: Its first caption.
         sentence: Transformed vector of that caption, [S].
         meaning: What the caption says, where that is known.
+        class_key: A number for the image's class (or image).
     """
 
     image: Tensor
     caption: str
     sentence: Tensor
     meaning: dict[str, Any] | None
+    class_key: int
 
 
 class PreparedDataset:
@@ -101,6 +106,20 @@ class PreparedDataset:
                         "or prepare it again with --overwrite."
                     )
 
+    def encoder_file(self) -> bytes | None:
+        """Read the text encoder that the dataset keeps a copy of, if it does.
+
+        Raises:
+            ValueError: If it is not the one the manifest names.
+        """
+        encoder = self.manifest.encoder
+        if encoder.file is None:
+            return None
+        content = self.folder.read(encoder.file)
+        if hashlib.sha256(content).hexdigest() != encoder.sha256:
+            raise ValueError(f"{self.folder}/{encoder.file} was changed after preparation.")
+        return content
+
     def units(self, split: str) -> list[Unit]:
         """List the row groups of a split."""
         return [
@@ -111,22 +130,27 @@ class PreparedDataset:
 
     def examples(self, split: str, count: int | None = None) -> list[Example]:
         """Read the first images of a split, in the order they are stored, or all of them."""
-        found: list[Example] = []
+        return list(islice(self.each(split), count))
+
+    def each(self, split: str) -> Iterator[Example]:
+        """Read the images of a split one after another, in the order they are stored."""
+        columns = ["id", "label", "image", "captions", "sentences", "meaning"]
         for unit in self.units(split):
-            if count is not None and len(found) >= count:
-                break
-            columns = ["image", "captions", "sentences", "meaning"]
             for row in read_row_group(self.folder, unit, columns).to_pylist():
                 raw = torch.tensor(row["sentences"]).view(len(row["captions"]), -1)[:1]
-                found.append(
-                    Example(
-                        image=_decode(row["image"]),
-                        caption=row["captions"][0],
-                        sentence=self.transform(raw)[0],
-                        meaning=json.loads(row["meaning"]) if row["meaning"] else None,
-                    )
+                yield Example(
+                    image=_decode(row["image"]),
+                    caption=row["captions"][0],
+                    sentence=self.transform(raw)[0],
+                    meaning=json.loads(row["meaning"]) if row["meaning"] else None,
+                    class_key=_class_key(row["label"], _key(row["id"])),
                 )
-        return found[:count]
+
+    def captions(self, split: str) -> Iterator[str]:
+        """Read every caption of a split, in the order they are stored, and no image."""
+        for unit in self.units(split):
+            for texts in read_row_group(self.folder, unit, ["captions"])["captions"].to_pylist():
+                yield from texts
 
     def batches(
         self,
@@ -139,6 +163,7 @@ class PreparedDataset:
         image_size: int,
         flip: bool,
         threads: int,
+        captions: bool = False,
     ) -> Iterator[Batch]:
         """Stream a worker's share of the training batches.
 
@@ -153,6 +178,7 @@ class PreparedDataset:
             image_size: Crop to this many pixels.
             flip: Mirror half of the images.
             threads: Threads that decode.
+            captions: Bring the texts along.
         """
         # A small split is read once for many epochs, a large one streams: one pass, one execution.
         # A window ends where an epoch does, or row groups of two epochs would be held at once.
@@ -165,10 +191,12 @@ class PreparedDataset:
                 stop = min(-(-end // plan.batch_size), last_step)
                 positions = plan.positions(rank, world, start, stop)
                 samples = zip(
-                    plan.resolve(positions).epoch, self._rows(plan, positions), strict=True
+                    plan.resolve(positions).epoch,
+                    self._rows(plan, positions, captions),
+                    strict=True,
                 )
 
-                def prepare(sample: tuple[Any, dict[str, Any]]) -> tuple[Tensor, Any]:
+                def prepare(sample: tuple[Any, dict[str, Any]]) -> tuple[Tensor, int]:
                     return self._augment(sample[1], int(sample[0]), plan.seed, image_size, flip)
 
                 share = plan.batch_size // world
@@ -176,7 +204,7 @@ class PreparedDataset:
                     rows = [next(samples) for _ in range(share)]
                     yield self._collate(list(pool.map(prepare, rows)), rows)
 
-    def _rows(self, plan: Plan, positions: np.ndarray) -> Iterator[dict[str, Any]]:
+    def _rows(self, plan: Plan, positions: np.ndarray, captions: bool) -> Iterator[dict[str, Any]]:
         """Yield the stored rows of stream positions in their order.
 
         Each row group is read once, in the order of first use, and let go after its last.
@@ -185,7 +213,7 @@ class PreparedDataset:
         units, first, uses = np.unique(samples.unit, return_index=True, return_counts=True)
         order = np.argsort(first)
         left = dict(zip(units.tolist(), uses.tolist(), strict=True))
-        arriving = self._stream(plan, [int(units[i]) for i in order])
+        arriving = self._stream(plan, [int(units[i]) for i in order], captions)
         held: dict[int, pa.Table] = {}
         for unit, row in zip(samples.unit.tolist(), samples.row.tolist(), strict=True):
             while unit not in held:
@@ -197,14 +225,17 @@ class PreparedDataset:
             if not left[unit]:
                 del held[unit]
 
-    def _stream(self, plan: Plan, units: list[int]) -> Iterator[tuple[int, pa.Table]]:
+    def _stream(
+        self, plan: Plan, units: list[int], captions: bool
+    ) -> Iterator[tuple[int, pa.Table]]:
         """Read row groups with Ray Data, in this order."""
         folder, dim = self.folder, self.manifest.encoder.dim
+        columns = ["id", "label", "image", "sentences", *(["captions"] if captions else [])]
 
         def read(block: pa.Table) -> pa.Table:
             item = block.to_pylist()[0]
             number = item.pop("number")
-            table = read_row_group(folder, Unit(**item), ["id", "label", "image", "sentences"])
+            table = read_row_group(folder, Unit(**item), columns)
             return _keyed(table, dim).append_column("unit", pa.array([number] * len(table)))
 
         work = ray.data.from_items(
@@ -217,8 +248,8 @@ class PreparedDataset:
 
     def _augment(
         self, row: dict[str, Any], epoch: int, seed: int, image_size: int, flip: bool
-    ) -> tuple[Tensor, Any]:
-        """Decode, crop and mirror an image and choose its caption: [3, H, W] and [R]."""
+    ) -> tuple[Tensor, int]:
+        """Decode, crop and mirror an image, [3, H, W], and choose one of its captions."""
         key = row["image_key"].as_py() & 0x7FFFFFFFFFFFFFFF
         rng = np.random.default_rng([seed, epoch, key, CROP_AND_FLIP])
         image = _decode(row["image"].as_py())
@@ -227,15 +258,19 @@ class PreparedDataset:
         image = image[:, top : top + image_size, left : left + image_size]
         if rng.random() < 0.5 and flip:
             image = image.flip(-1)
-        vectors = row["sentences"].values.to_numpy().reshape(-1, self.manifest.encoder.dim)
-        return image, vectors[rng.integers(len(vectors))]
+        captions = len(row["sentences"].values) // self.manifest.encoder.dim
+        return image, int(rng.integers(captions))
 
-    def _collate(self, prepared: list[tuple[Tensor, Any]], rows: list[Any]) -> Batch:
+    def _collate(self, prepared: list[tuple[Tensor, int]], rows: list[Any]) -> Batch:
+        chosen = [(row, choice) for (_, row), (_, choice) in zip(rows, prepared, strict=True)]
+        dim = self.manifest.encoder.dim
+        vectors = [row["sentences"].values.to_numpy().reshape(-1, dim)[n] for row, n in chosen]
         return Batch(
             images=torch.stack([image for image, _ in prepared]),
-            sentences=torch.from_numpy(np.stack([vector for _, vector in prepared])),
+            sentences=torch.from_numpy(np.stack(vectors)),
             image_keys=torch.tensor([row["image_key"].as_py() for _, row in rows]),
             class_keys=torch.tensor([row["class_key"].as_py() for _, row in rows]),
+            captions=tuple(row["captions"][n].as_py() for row, n in chosen if "captions" in row),
         )
 
 
@@ -254,18 +289,22 @@ def _keyed(table: pa.Table, dim: int) -> pa.Table:
     """Put numbers that stand for image and class in the place of their names."""
     ids, labels = table["id"].to_pylist(), table["label"].to_pylist()
     images = [_key(name) for name in ids]
-    classes = [_key("class " + c) if c else k for c, k in zip(labels, images, strict=True)]
+    classes = [_class_key(c, k) for c, k in zip(labels, images, strict=True)]
     lengths = pc.list_value_length(table["sentences"]).to_pylist()
     if any(length == 0 or length % dim for length in lengths):
         raise ValueError(f"a shard holds sentence vectors that are not of size {dim}.")
+    columns = ("image", "sentences", "captions")
     return pa.table(
         {
-            "image": table["image"],
-            "sentences": table["sentences"],
+            **{name: table[name] for name in columns if name in table.column_names},
             "image_key": pa.array(images, pa.int64()),
             "class_key": pa.array(classes, pa.int64()),
         }
     )
+
+
+def _class_key(label: str | None, image_key: int) -> int:
+    return _key("class " + label) if label else image_key
 
 
 def _key(name: str) -> int:

@@ -13,7 +13,7 @@ from pipeline.captions import clean_caption
 from pipeline.progress import say
 from pipeline.settings import Settings
 from pipeline.storage import Folder
-from ratgan.checkpoint import MODEL_JSON, MODEL_TENSORS, TextToImage
+from ratgan.checkpoint import MODEL_JSON, MODEL_TENSORS, TEXT_ENCODER, TextToImage
 from ratgan.pictures import grid, png, to_pil
 
 
@@ -27,6 +27,8 @@ class GenerateConfig(Settings):
     """What to draw, one picture each."""
     model: str = "outputs/quickstart/model"
     """Saved model: a folder or bucket address."""
+    encoder_path: str | None = None
+    """Text encoder, if the model does not bring it along and it is not where it was in training."""
     file: str | None = None
     """Text file with one caption a line, in addition to those given."""
     output: str = "outputs/generated"
@@ -52,7 +54,7 @@ def generate(config: GenerateConfig) -> list[str]:
         raise ValueError('no caption given, for example: jobs/generate.py "a small red bird"')
     folder = Folder(config.output)
     folder.check_writable("output")
-    model = load_from(config.model)
+    model = load_from(config.model, config.encoder_path)
     images = model.draw(captions, seed=config.seed)
     pictures = {}
     for index, (image, caption) in enumerate(zip(images, captions, strict=True)):
@@ -87,14 +89,15 @@ def _clean(text: str) -> str:
         raise ValueError(f"caption {text[:60]!r} cannot be drawn: {error}.") from error
 
 
-def load_from(location: str) -> TextToImage:
+def load_from(location: str, encoder_path: str | None = None) -> TextToImage:
     """Load a saved model from a folder or a bucket."""
     folder = Folder(location)
     if folder.is_local:
-        return ratgan.load(folder.path)
+        return ratgan.load(folder.path, encoder_path=encoder_path)
     with tempfile.TemporaryDirectory() as copy:
-        for name in (MODEL_JSON, MODEL_TENSORS):
+        names = [TEXT_ENCODER] if folder.exists(TEXT_ENCODER) else []
+        for name in (MODEL_JSON, MODEL_TENSORS, *names):
             if not folder.exists(name):
                 raise FileNotFoundError(f"{folder} holds no {name}: it is not a saved model.")
             (Path(copy) / name).write_bytes(folder.read(name))
-        return ratgan.load(copy)
+        return ratgan.load(copy, encoder_path=encoder_path)

@@ -2,6 +2,7 @@
 
 manifest.json                  written last: a folder without it is not a dataset
 sentence_transform.safetensors raw sentence vectors → the generator's input
+text_encoder.safetensors       the text encoder, where it is of one file
 train/part-00000.parquet …     validation/part-00000.parquet …
 rejects.parquet                what was left out, and why
 """
@@ -61,6 +62,15 @@ class Encoder(Settings):
     name: str
     sha256: str
     dim: int
+    file: str | None = None
+    """Its file in the dataset, of which `sha256` then is the hash."""
+    location: str | None = None
+    """Where it is, if it stays there."""
+
+    def record(self) -> dict[str, str]:
+        """Return what a saved model says of its text encoder."""
+        place = {} if self.location is None else {"location": self.location}
+        return {"name": self.name, "sha256": self.sha256, **place}
 
 
 class TransformRecord(Settings):

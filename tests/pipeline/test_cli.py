@@ -8,20 +8,23 @@ import pytest
 from pipeline.cli import PRESETS, parse, root_cause, run
 from pipeline.config import TrainConfig, flatten, refuse_changes
 from pipeline.prepare import PrepareConfig
+from pipeline.pretrain_config import PretrainConfig
 from pipeline.quickstart import QuickstartConfig
 from pipeline.sources.coco import CocoSource
+
+CONFIG_TYPES = {"quickstart": QuickstartConfig, "damsm": PretrainConfig}
 
 
 def test_every_preset_is_accepted_and_says_its_source_and_command():
     seen = 0
     for path in sorted(PRESETS.glob("*.yaml")):
-        config_type = QuickstartConfig if path.stem == "quickstart" else TrainConfig
+        config_type = CONFIG_TYPES.get(path.stem.split("_")[0], TrainConfig)
         assert parse(config_type, [], path.stem)
         header = [line for line in path.read_text().splitlines() if line.startswith("#")]
         assert any("arxiv.org/abs/2204.10482" in line for line in header), path.name
         assert any(line.startswith("# Run: python jobs/") for line in header), path.name
         seen += 1
-    assert seen == 4
+    assert seen == 7
 
 
 def test_flags_win_over_the_preset_and_the_preset_over_defaults():
@@ -82,7 +85,8 @@ def test_unknown_keys_and_bad_values_in_a_preset_are_named(tmp_path):
 
 
 def test_an_unknown_preset_lists_those_there_are():
-    with pytest.raises(ValueError, match=r"preset 'imagenet' does not exist.*coco, quickstart"):
+    presets = "coco, cub, damsm, damsm_coco, damsm_shapes, oxford102, quickstart"
+    with pytest.raises(ValueError, match=rf"preset 'imagenet' does not exist.*{presets}"):
         parse(TrainConfig, [], "imagenet")
 
 
@@ -208,4 +212,4 @@ def test_every_job_is_three_statements_under_its_command():
         assert len(statements) == 1, path.name
         assert all(node.module.startswith("pipeline.") for node in imports), path.name
         seen += 1
-    assert seen == 6
+    assert seen == 9

@@ -7,6 +7,9 @@ from torch import distributed
 
 from pipeline import collective
 from ratgan.step import train_step
+from ratgan.text.pretraining import pretrain_step
+from tests.ratgan.test_pretraining import small_batch as small_captions
+from tests.ratgan.test_pretraining import small_pair
 from tests.ratgan.test_step import small_batch, small_gan
 
 STEPS = 3
@@ -32,6 +35,26 @@ def train(output: str | None = None) -> dict[str, torch.Tensor]:
     return weights
 
 
+def pretrain(output: str | None = None) -> dict[str, torch.Tensor]:
+    """Pretrain a few steps of DAMSM on this process's share, in float64."""
+    pair = small_pair()
+    classes = torch.tensor([0, 1, 2, 1, 3, 4])
+    for _ in range(STEPS):
+        batch = {name: share(value) for name, value in small_captions(6).items()}
+        pretrain_step(
+            pair,
+            **batch,
+            classes=classes,
+            lr=2e-3,
+            gather=collective.gather_with_gradient,
+            synchronize=collective.sum_gradients,
+        )
+    weights = {name: parameter.detach() for name, parameter in pair.trained().items()}
+    if output:
+        torch.save(weights, f"{output}/damsm{collective.rank()}.pt")
+    return weights
+
+
 def in_process(rank: int, world: int, output: str) -> None:
     torch.set_num_threads(1)
     distributed.init_process_group(
@@ -48,6 +71,7 @@ def in_process(rank: int, world: int, output: str) -> None:
         f"{output}/talk{rank}.pt",
     )
     train(output)
+    pretrain(output)
     distributed.destroy_process_group()
 
 
@@ -66,6 +90,18 @@ def test_processes_train_what_one_process_trains(processes):
 
     for rank in range(world):
         weights = torch.load(output / f"{rank}.pt", weights_only=True)
+        for name, value in alone.items():
+            torch.testing.assert_close(weights[name], value, rtol=0, atol=1e-9, msg=name)
+
+
+@pytest.mark.slow
+def test_processes_pretrain_what_one_process_pretrains(processes):
+    world, output = processes
+
+    alone = pretrain()
+
+    for rank in range(world):
+        weights = torch.load(output / f"damsm{rank}.pt", weights_only=True)
         for name, value in alone.items():
             torch.testing.assert_close(weights[name], value, rtol=0, atol=1e-9, msg=name)
 

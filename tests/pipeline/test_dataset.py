@@ -12,6 +12,7 @@ from pipeline.plan import Plan
 pytestmark = pytest.mark.slow
 
 VIEW = {"image_size": 32, "flip": True, "threads": 2}
+TENSORS = ("images", "sentences", "image_keys", "class_keys")
 
 
 def stream(dataset: PreparedDataset, world: int, first: int, last: int, **view) -> list[Batch]:
@@ -26,7 +27,7 @@ def stream(dataset: PreparedDataset, world: int, first: int, last: int, **view) 
         for rank in range(world)
     ]
     return [
-        Batch(*(torch.cat([getattr(s, name) for s in step]) for name in Batch.__dataclass_fields__))
+        Batch(*(torch.cat([getattr(s, name) for s in step]) for name in TENSORS))
         for step in zip(*shares, strict=True)
     ]
 
@@ -40,7 +41,7 @@ def equal(left: list[Batch], right: list[Batch]) -> bool:
     return len(left) == len(right) and all(
         torch.equal(getattr(a, name), getattr(b, name))
         for a, b in zip(left, right, strict=True)
-        for name in Batch.__dataclass_fields__
+        for name in TENSORS
     )
 
 
@@ -76,6 +77,34 @@ def test_an_image_comes_with_its_own_sentences(shapes, alone):
     assert all(chosen), "a sentence is not one of its image's"
     second = sum(choice == [1] for choice in chosen)
     assert 90 < second < 210, "of two captions each is taken about half of the 300 times"
+
+
+def test_captions_come_along_when_asked_for_and_are_those_of_the_sentences(shapes, alone):
+    plan = Plan(shapes.units("train"), 12, seed=5)
+    texts: dict[bytes, set[str]] = {}
+    for unit in shapes.units("train"):
+        for row in read_row_group(shapes.folder, unit, ["captions", "sentences"]).to_pylist():
+            vectors = torch.tensor(row["sentences"]).view(-1, 384)
+            for text, vector in zip(row["captions"], vectors, strict=True):
+                texts.setdefault(vector.numpy().tobytes(), set()).add(text)
+
+    with_texts = list(
+        shapes.batches(plan, rank=0, world=1, first_step=0, last_step=5, captions=True, **VIEW)
+    )
+
+    assert equal(with_texts, alone[:5])
+    assert alone[0].captions == ()
+    for batch in with_texts:
+        assert len(batch.captions) == 12
+        for text, vector in zip(batch.captions, batch.sentences, strict=True):
+            assert text in texts[vector.numpy().tobytes()]
+
+
+def test_every_caption_of_a_split_is_read(shapes):
+    captions = list(shapes.captions("train"))
+
+    assert len(captions) == 240
+    assert captions[0] == shapes.examples("train", 1)[0].caption
 
 
 def test_batches_are_uint8_images_of_the_training_size(alone):

@@ -1,16 +1,25 @@
 """A saved model: what goes in comes out, and what is damaged is refused."""
 
+import hashlib
 import json
 
 import pytest
 import torch
 
 import ratgan
-from ratgan.checkpoint import MODEL_JSON, MODEL_TENSORS, load_strictly, pack_model
+from ratgan.checkpoint import (
+    MODEL_JSON,
+    MODEL_TENSORS,
+    TEXT_ENCODER,
+    load_strictly,
+    pack_model,
+)
 from ratgan.randomness import sample_noise
 from ratgan.sampling import sample
+from ratgan.text.damsm import CaptionNetwork, pack
 from ratgan.text.minilm import WEIGHTS_SHA256
 from ratgan.text.transform import SentenceTransform
+from ratgan.text.vocabulary import Vocabulary
 from tests.ratgan.networks import small_generator
 
 ENCODER = {"name": "minilm", "sha256": WEIGHTS_SHA256}
@@ -94,6 +103,52 @@ def test_another_text_encoder_than_in_training_is_refused(saved):
 
     with pytest.raises(ValueError, match="trained with minilm of sha256 0000"):
         ratgan.load(saved)("a bird")
+
+
+def pack_with_own_encoder(folder):
+    """Save a model that brings its text encoder along."""
+    vocabulary = Vocabulary.of(["a small red bird"])
+    network = CaptionNetwork(len(vocabulary.words), embedding_dim=6, dim=10)
+    encoder_file = pack(network, vocabulary)
+    record = {"name": "damsm", "sha256": hashlib.sha256(encoder_file).hexdigest()}
+    transform = SentenceTransform(torch.randn(10), torch.randn(10, 9), "whiten")
+    folder.mkdir()
+    for name, content in pack_model(small_generator(), transform, record, {}, encoder_file).items():
+        (folder / name).write_bytes(content)
+    return folder
+
+
+def test_a_model_brings_its_text_encoder_along(tmp_path):
+    model = ratgan.load(pack_with_own_encoder(tmp_path / "model"))
+    for file in (tmp_path / "model").iterdir():
+        file.unlink()  # a copy from a bucket is gone after loading
+
+    assert model("a red bird, unknowingly")[0].size == (32, 32)
+    with pytest.raises(ValueError, match="knows no word of 'zebras'"):
+        model("zebras")
+
+
+def test_another_text_encoder_in_the_folder_is_refused(tmp_path):
+    folder = pack_with_own_encoder(tmp_path / "model")
+    other = pack_with_own_encoder(tmp_path / "other")
+    (folder / TEXT_ENCODER).write_bytes((other / TEXT_ENCODER).read_bytes())
+
+    with pytest.raises(ValueError, match="trained with damsm of sha256"):
+        ratgan.load(folder)
+
+
+def test_a_text_encoder_elsewhere_is_found_where_the_record_or_the_caller_says(tmp_path):
+    folder = pack_with_own_encoder(tmp_path / "model")
+    elsewhere = (folder / TEXT_ENCODER).rename(tmp_path / "elsewhere.safetensors")
+
+    with pytest.raises(ValueError, match="damsm needs its weights named"):
+        ratgan.load(folder)("a bird")
+    by_caller = ratgan.load(folder, encoder_path=elsewhere).draw("a bird")
+    record = json.loads((folder / MODEL_JSON).read_text())
+    record["encoder"]["location"] = str(elsewhere)
+    (folder / MODEL_JSON).write_text(json.dumps(record))
+
+    assert torch.equal(ratgan.load(folder).draw("a bird"), by_caller)
 
 
 def test_an_empty_caption_is_refused(saved):

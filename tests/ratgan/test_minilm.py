@@ -57,3 +57,17 @@ def test_missing_weights_name_the_extra_that_brings_them(monkeypatch):
 def test_unknown_encoder_is_refused():
     with pytest.raises(ValueError, match="text encoder 'bert' is not known; choose one of: minilm"):
         load_encoder("bert")
+
+
+def test_words_are_token_states_whose_mean_is_the_sentence(encoder):
+    texts = ["a bird", "three large dogs run over a wide green field"]
+
+    words = encoder.encode_words(texts)
+
+    assert words.vectors.shape == (2, 11, 384)
+    assert words.mask.sum(1).tolist() == [4, 11]
+    assert not words.vectors[~words.mask].any()
+    means = words.vectors.sum(1) / words.mask.sum(1, keepdim=True)
+    torch.testing.assert_close(
+        torch.nn.functional.normalize(means, dim=1), encoder.encode(texts), rtol=0, atol=1e-6
+    )

@@ -1,0 +1,10 @@
+"""Import an AttnGAN text encoder: its weights and its vocabulary into one file.
+
+python jobs/import_damsm.py --weights text_encoder200.pth --captions captions.pickle
+"""
+
+from pipeline.cli import run
+from pipeline.import_damsm import ImportDamsmConfig, import_encoder
+
+if __name__ == "__main__":
+    run(import_encoder, ImportDamsmConfig)

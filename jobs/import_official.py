@@ -1,0 +1,10 @@
+"""Turn weights of the published RAT-GAN code into a model of ours.
+
+python jobs/import_official.py --generator netG_500.pth --encoder-path outputs/damsm.safetensors
+"""
+
+from pipeline.cli import run
+from pipeline.import_official import ImportOfficialConfig, import_official
+
+if __name__ == "__main__":
+    run(import_official, ImportOfficialConfig)

@@ -1,0 +1,12 @@
+"""Train the paper's text encoder (DAMSM) on a prepared dataset.
+
+python jobs/pretrain_damsm.py --data.path data/cub-256
+ray job submit --working-dir . -- python jobs/pretrain_damsm.py --data.path s3://… --output s3://…
+"""
+
+from pipeline.cli import run
+from pipeline.pretrain import pretrain
+from pipeline.pretrain_config import PretrainConfig
+
+if __name__ == "__main__":
+    run(pretrain, PretrainConfig, preset="damsm")

@@ -1,0 +1,289 @@
+"""What every training job does before and around its workers: check, find, start, record."""
+
+import os
+import platform
+import uuid
+from collections.abc import Callable
+from dataclasses import dataclass
+from importlib.metadata import PackageNotFoundError, version
+from typing import Any, TypeVar
+
+import ray
+import torch
+from ray.train import LoggingConfig, RunConfig, ScalingConfig
+from ray.train.torch import TorchConfig, TorchTrainer
+
+from pipeline import config as options
+from pipeline.checkpointing import newest_checkpoint
+from pipeline.config import flatten, refuse_changes
+from pipeline.dataset import PreparedDataset
+from pipeline.progress import say
+from pipeline.session import connect, usable_cpus
+from pipeline.storage import Folder, absolute
+from pipeline.tracking import Tracker, git_state, redacted, tracking_uri
+from pipeline.worker import Job
+
+RUN_RECORD = "run.json"  # in the run's folder: its MLflow run, and which step's result is there
+RAY_RECORDS = "ray"  # in the run's folder, while it runs
+COLLECTIVE_TIMEOUT_S = 300  # a worker that is silent for so long is gone; Ray's default is 1800 s
+
+Config = TypeVar("Config", bound=options.RunConfig)
+
+
+@dataclass(frozen=True)
+class Launch:
+    """A checked start of a training job.
+
+    Attributes:
+        config: Of the run.
+        dataset: To train on.
+        run: Folder of the run.
+        batch: Images per step over all workers.
+        total: Steps of the whole run.
+    """
+
+    config: options.RunConfig
+    dataset: PreparedDataset
+    run: Folder
+    batch: int
+    total: int
+
+
+def with_places(config: Config) -> Config:
+    """Make every place absolute: workers run elsewhere, and it must mean the same there."""
+    data = config.data.model_copy(update={"path": absolute(config.data.path, "data.path")})
+    return config.model_copy(update={"output": absolute(config.output, "output"), "data": data})
+
+
+def check(config: options.RunConfig, *, image_size: int, option: str, batch: int) -> Launch:
+    """Refuse what could not be trained, before anything starts.
+
+    Args:
+        config: Of the run, with absolute places.
+        image_size: Height and width to train at, in pixels.
+        option: What the user calls that.
+        batch: Images per step over all workers.
+
+    Raises:
+        ValueError: If dataset and options do not fit together.
+        OSError: If nothing can be written to the output folder.
+    """
+    Folder(config.output).check_writable("output")
+    dataset = PreparedDataset(config.data.path)
+    manifest = dataset.manifest
+    prepared_for, margin = manifest.options["image_size"], float(manifest.options["margin"])
+    remedy = (
+        f"Train at --{option.replace('_', '-')} {prepared_for}, for which they were prepared, or "
+        f"prepare the dataset with --image-size {image_size}."
+    )
+    if manifest.cache_size < image_size:
+        raise ValueError(
+            f"{option}={image_size} is larger than the images in {dataset.folder}, which are "
+            f"{manifest.cache_size} px. {remedy}"
+        )
+    if manifest.cache_size > int(image_size * margin):
+        raise ValueError(
+            f"the images in {dataset.folder} are {manifest.cache_size} px: {option}={image_size} "
+            f"would see but a corner of each. {remedy}"
+        )
+    if config.data.flip and not manifest.mirrors:
+        raise ValueError(
+            f"captions of {manifest.source['name']} say left and right, and a mirrored image would "
+            "not fit them. Use --data.no-flip."
+        )
+    if manifest.rows("train") < 2:
+        raise ValueError(f"{dataset.folder} has fewer than 2 training images.")
+    _check_share(batch, config.workers or 1)
+    dataset.verify()
+    total = config.length(manifest.rows("train"), batch)
+    return Launch(config, dataset, Folder(config.output) / config.name, batch, total)
+
+
+def is_finished(start: Launch, result: str) -> bool:
+    """Tell whether a run has done its steps and handed over what came of them.
+
+    Args:
+        start: Of this start.
+        result: What the run leaves, for the message.
+
+    Raises:
+        ValueError: If its options or its dataset are not those it was started with.
+    """
+    found = newest_checkpoint(start.run / "checkpoints")
+    if found is None:
+        return False
+    name, state = start.config.name, found[1]
+    refuse_changes(state["config"], start.config)
+    if state["dataset"] != start.dataset.digest:
+        raise ValueError(
+            f"run {name} was trained on another dataset than {start.dataset.folder} holds "
+            "now. Start a new run with another --name."
+        )
+    if state["step"] < start.total or _record(start.run).get("handed_over") != state["step"]:
+        return False
+    say(
+        f"run {name} is finished: {state['step']:,} of {start.total:,} steps. "
+        f"{result}. Train on with a larger --total-steps, or start a new run with another --name."
+    )
+    return True
+
+
+def carry_out(
+    start: Launch,
+    work: Callable[[dict[str, Any]], None],
+    hand_over: Callable[[Folder, dict[str, Any], Tracker], None],
+) -> None:
+    """Run a function in every worker, then hand over what came of it; all of it recorded.
+
+    Args:
+        start: Checked.
+        work: What each worker does, given the fields of a `Job`.
+        hand_over: Puts the result into the run's folder and into MLflow, given the last
+            checkpoint, its state and the run there. Done again if it was cut short.
+    """
+    config, run = start.config, start.run
+    workers, use_gpu = _connect(config, start.batch)
+    tracker = _start_tracking(config, run, start.dataset)
+    say(
+        f"run {config.name}: {start.dataset.manifest.rows('train'):,} images of "
+        f"{start.dataset.folder}, {start.total:,} steps of {start.batch}, "
+        f"{_where(workers, use_gpu)}\n"
+        f"  folder {run}\n  mlflow {redacted(tracker.uri)} run {tracker.run_id}"
+    )
+    job = Job(
+        config=config.model_dump(mode="json"),
+        run=run.location,
+        tracking=tracker.uri,
+        run_id=tracker.run_id,
+        versions=versions(),
+    )
+    status = "FAILED"
+    try:
+        _fit(work, vars(job), name=config.name, run=run, workers=workers, use_gpu=use_gpu)
+        found = newest_checkpoint(run / "checkpoints")
+        if found is None:
+            raise OSError(f"{run}/checkpoints holds no complete checkpoint.")
+        hand_over(*found, tracker)
+        run.write_json(RUN_RECORD, _record(run) | {"handed_over": found[1]["step"]})
+        status = "FINISHED"
+    except (KeyboardInterrupt, SystemExit) as stop:  # Ray turns Ctrl-C into an exit of its own
+        status = "KILLED"
+        raise KeyboardInterrupt from stop
+    finally:
+        tracker.finish(status)
+
+
+def _record(run: Folder) -> dict[str, Any]:
+    """Read what the run keeps of itself; empty if it is new."""
+    record: dict[str, Any] = run.read_json(RUN_RECORD) if run.exists(RUN_RECORD) else {}
+    return record
+
+
+def _connect(config: options.RunConfig, batch: int) -> tuple[int, bool]:
+    """Connect to Ray and decide the number of workers and whether they use GPUs."""
+    usable = usable_cpus()
+    if not os.environ.get("RAY_ADDRESS") and (config.workers or 0) > max(2, usable):
+        raise ValueError(
+            f"workers={config.workers} on a machine with {usable} CPUs: each worker needs one. "
+            f"Use --workers {usable} or fewer, or submit the job to a larger cluster."
+        )
+    expected = torch.cuda.device_count() if config.workers is None else config.workers
+    connect(cpus=expected + 1)
+    gpus = int(ray.cluster_resources().get("GPU", 0))
+    workers = gpus if config.workers is None else config.workers
+    if 0 < gpus < workers:
+        raise ValueError(
+            f"workers={workers}, and the cluster has {gpus} GPUs: some workers would train without "
+            f"one. Use --workers {gpus}, or leave it out to use them all."
+        )
+    connect(cpus=workers + 1)
+    _check_share(batch, max(workers, 1))
+    return workers, 0 < workers <= gpus
+
+
+def _check_share(batch: int, workers: int) -> None:
+    if batch % workers:
+        larger = -(-batch // workers) * workers
+        raise ValueError(
+            f"optim.batch_size={batch} must give each of the {workers} workers the same number of "
+            f"images; {larger} is the next that does."
+        )
+
+
+def _where(workers: int, use_gpu: bool) -> str:
+    place = f"{workers} worker{'s' if workers > 1 else ''}" if workers else "in this process"
+    on_gpu = use_gpu or (not workers and torch.cuda.is_available())
+    return f"{place}{' on GPU' if on_gpu else ''}"
+
+
+def _fit(
+    work: Callable[[dict[str, Any]], None],
+    fields: dict[str, Any],
+    *,
+    name: str,
+    run: Folder,
+    workers: int,
+    use_gpu: bool,
+) -> None:
+    """Run a function in every worker, or in this process with none, and wait for its end."""
+    TorchTrainer(
+        work,
+        train_loop_config=fields,
+        torch_config=TorchConfig(timeout_s=COLLECTIVE_TIMEOUT_S),
+        scaling_config=ScalingConfig(num_workers=workers, use_gpu=use_gpu),
+        # Our own commit marker says where to resume. Ray keeps its records under a name
+        # that is used once, so that no state of an earlier start can get in the way.
+        run_config=RunConfig(
+            name=f"{name}-{uuid.uuid4().hex[:8]}",
+            storage_path=f"{run}/{RAY_RECORDS}",
+            logging_config=LoggingConfig(log_level="WARNING"),
+        ),
+    ).fit()
+    (run / RAY_RECORDS).remove()
+
+
+def _start_tracking(config: options.RunConfig, run: Folder, dataset: PreparedDataset) -> Tracker:
+    """Create the MLflow run, or go on with the one this run started."""
+    record = _record(run)
+    encoder = dataset.manifest.encoder
+    tracker = Tracker.start(
+        tracking_uri(config.tracking.uri, Folder(config.output)),
+        experiment=config.tracking.experiment,
+        name=config.name,
+        resume=record.get("mlflow_run_id"),
+        params=flatten(config.record()),
+        tags={
+            "dataset.digest": dataset.digest,
+            "dataset.path": dataset.folder.location,
+            "dataset.source": str(dataset.manifest.source["name"]),
+            "text_encoder": encoder.name,
+            "text_encoder.sha256": encoder.sha256,
+            "sentence_transform": f"{dataset.transform.kind} to {dataset.transform.dim}",
+            **git_state(),
+            **{f"version.{name}": value for name, value in versions().items()},
+        },
+    )
+    if tracker.run_id != record.get("mlflow_run_id"):
+        run.write_json(
+            RUN_RECORD, {"mlflow_run_id": tracker.run_id, "mlflow_uri": redacted(tracker.uri)}
+        )
+        tracker.dataset(
+            str(dataset.manifest.source["name"]),
+            dataset.digest,
+            dataset.folder.location,
+            dataset.manifest.rows("train"),
+        )
+        tracker.json(config.record(), "config.json")
+        tracker.json(dataset.manifest.model_dump(mode="json"), "dataset_manifest.json")
+    return tracker
+
+
+def versions() -> dict[str, str]:
+    """Return the versions of what decides the numbers."""
+    found: dict[str, Any] = {"python": platform.python_version(), "torch": torch.__version__}
+    for name in ("ratgan", "ray", "torchvision", "mlflow"):
+        try:
+            found[name] = version(name)
+        except PackageNotFoundError:  # runs from a folder that was not installed
+            found[name] = "not installed"
+    return found

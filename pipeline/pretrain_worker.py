@@ -1,0 +1,275 @@
+"""What each process of DAMSM pretraining does: restore, stream, step, measure, checkpoint.
+
+Dimensions in this file:
+    B images of a batch over all workers, b this worker's share, L words of the longest
+    caption, E size of a word's embedding, D size of all vectors.
+"""
+
+import time
+from itertools import islice
+from typing import Any
+
+import ray.train
+import ray.train.torch
+import torch
+from safetensors.torch import load, save
+from torch import Tensor
+
+from pipeline import collective
+from pipeline.checkpointing import (
+    PREFIX,
+    commit,
+    moments,
+    newest_checkpoint,
+    restore_moments,
+)
+from pipeline.config import refuse_changes
+from pipeline.dataset import Batch, PreparedDataset, prefetch
+from pipeline.plan import Plan
+from pipeline.pretrain_config import PretrainConfig
+from pipeline.progress import duration, say
+from pipeline.session import settle
+from pipeline.storage import Folder
+from pipeline.tracking import Tracker
+from pipeline.worker import Interval, Job
+from ratgan.checkpoint import TEXT_ENCODER, load_strictly
+from ratgan.metrics.retrieval import RPrecision, r_precision
+from ratgan.text.damsm import CaptionNetwork, pack, pad, unpack
+from ratgan.text.image_branch import InceptionBranch, SmallBranch, read_inception
+from ratgan.text.pretraining import Pair, learning_rate, pretrain_step, word_dropout
+from ratgan.text.vocabulary import Vocabulary
+
+IMAGE_BRANCH = "image_branch.safetensors"
+OPTIMIZER = "optimizer.safetensors"
+MEASURED_AT_ONCE = 64  # images
+
+
+def build(config: PretrainConfig, vocabulary: Vocabulary, device: torch.device) -> Pair:
+    """Build both sides and their optimizer; equal on every worker, since the seed is."""
+    torch.manual_seed(config.seed)
+    options = config.pair
+    captions = CaptionNetwork(len(vocabulary.words), options.embedding_dim, options.dim)
+    images: SmallBranch | InceptionBranch
+    if options.branch == "small":
+        images = SmallBranch(options.dim)
+    else:
+        images = InceptionBranch(read_inception(options.inception_weights), options.dim)
+    return Pair.create(captions.to(device), images.to(device), betas=config.optim.betas)
+
+
+def work(fields: dict[str, Any]) -> None:
+    """Pretrain; the function that Ray Train runs in each worker.
+
+    Args:
+        fields: Of a `Job`.
+    """
+    job = Job(**fields)
+    config = PretrainConfig.model_validate(job.config)
+    settle()
+    if config.threads:
+        torch.set_num_threads(config.threads)
+    device = ray.train.torch.get_device()
+    dataset = PreparedDataset(config.data.path)
+    plan = Plan(dataset.units("train"), config.optim.batch_size, config.seed)
+    # Of the training captions only: a word that no one trained would be noise.
+    vocabulary = Vocabulary.of(dataset.captions("train"), config.pair.max_words)
+    pair = build(config, vocabulary, device)
+    checkpoints = Folder(job.run) / "checkpoints"
+
+    step = _resume(config, pair, checkpoints, device)
+    last = config.steps(plan.images)
+    tracker = Tracker(job.tracking, job.run_id) if collective.rank() == 0 else None
+    batches = prefetch(
+        dataset.batches(
+            plan,
+            rank=collective.rank(),
+            world=collective.world(),
+            first_step=step,
+            last_step=last,
+            image_size=config.pair.image_size,
+            flip=config.data.flip,
+            threads=config.data.decode_threads,
+            captions=True,
+        )
+    )
+    interval = Interval(step)
+    while step < last:
+        waiting = time.monotonic()
+        batch = next(batches)
+        interval.waited_s += time.monotonic() - waiting
+
+        interval.add(_step(config, pair, batch, vocabulary, step, plan.images, device))
+        step += 1
+
+        if step % config.log_every == 0 or step == last:
+            measured = interval.close(step, config.optim.batch_size, device)
+            if tracker:
+                _tell(tracker, step, last, measured)
+            ray.train.report(measured)
+            interval = Interval(step)
+        if tracker and (step % config.checkpoint_every == 0 or step == last):
+            found = measure(config, pair, dataset, vocabulary, device)
+            if found:
+                tracker.metrics(step, {"eval/r_precision": found.share})
+                say(f"step {step:,}  {describe(found)}")
+            state = {
+                "run": config.name,
+                "config": config.record(),
+                "dataset": dataset.digest,
+                "versions": job.versions,
+                "retrieval": found._asdict() if found else None,
+            }
+            files = _files(pair, vocabulary)
+            keep = config.keep_checkpoints
+            commit(checkpoints, files.items(), step=step, state=state, keep=keep)
+
+
+def _step(
+    config: PretrainConfig,
+    pair: Pair,
+    batch: Batch,
+    vocabulary: Vocabulary,
+    step: int,
+    images: int,
+    device: torch.device,
+) -> dict[str, Tensor]:
+    """Do one step on this worker's share of a batch."""
+    optim, world = config.optim, collective.world()
+    tokens, lengths = _read(vocabulary, batch.captions)
+    # Every worker draws the factors of the whole batch and takes its own.
+    shape = (optim.batch_size, vocabulary.max_words, config.pair.embedding_dim)
+    dropout = word_dropout(config.seed, step, shape, optim.dropout)
+    longest = int(collective.gather(lengths.to(device)).max())
+    share = dropout[:, :longest].chunk(world)[collective.rank()]  # [b, L, E]
+    return pretrain_step(
+        pair,
+        images=batch.images.to(device, non_blocking=True).float() / 127.5 - 1,
+        tokens=tokens[:, :longest].to(device),
+        lengths=lengths.to(device),
+        classes=collective.gather(batch.class_keys.to(device)),
+        dropout=share.to(device),
+        lr=learning_rate(
+            step * optim.batch_size // images,
+            start=optim.lr,
+            decay=optim.lr_decay,
+            floor=optim.lr_floor,
+        ),
+        focus=optim.word_focus,
+        pooling=optim.word_pooling,
+        sharpness=optim.sharpness,
+        clip=optim.clip,
+        gather=collective.gather_with_gradient,
+        synchronize=collective.sum_gradients,
+    )
+
+
+def _read(vocabulary: Vocabulary, captions: tuple[str, ...]) -> tuple[Tensor, Tensor]:
+    """Turn captions into word numbers, [b, max words], and lengths, [b].
+
+    A caption without a known word (one in another script, say) is read as the end mark alone:
+    one such caption must not end a training.
+    """
+    return pad([vocabulary.read(text) or [0] for text in captions], vocabulary.max_words)
+
+
+@torch.no_grad()
+def measure(
+    config: PretrainConfig,
+    pair: Pair,
+    dataset: PreparedDataset,
+    vocabulary: Vocabulary,
+    device: torch.device,
+) -> RPrecision | None:
+    """Measure how often a held-out image finds its first caption, by the sentence vectors.
+
+    Returns:
+        The measure; None if the held-out images are not of at least two classes.
+    """
+    examples = islice(dataset.each("validation"), config.held_out)
+    seen: list[tuple[Tensor, Tensor]] = []
+    classes: list[int] = []
+    pair.images.eval()
+    while some := list(islice(examples, MEASURED_AT_ONCE)):
+        margin = (some[0].image.shape[-1] - config.pair.image_size) // 2
+        stop = margin + config.pair.image_size
+        images = torch.stack([e.image[:, margin:stop, margin:stop] for e in some])
+        tokens, lengths = _read(vocabulary, tuple(example.caption for example in some))
+        _, wholes = pair.images(images.to(device).float() / 127.5 - 1)
+        _, sentences = pair.captions(tokens.to(device), lengths)
+        seen.append((wholes.cpu(), sentences.cpu()))
+        classes += [example.class_key for example in some]
+    pair.images.train()
+    if len(set(classes)) < 2:
+        return None
+    wholes, sentences = (torch.cat(parts) for parts in zip(*seen, strict=True))
+    return r_precision(wholes, sentences, torch.tensor(classes))
+
+
+def describe(found: RPrecision) -> str:
+    """Say a measure with what it must be compared with."""
+    return (
+        f"R-precision {found.share:.1%} of {found.images:,} held-out images among "
+        f"{found.candidates} captions (by chance {found.chance:.1%})"
+    )
+
+
+def _files(pair: Pair, vocabulary: Vocabulary) -> dict[str, bytes]:
+    """Make the files of a checkpoint."""
+    branch = {
+        name.removeprefix("images."): parameter.detach().cpu().contiguous()
+        for name, parameter in pair.trained().items()
+        if name.startswith("images.")
+    }
+    return {
+        TEXT_ENCODER: pack(pair.captions, vocabulary),
+        IMAGE_BRANCH: save(branch),
+        OPTIMIZER: save(moments(pair.optimizer, pair.trained())),
+    }
+
+
+def _resume(config: PretrainConfig, pair: Pair, checkpoints: Folder, device: torch.device) -> int:
+    """Restore the newest checkpoint, the same on every worker, and return its step."""
+    found = newest_checkpoint(checkpoints) if collective.rank() == 0 else None
+    step = collective.from_rank_zero(found[1]["step"] if found else 0, device)
+    if step:
+        folder = checkpoints / f"{PREFIX}{step:08d}"
+        before = folder.read_json("state.json")["config"]
+        refuse_changes(before, config)
+        restore(folder, pair)
+        if collective.rank() == 0:
+            say(f"resuming from step {step:,} ({folder})")
+    return step
+
+
+def restore(folder: Folder, pair: Pair) -> None:
+    """Put both sides and the optimizer back to where a checkpoint left them.
+
+    Raises:
+        ValueError: If the checkpoint is of another architecture.
+    """
+    network, _ = unpack(folder.read(TEXT_ENCODER), f"{folder}/{TEXT_ENCODER}")
+    load_strictly(pair.captions, network.state_dict(), f"{folder}/{TEXT_ENCODER}")
+    trained = load(folder.read(IMAGE_BRANCH))
+    # The frozen trunk is not in the checkpoint: it is what it was built with.
+    frozen = {n: t for n, t in pair.images.state_dict().items() if n not in _trained(pair)}
+    load_strictly(pair.images, {**frozen, **trained}, f"{folder}/{IMAGE_BRANCH}")
+    where = f"{folder}/{OPTIMIZER}"
+    restore_moments(pair.optimizer, pair.trained(), load(folder.read(OPTIMIZER)), where)
+
+
+def _trained(pair: Pair) -> set[str]:
+    return {name for name, parameter in pair.images.named_parameters() if parameter.requires_grad}
+
+
+def _tell(tracker: Tracker, step: int, last: int, measured: dict[str, float]) -> None:
+    """Say how it goes and log it."""
+    speed = measured["speed/images_per_s"]
+    left = (last - step) * measured["images_seen"] / step / speed
+    sentence = measured["loss/sentence_to_caption"] + measured["loss/sentence_to_image"]
+    words = measured["loss/words_to_caption"] + measured["loss/words_to_image"]
+    say(
+        f"step {step:,}/{last:,}  images {measured['images_seen']:,.0f}  words {words:.3f}  "
+        f"sentence {sentence:.3f}  {speed:.1f} img/s  "
+        f"data wait {measured['speed/data_wait_share']:.0%}  ETA {duration(left)}"
+    )
+    tracker.metrics(step, measured)

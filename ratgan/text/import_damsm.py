@@ -1,0 +1,131 @@
+"""AttnGAN's text encoder files to ours: ``text_encoder*.pth`` with ``captions.pickle``.
+
+Both are pickles from elsewhere. The weights go through torch's restricted reader;
+the vocabulary through one that builds plain containers, text and integers and
+refuses the name of anything else before it is looked up.
+"""
+
+import io
+import pickle
+import re
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ratgan.text.damsm import build, pack
+from ratgan.text.vocabulary import MAX_WORDS, Vocabulary
+
+# Python 3 and Python 2 names of what holds words and numbers. The known files need none of them.
+ALLOWED_GLOBALS = {
+    ("collections", "OrderedDict"),
+    ("collections", "defaultdict"),
+    *(
+        (module, name)
+        for module in ("builtins", "__builtin__")
+        for name in ("dict", "list", "tuple", "set", "frozenset", "int", "str")
+    ),
+}
+RENAMED = {"encoder.weight": "embedding.weight"}  # and rnn.* to lstm.*
+
+
+class ContainerUnpickler(pickle.Unpickler):
+    """Unpickles containers, text and integers, and nothing that could run code."""
+
+    def find_class(self, module: str, name: str) -> Any:
+        """Look up an allowed global.
+
+        Raises:
+            pickle.UnpicklingError: With the name of one that is not allowed.
+        """
+        if (module, name) not in ALLOWED_GLOBALS:
+            raise pickle.UnpicklingError(f"it asks for {module}.{name}")
+        return super().find_class(module, name)
+
+
+def read_captions_pickle(path: str | Path) -> tuple[str, ...]:
+    """Read the words of an AttnGAN ``captions.pickle`` in the order of their numbers.
+
+    Args:
+        path: Of a pickled list: training captions, test captions, words by number, numbers
+            by word.
+
+    Raises:
+        FileNotFoundError: If it is not there.
+        ValueError: If it is not such a list, or asks for anything but containers.
+    """
+    content = _read(path)
+    try:
+        value = ContainerUnpickler(io.BytesIO(content), encoding="latin1").load()
+    except Exception as error:  # a damaged pickle can raise anything
+        raise ValueError(
+            f"{path} is refused: {error}. A captions.pickle holds lists, dictionaries, text and "
+            "integers only."
+        ) from error
+    words = value[2] if isinstance(value, list | tuple) and len(value) == 4 else None
+    if (
+        not isinstance(words, dict)
+        or not all(type(number) is int for number in words)
+        or sorted(words) != list(range(len(words)))
+        or not all(isinstance(word, str) for word in words.values())
+    ):
+        raise ValueError(
+            f"{path} is not a captions.pickle: it must hold a list of four, whose third is a "
+            "dictionary from the numbers 0, 1, 2 … to words."
+        )
+    return tuple(words[number] for number in range(len(words)))
+
+
+def read_weights(path: str | Path) -> dict[str, Tensor]:
+    """Read an AttnGAN ``text_encoder*.pth`` and give its tensors our names.
+
+    Raises:
+        FileNotFoundError: If it is not there.
+        ValueError: If it is anything but a dictionary of tensors.
+    """
+    content = _read(path)
+    try:
+        value = torch.load(io.BytesIO(content), map_location="cpu", weights_only=True)
+    except Exception as error:  # torch passes on whatever a damaged file raises
+        # Of torch's message only the name: the rest advises to switch the protection off.
+        found = re.search(r"GLOBAL ([\w.]+)", str(error))
+        reason = f"it asks for {found[1]}" if found else "it is not a file of tensors by torch"
+        raise ValueError(f"{path} is refused: {reason}.") from error
+    if not isinstance(value, dict) or not all(isinstance(t, Tensor) for t in value.values()):
+        raise ValueError(f"{path} is not a state dict: it must hold tensors by name.")
+    tensors: dict[str, Tensor] = {}
+    for name, tensor in value.items():
+        plain = str(name).removeprefix("module.")  # left by DataParallel
+        if plain.startswith("rnn."):
+            plain = "lstm." + plain.removeprefix("rnn.")
+        tensors[RENAMED.get(plain, plain)] = tensor
+    return tensors
+
+
+def import_damsm(
+    weights: str | Path, captions: str | Path, max_words: int = MAX_WORDS
+) -> tuple[bytes, Vocabulary]:
+    """Make an encoder file of AttnGAN's two.
+
+    Args:
+        weights: ``text_encoder*.pth``.
+        captions: The ``captions.pickle`` of the same training.
+        max_words: Words of a caption that are read.
+
+    Returns:
+        Content of the encoder file, and its vocabulary.
+
+    Raises:
+        FileNotFoundError: If a file is not there.
+        ValueError: If a file is refused, or the two do not fit together.
+    """
+    vocabulary = Vocabulary(read_captions_pickle(captions), max_words)
+    network = build(read_weights(weights), vocabulary, f"{weights} with {captions}")
+    return pack(network, vocabulary), vocabulary
+
+
+def _read(path: str | Path) -> bytes:
+    if not Path(path).is_file():
+        raise FileNotFoundError(f"{path} does not exist.")
+    return Path(path).read_bytes()
