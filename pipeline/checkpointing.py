@@ -2,7 +2,8 @@
 
     checkpoints/step-00001000/
         model/                    the averaged generator, as `ratgan.load` reads it
-        generator.safetensors …   both networks and both optimizers
+        discriminator.json …      the discriminator, as `ratgan.checkpoint` reads it
+        generator.safetensors …   the generator in training and both optimizers
         state.json                step, config, dataset, versions
         files.json                sha256 of every file above
         COMMITTED                 sha256 of files.json; written last
@@ -21,7 +22,7 @@ from safetensors.torch import load, save
 from torch import Tensor, nn
 
 from pipeline.storage import Folder
-from ratgan.checkpoint import MODEL_TENSORS, load_strictly, pack_model
+from ratgan.checkpoint import MODEL_TENSORS, load_strictly, pack_discriminator, pack_model
 from ratgan.step import Gan
 from ratgan.text.transform import SentenceTransform
 
@@ -61,9 +62,12 @@ def save_checkpoint(
     """
     origin = {key: state[key] for key in ("run", "dataset", "versions")} | {"step": step}
     model = pack_model(gan.average, transform, encoder, origin, encoder_file)
-    files = ((f"model/{name}", content) for name, content in model.items())
-    tensors = ((name, save(held)) for name, held in _tensors(gan))
-    return commit(root, chain(files, tensors), step=step, state=state, keep=keep)
+    files = chain(
+        ((f"model/{name}", content) for name, content in model.items()),
+        pack_discriminator(gan.discriminator).items(),
+        ((f"{name}.safetensors", save(held)) for name, held in _tensors(gan)),
+    )
+    return commit(root, files, step=step, state=state, keep=keep)
 
 
 def commit(
@@ -163,17 +167,10 @@ def _optimizers(gan: Gan) -> dict[str, tuple[torch.optim.Optimizer, nn.Module]]:
 
 
 def _tensors(gan: Gan) -> Iterator[tuple[str, dict[str, Tensor]]]:
-    """Yield the content of each file, copied to the CPU when its turn comes."""
-    for name, network in _networks(gan).items():
-        yield (
-            f"{name}.safetensors",
-            {
-                key: tensor.detach().cpu().contiguous()
-                for key, tensor in network.state_dict().items()
-            },
-        )
+    """Yield the rest of the tensors by file, copied to the CPU when their turn comes."""
+    yield "generator", {n: t.cpu().contiguous() for n, t in gan.generator.state_dict().items()}
     for name, (optimizer, network) in _optimizers(gan).items():
-        yield f"{name}.safetensors", moments(optimizer, dict(network.named_parameters()))
+        yield name, moments(optimizer, dict(network.named_parameters()))
 
 
 def moments(

@@ -18,11 +18,11 @@ from pipeline.sources.shapes import COLOURS, PLACES, SHAPES, SIZES, ShapesSource
 from pipeline.storage import Folder
 from pipeline.tracking import Tracker, tracking_uri
 from pipeline.train import train
-from ratgan.checkpoint import TextToImage
 from ratgan.metrics.agreement import agreement, train_classifier
 from ratgan.pictures import grid, png
 from ratgan.randomness import sample_noise
 from ratgan.sampling import sample
+from ratgan.text_to_image import TextToImage
 
 ATTRIBUTES = {
     "place": tuple(PLACES),

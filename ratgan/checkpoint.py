@@ -14,23 +14,18 @@ No pickle is written or read.
 
 import hashlib
 import json
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
-from PIL import Image
 from safetensors.torch import load as load_tensors
 from safetensors.torch import save as save_tensors
 from torch import Tensor, nn
 
 from ratgan.discriminator import Discriminator
 from ratgan.generator import Generator
-from ratgan.pictures import to_pil
-from ratgan.randomness import sample_noise
-from ratgan.sampling import sample
-from ratgan.text.encoder import TextEncoder, load_encoder
 from ratgan.text.transform import SentenceTransform
+from ratgan.text_to_image import TextToImage
 
 FORMAT_VERSION = 1
 MODEL_JSON = "model.json"
@@ -38,79 +33,6 @@ MODEL_TENSORS = "model.safetensors"
 TEXT_ENCODER = "text_encoder.safetensors"
 DISCRIMINATOR_JSON = "discriminator.json"
 DISCRIMINATOR_TENSORS = "discriminator.safetensors"
-
-
-class TextToImage:
-    """A trained model: captions in, images out.
-
-    Args:
-        generator: In evaluation mode.
-        transform: Of raw sentence vectors.
-        encoder: Name and sha256 of the text encoder it was trained with.
-        origin: Where it comes from: run, step, dataset, versions.
-        encoder_path: Where that encoder is, if it does not come along.
-    """
-
-    def __init__(
-        self,
-        generator: Generator,
-        transform: SentenceTransform,
-        encoder: dict[str, str],
-        origin: dict[str, Any],
-        encoder_path: str | Path | None = None,
-    ) -> None:
-        self.generator = generator
-        self.transform = transform
-        self.encoder_record = encoder
-        self.origin = origin
-        self._encoder_path = encoder_path
-        self._encoder: TextEncoder | None = None
-
-    def __call__(self, captions: str | Sequence[str], *, seed: int = 0) -> list[Image.Image]:
-        """Draw one image for each caption.
-
-        Args:
-            captions: One text or several.
-            seed: The same captions and seed give the same images.
-
-        Returns:
-            RGB images.
-        """
-        return [to_pil(image) for image in self.draw(captions, seed=seed)]
-
-    def draw(self, captions: str | Sequence[str], *, seed: int = 0) -> Tensor:
-        """Draw one image for each of N captions: uint8, [N, 3, H, W]."""
-        texts = [captions] if isinstance(captions, str) else list(captions)
-        noise = sample_noise(seed, len(texts), self.generator.noise_dim)
-        return sample(self.generator, self.encode(texts), noise)
-
-    def encode(self, captions: Sequence[str]) -> Tensor:
-        """Encode N captions as the generator reads them, [N, S].
-
-        Raises:
-            ValueError: If a caption is empty, or the text encoder at hand is not the
-                one the model was trained with.
-        """
-        if not captions or any(not text.strip() for text in captions):
-            raise ValueError("a caption is empty: there is nothing to draw.")
-        encoder = self._encoder or self.load_encoder()
-        vectors: Tensor = self.transform(encoder.encode(captions))
-        return vectors
-
-    def load_encoder(self) -> TextEncoder:
-        """Load the text encoder now rather than with the first caption.
-
-        Raises:
-            ValueError: If it is not the one the model was trained with.
-        """
-        encoder = load_encoder(self.encoder_record["name"], self._encoder_path)
-        if encoder.sha256 != self.encoder_record["sha256"]:
-            raise ValueError(
-                f"the model was trained with {self.encoder_record['name']} of sha256 "
-                f"{self.encoder_record['sha256']}, and the one here has {encoder.sha256}."
-            )
-        self._encoder = encoder
-        return encoder
 
 
 def pack_model(

@@ -6,13 +6,15 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 
 from pipeline.generate import GenerateConfig, generate
-from ratgan.checkpoint import pack_model
+from ratgan.checkpoint import pack_discriminator, pack_model
 from ratgan.text.minilm import WEIGHTS_SHA256
 from ratgan.text.transform import SentenceTransform
-from tests.ratgan.networks import small_generator
+from tests.conftest import photo
+from tests.ratgan.networks import small_discriminator, small_generator
 
 ROOT = Path(__file__).parents[2]
 
@@ -22,8 +24,6 @@ def model(tmp_path_factory):
     folder = tmp_path_factory.mktemp("model")
     encoder = {"name": "minilm", "sha256": WEIGHTS_SHA256}
     generator = small_generator()
-    import torch
-
     torch.manual_seed(0)
     transform = SentenceTransform(torch.zeros(384), torch.randn(384, 9), "whiten")
     for name, content in pack_model(generator, transform, encoder, {"step": 1}).items():
@@ -115,7 +115,7 @@ assert not {{"ray", "mlflow"}} & set(sys.modules), "by jobs/generate.py"
     )
 
     assert done.returncode == 0, done.stderr
-    assert "1 pictures in" in done.stdout
+    assert "1 picture in" in done.stdout
     assert (tmp_path / "grid.png").exists()
 
 
@@ -129,5 +129,77 @@ def test_a_missing_model_is_one_line_on_the_screen(tmp_path):
     )
 
     assert done.returncode == 2
-    assert done.stderr.startswith("\nerror: FileNotFoundError: ")
+    assert done.stderr.startswith("\nerror: ")
+    assert "it is not a saved model" in done.stderr
     assert "Traceback" not in done.stderr
+
+
+def test_rows_are_of_one_caption_and_columns_of_one_noise(model, tmp_path):
+    def draw(*captions: str, **options) -> list[np.ndarray]:
+        output = str(tmp_path / str(len(list(tmp_path.iterdir()))))
+        config = GenerateConfig(captions=captions, model=model, output=output, **options)
+        return [pixels(file) for file in generate(config)[:-1]]
+
+    rows = draw("a red bird", "two cats", show="variations", count=3)
+    same = draw("a red bird", "two cats", same_noise=True)
+    captions = draw("a red bird", "two cats", show="captions", count=3)
+    noises = draw("two cats", show="noises", count=3)
+
+    assert [len(each) for each in (rows, same, captions, noises)] == [6, 2, 3, 3]
+    assert np.array_equal(rows[0], same[0])
+    assert np.array_equal(rows[3], same[1]), "the first column has the first noise"
+    assert not np.array_equal(rows[0], rows[1])
+    assert np.array_equal(captions[0], same[0])
+    assert np.array_equal(captions[-1], same[1]), "the way ends at the other caption"
+    assert np.array_equal(noises[0], rows[3])
+    assert np.array_equal(noises[-1], rows[4]), "the way ends at the second noise"
+    assert not np.array_equal(noises[1], noises[0])
+
+
+def test_attention_is_drawn_over_generated_and_given_images(model, tmp_path):
+    discriminator = small_discriminator()
+    checkpoint = tmp_path / "checkpoint"
+    checkpoint.mkdir()
+    for name, content in pack_discriminator(discriminator).items():
+        (checkpoint / name).write_bytes(content)
+    photo(50, 40).save(tmp_path / "photo.png")
+    options = {"captions": ("a red bird",), "model": model, "attention": str(checkpoint)}
+
+    drawn = generate(GenerateConfig(**options, output=str(tmp_path / "drawn")))
+    given = generate(
+        GenerateConfig(**options, output=str(tmp_path / "given"), images=(f"{tmp_path}/photo.png",))
+    )
+
+    assert [Path(file).name for file in drawn] == [
+        "000-a-red-bird.png",
+        "grid.png",
+        "attention.png",
+    ]
+    assert [Path(file).name for file in given] == ["grid.png", "attention.png"]
+    assert pixels(drawn[-1]).shape == pixels(drawn[-2]).shape
+    assert not np.array_equal(pixels(given[-1]), pixels(given[-2]))
+    with pytest.raises(FileNotFoundError, match=r"holds no discriminator\.json"):
+        generate(GenerateConfig(**(options | {"attention": str(tmp_path)})))
+    two = options | {"captions": ("a red bird", "two cats")}
+    with pytest.raises(ValueError, match="1 images and 2 captions"):
+        generate(GenerateConfig(**two, images=(f"{tmp_path}/photo.png",)))
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"count": 4}, "count is for rows"),
+        ({"show": "noises", "same_noise": True}, "need --show each, not noises"),
+        ({"images": ("a.png",)}, "looked at with --attention"),
+    ],
+)
+def test_pictures_that_make_no_sense_are_refused(options, message):
+    with pytest.raises(ValueError, match=message):
+        GenerateConfig(captions=("a bird",), **options)
+
+
+def test_one_caption_has_no_way_to_the_next(model, tmp_path):
+    with pytest.raises(ValueError, match="two of them or more"):
+        generate(
+            GenerateConfig(captions=("a",), model=model, output=str(tmp_path), show="captions")
+        )

@@ -1,0 +1,149 @@
+"""A trained model as you use it: captions in, images out.
+
+Dimensions in this file:
+    N captions, S sentence size, Z noise size, H W height and width.
+"""
+
+from collections.abc import Sequence
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import torch
+from PIL import Image
+from torch import Tensor
+
+from ratgan.generator import Generator
+from ratgan.pictures import to_pil
+from ratgan.randomness import sample_noise
+from ratgan.sampling import interpolate_noise, interpolate_sentences, sample
+from ratgan.text.encoder import TextEncoder, load_encoder
+from ratgan.text.transform import SentenceTransform
+
+
+class TextToImage:
+    """A trained model: captions in, images out.
+
+    Args:
+        generator: In evaluation mode.
+        transform: Of raw sentence vectors.
+        encoder: Name and sha256 of the text encoder it was trained with.
+        origin: Where it comes from: run, step, dataset, versions.
+        encoder_path: Where that encoder is, if it does not come along.
+    """
+
+    def __init__(
+        self,
+        generator: Generator,
+        transform: SentenceTransform,
+        encoder: dict[str, str],
+        origin: dict[str, Any],
+        encoder_path: str | Path | None = None,
+    ) -> None:
+        self.generator = generator
+        self.transform = transform
+        self.encoder_record = encoder
+        self.origin = origin
+        self._encoder_path = encoder_path
+        self._encoder: TextEncoder | None = None
+
+    def __call__(self, captions: str | Sequence[str], *, seed: int = 0) -> list[Image.Image]:
+        """Draw one image for each caption.
+
+        Args:
+            captions: One text or several.
+            seed: The same captions and seed give the same images.
+
+        Returns:
+            RGB images.
+        """
+        return [to_pil(image) for image in self.draw(captions, seed=seed)]
+
+    def draw(
+        self, captions: str | Sequence[str], *, seed: int = 0, same_noise: bool = False
+    ) -> Tensor:
+        """Draw one image for each of N captions.
+
+        Args:
+            captions: One text or several.
+            seed: The same captions and seed give the same images.
+            same_noise: Draw all from one noise: what differs then is what the captions say.
+
+        Returns:
+            uint8, [N, 3, H, W].
+        """
+        texts = [captions] if isinstance(captions, str) else list(captions)
+        noise = self.noise(len(texts), seed)
+        return self._draw(self.encode(texts), noise[:1].expand_as(noise) if same_noise else noise)
+
+    def variations(self, captions: Sequence[str], count: int, *, seed: int = 0) -> Tensor:
+        """Draw several images of each of N captions, from the same noises for all captions.
+
+        Returns:
+            uint8, [N, count, 3, H, W]: a row is of one caption, a column of one noise.
+        """
+        sentences = self.encode(captions).repeat_interleave(count, dim=0)
+        noise = self.noise(count, seed).repeat(len(captions), 1)
+        return self._draw(sentences, noise).unflatten(0, (-1, count))
+
+    def between_captions(self, captions: Sequence[str], steps: int, *, seed: int = 0) -> Tensor:
+        """Draw the way from each of N captions to the next, all from one noise.
+
+        Returns:
+            uint8, [N - 1, steps, 3, H, W], both ends of each way included.
+
+        Raises:
+            ValueError: If there are fewer than two captions.
+        """
+        if len(captions) < 2:
+            raise ValueError("between captions there must be two of them or more.")
+        pairs = pairwise(self.encode(captions))
+        ways = [interpolate_sentences(start, end, steps) for start, end in pairs]
+        noise = self.noise(1, seed).expand(len(ways) * steps, -1)
+        return self._draw(torch.cat(ways), noise).unflatten(0, (-1, steps))
+
+    def between_noises(self, captions: Sequence[str], steps: int, *, seed: int = 0) -> Tensor:
+        """Draw each of N captions on the way from one noise to another.
+
+        Returns:
+            uint8, [N, steps, 3, H, W], both ends of the way included.
+        """
+        start, end = self.noise(2, seed)
+        way = interpolate_noise(start, end, steps)
+        sentences = self.encode(captions).repeat_interleave(steps, dim=0)
+        return self._draw(sentences, way.repeat(len(captions), 1)).unflatten(0, (-1, steps))
+
+    def noise(self, count: int, seed: int) -> Tensor:
+        """Draw noises, [count, Z]; the n-th does not depend on how many there are."""
+        return sample_noise(seed, count, self.generator.noise_dim)
+
+    def _draw(self, sentences: Tensor, noise: Tensor) -> Tensor:
+        return sample(self.generator, sentences, noise)
+
+    def encode(self, captions: Sequence[str]) -> Tensor:
+        """Encode N captions as the generator reads them, [N, S].
+
+        Raises:
+            ValueError: If a caption is empty, or the text encoder at hand is not the
+                one the model was trained with.
+        """
+        if not captions or any(not text.strip() for text in captions):
+            raise ValueError("a caption is empty: there is nothing to draw.")
+        encoder = self._encoder or self.load_encoder()
+        vectors: Tensor = self.transform(encoder.encode(captions))
+        return vectors
+
+    def load_encoder(self) -> TextEncoder:
+        """Load the text encoder now rather than with the first caption.
+
+        Raises:
+            ValueError: If it is not the one the model was trained with.
+        """
+        encoder = load_encoder(self.encoder_record["name"], self._encoder_path)
+        if encoder.sha256 != self.encoder_record["sha256"]:
+            raise ValueError(
+                f"the model was trained with {self.encoder_record['name']} of sha256 "
+                f"{self.encoder_record['sha256']}, and the one here has {encoder.sha256}."
+            )
+        self._encoder = encoder
+        return encoder
