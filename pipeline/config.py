@@ -74,6 +74,9 @@ class OptimConfig(Settings):
     """Factor of the matching-aware gradient penalty; 2 in DF-GAN."""
     penalty_power: Annotated[float, Field(ge=2)] = 6.0
     """Its exponent; 6 in DF-GAN."""
+    mismatched: Literal["other_class", "published"] = "other_class"
+    """Whose sentences do not match: those of another class (or image), at random; or the next in
+    the batch sorted by caption length, as in the published code, be it of the same class or not."""
     update: Literal["fused", "separate"] = "fused"
     """How D learns in a step: once from both of its losses, or from one after the other as
     in the published code."""

@@ -19,7 +19,7 @@ from torch import Tensor
 from pipeline import collective
 from pipeline.checkpointing import PREFIX, newest_checkpoint, restore, save_checkpoint
 from pipeline.config import TrainConfig, refuse_changes
-from pipeline.dataset import Example, PreparedDataset, prefetch
+from pipeline.dataset import Batch, Example, PreparedDataset, prefetch
 from pipeline.plan import Plan
 from pipeline.progress import duration, say
 from pipeline.session import settle
@@ -28,9 +28,15 @@ from pipeline.tracking import Tracker
 from ratgan.discriminator import Discriminator
 from ratgan.generator import Generator
 from ratgan.pictures import attention_overlay, grid, png
-from ratgan.randomness import mismatched_partners, sample_noise, step_noise
+from ratgan.randomness import (
+    mismatched_partners,
+    published_partners,
+    sample_noise,
+    step_noise,
+)
 from ratgan.sampling import sample
 from ratgan.step import Gan, train_step
+from ratgan.text.vocabulary import MAX_WORDS, split_words
 
 
 @dataclass(frozen=True)
@@ -135,6 +141,7 @@ def work(fields: dict[str, Any]) -> None:
             image_size=config.model.image_size,
             flip=config.data.flip,
             threads=config.data.decode_threads,
+            captions=config.optim.mismatched == "published",
         )
     )
     interval = Interval(step)
@@ -146,16 +153,15 @@ def work(fields: dict[str, Any]) -> None:
         # The pairing is that of the whole batch, whoever holds which part of it.
         raw = collective.gather(batch.sentences.to(device, non_blocking=True))
         sentences = transform(raw)  # [B, S]
-        keys = torch.stack([batch.image_keys, batch.class_keys], dim=1)  # [b, 2]
-        images, classes = collective.gather_on(device, keys).unbind(1)
-        partners = _share(mismatched_partners(config.seed, step, images, classes))
-        noise = _share(step_noise(config.seed, step, len(images), config.model.noise_dim))  # [b, Z]
+        partners, weights = _pair(config, batch, step, device)
+        noise = _share(step_noise(config.seed, step, len(sentences), config.model.noise_dim))
         values = train_step(
             gan,
             images=batch.images.to(device, non_blocking=True).float() / 127.5 - 1,
             sentences=_share(sentences),
-            mismatched=sentences[partners.to(device)],
-            noise=noise.to(device),
+            mismatched=sentences[_share(partners).to(device)],
+            mismatched_weights=None if weights is None else _share(weights).to(device),
+            noise=noise.to(device),  # [b, Z]
             penalty_weight=config.optim.penalty_weight,
             penalty_power=config.optim.penalty_power,
             average_decay=_decay(config.optim.average_decay, step),
@@ -189,6 +195,19 @@ def _resume(config: TrainConfig, gan: Gan, checkpoints: Folder, device: torch.de
         if collective.rank() == 0:
             say(f"resuming from step {step:,} ({folder})")
     return step
+
+
+def _pair(
+    config: TrainConfig, batch: Batch, step: int, device: torch.device
+) -> tuple[Tensor, Tensor | None]:
+    """Choose the mismatched sentence of every image of the whole batch, and its weight."""
+    if config.optim.mismatched == "published":
+        read = [split_words(caption)[:MAX_WORDS] for caption in batch.captions]
+        words = torch.tensor([len(each) for each in read])
+        return published_partners(collective.gather_on(device, words))
+    keys = torch.stack([batch.image_keys, batch.class_keys], dim=1)  # [b, 2]
+    images, classes = collective.gather_on(device, keys).unbind(1)
+    return mismatched_partners(config.seed, step, images, classes), None
 
 
 def _share(whole: Tensor) -> Tensor:

@@ -11,7 +11,9 @@ from torch.nn import functional
 from ratgan.precision import full_precision
 
 
-def discriminator_hinge_loss(real: Tensor, generated: Tensor, mismatched: Tensor) -> Tensor:
+def discriminator_hinge_loss(
+    real: Tensor, generated: Tensor, mismatched: Tensor, weights: Tensor | None = None
+) -> Tensor:
     """Compute ``E[1 − D(x, s)]₊ + ½ E[1 + D(x̂, s)]₊ + ½ E[1 + D(x, ŝ)]₊``.
 
     Source: https://arxiv.org/abs/2204.10482.
@@ -20,14 +22,18 @@ def discriminator_hinge_loss(real: Tensor, generated: Tensor, mismatched: Tensor
         real: Logits of real images with their sentences, [B].
         generated: Logits of generated images with the sentences they were made from, [B].
         mismatched: Logits of real images with sentences of other images, [B].
+        weights: Of the mismatched pairs, [B], 1 on average; all 1 if not given.
 
     Returns:
         A scalar, at least 0.
     """
+    of_mismatched = functional.relu(1 + mismatched)
+    if weights is not None:
+        of_mismatched = of_mismatched * weights
     return (
         functional.relu(1 - real).mean()
         + 0.5 * functional.relu(1 + generated).mean()
-        + 0.5 * functional.relu(1 + mismatched).mean()
+        + 0.5 * of_mismatched.mean()
     )
 
 

@@ -54,3 +54,26 @@ def mismatched_partners(seed: int, step: int, images: Tensor, classes: Tensor) -
     partners = torch.empty_like(order)
     partners[order] = others.gather(1, first_best)[:, 0]
     return partners
+
+
+def published_partners(lengths: Tensor) -> tuple[Tensor, Tensor]:
+    """Choose mismatched sentences as the published code does: the next in a sorted batch.
+
+    That code sorts a batch by the length of its captions, longest first, and holds
+    images 0 … B − 2 against sentences 1 … B − 1. The last image has no partner, and one
+    of the same class is not kept out.
+
+    Args:
+        lengths: Words of each caption, [B].
+
+    Returns:
+        Indices into the batch, [B], and the weight of each pair in the mean, [B]: 0 for
+        the image without a partner, and so much for the others that the mean is theirs.
+    """
+    size = len(lengths)
+    order = torch.argsort(lengths, descending=True, stable=True)
+    partners = torch.empty_like(order)
+    partners[order] = order.roll(-1)
+    weights = torch.full((size,), size / (size - 1))
+    weights[order[-1]] = 0
+    return partners, weights

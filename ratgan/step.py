@@ -86,6 +86,7 @@ def train_step(
     sentences: Tensor,
     mismatched: Tensor,
     noise: Tensor,
+    mismatched_weights: Tensor | None = None,
     penalty_weight: float = 2.0,
     penalty_power: float = 6.0,
     average_decay: float = 0.999,
@@ -103,6 +104,7 @@ def train_step(
         sentences: Their sentence vectors, [B, S].
         mismatched: Sentence vectors of other images, [B, S].
         noise: Standard normal, [B, Z].
+        mismatched_weights: Of the mismatched pairs in their mean, [B]; all 1 if not given.
         penalty_weight: Factor of the matching-aware gradient penalty.
         penalty_power: Its exponent.
         average_decay: Share of the moving average that stays, in [0, 1).
@@ -127,7 +129,9 @@ def train_step(
     matching = sentences.detach().requires_grad_()
     real_logits, mismatched_logits = gan.discriminator(images, matching, mismatched)
     (generated_logits,) = gan.discriminator(generated.detach(), sentences)
-    hinge = discriminator_hinge_loss(real_logits, generated_logits, mismatched_logits)
+    hinge = discriminator_hinge_loss(
+        real_logits, generated_logits, mismatched_logits, mismatched_weights
+    )
     penalized_logits = real_logits
     if update == "separate":
         _update(gan.discriminator, gan.discriminator_optimizer, hinge, synchronize)

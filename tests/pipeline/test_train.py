@@ -204,6 +204,24 @@ def test_what_does_not_fit_is_refused_before_anything_starts(case, whole, shapes
     assert sorted(p for p in whole.rglob("*")) == before
 
 
+@pytest.mark.parametrize(
+    "variant",
+    [
+        {"optim": {"batch_size": 12, "mismatched": "published", "update": "separate"}},
+        {"model": {"attention": "none", "affines_per_block": 2}},
+        {"model": {"attention": "softmax", "recurrent": False, "controller_dim": 256}},
+    ],
+    ids=["as published", "without attention", "without controller"],
+)
+def test_every_variant_trains_to_a_model_that_draws(variant, shapes, tmp_path):
+    base = config(shapes, tmp_path, total_steps=2).model_dump()
+    changed = {group: base[group] | fields for group, fields in variant.items()}
+
+    run = train(TrainConfig.model_validate(base | changed))
+
+    assert ratgan.load(f"{run}/model")("a small red circle in the centre")[0].size == (32, 32)
+
+
 def test_two_ray_workers_train_as_one_and_resume(whole, shapes, tmp_path):
     train(config(shapes, tmp_path, workers=2, total_steps=4))
 

@@ -21,6 +21,16 @@ def test_hinge_losses_are_those_of_the_paper():
     assert generator_hinge_loss(generated) == 1.0
 
 
+def test_pairs_without_weight_are_not_in_the_mean():
+    mismatched = torch.tensor([-0.5, 7.0, -3.0])
+    weights = torch.tensor([1.5, 0.0, 1.5])
+    none = torch.tensor([5.0, 5.0, 5.0])
+
+    loss = discriminator_hinge_loss(none, -none, mismatched, weights)
+
+    assert loss == discriminator_hinge_loss(none[:2], -none[:2], mismatched[[0, 2]])
+
+
 def test_penalty_of_a_linear_discriminator_is_the_norm_of_its_weights():
     of_image, of_sentence = torch.randn(3, 4, 4).double(), torch.randn(5).double()
     images = torch.randn(2, 3, 4, 4).double().requires_grad_()

@@ -1,8 +1,14 @@
 """Noise and pairing: functions of seed and place, and never a matching pair."""
 
+import pytest
 import torch
 
-from ratgan.randomness import mismatched_partners, sample_noise, step_noise
+from ratgan.randomness import (
+    mismatched_partners,
+    published_partners,
+    sample_noise,
+    step_noise,
+)
 
 
 def test_noise_depends_on_seed_and_step_and_nothing_else():
@@ -51,3 +57,13 @@ def test_one_image_repeated_still_gets_a_partner_at_another_place():
     partners = mismatched_partners(0, 0, same, same)
 
     assert (partners != torch.arange(3)).all()
+
+
+def test_published_partners_are_the_next_in_a_batch_sorted_by_length():
+    lengths = torch.tensor([3, 9, 5, 5])
+
+    partners, weights = published_partners(lengths)
+
+    # Sorted: 1, 2, 3, 0. The last has no partner, and the mean is over the other three.
+    assert partners[[1, 2, 3]].tolist() == [2, 3, 0]
+    assert weights.tolist() == pytest.approx([0, 4 / 3, 4 / 3, 4 / 3])
