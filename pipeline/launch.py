@@ -226,7 +226,7 @@ def _fit(
     use_gpu: bool,
 ) -> None:
     """Run a function in every worker, or in this process with none, and wait for its end."""
-    TorchTrainer(
+    trainer = TorchTrainer(
         work,
         train_loop_config=fields,
         torch_config=TorchConfig(timeout_s=COLLECTIVE_TIMEOUT_S),
@@ -238,7 +238,12 @@ def _fit(
             storage_path=f"{run}/{RAY_RECORDS}",
             logging_config=LoggingConfig(log_level="WARNING"),
         ),
-    ).fit()
+    )
+    threads = torch.get_num_threads()
+    try:
+        trainer.fit()
+    finally:
+        torch.set_num_threads(threads)  # which a run in this process may have changed
     (run / RAY_RECORDS).remove()
 
 

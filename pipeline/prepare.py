@@ -113,7 +113,6 @@ def prepare(config: PrepareConfig) -> Manifest:
             or if no training image is left.
     """
     folder = Folder(config.output)
-    folder.check_writable("output")
     records = list(config.source.records())
     source = {"name": config.source.name, **config.source.model_dump(mode="json")}
     fingerprint = _fingerprint(records)
@@ -125,6 +124,7 @@ def prepare(config: PrepareConfig) -> Manifest:
         return found
 
     encoder = place.loaded()  # before anything is written: what is wrong with it shows at once
+    folder.check_writable("output")
     if encoder_file is not None:
         folder.write(TEXT_ENCODER, encoder_file)
         place = replace(place, location=f"{folder}/{TEXT_ENCODER}")

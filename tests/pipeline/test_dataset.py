@@ -163,9 +163,9 @@ def test_few_row_groups_are_held_wherever_training_starts(shapes, monkeypatch):
     held: list[int] = []
     read = PreparedDataset._rows
 
-    def watched(self, plan, positions):
+    def watched(self, plan, positions, captions):
         held.append(len({int(e) for e in plan.resolve(positions).epoch}))
-        return read(self, plan, positions)
+        return read(self, plan, positions, captions)
 
     monkeypatch.setattr(PreparedDataset, "_rows", watched)
     list(shapes.batches(plan, rank=0, world=1, first_step=17, last_step=95, **VIEW))
