@@ -91,7 +91,7 @@ def ablation(config: AblationConfig) -> None:
                 }
             )
             record = {
-                "options": config.model_dump(),
+                "options": config.model_dump(exclude={"output"}),
                 "versions": versions(),
                 "dataset": dataset.digest,
                 "classifier_accuracy": reader.accuracy,
