@@ -17,11 +17,11 @@ from pipeline import config as options
 from pipeline.checkpointing import newest_checkpoint
 from pipeline.config import flatten, refuse_changes
 from pipeline.dataset import PreparedDataset
+from pipeline.loop import Job
 from pipeline.progress import say
 from pipeline.session import connect, usable_cpus
 from pipeline.storage import Folder, absolute
 from pipeline.tracking import Tracker, git_state, redacted, tracking_uri
-from pipeline.worker import Job
 
 RUN_RECORD = "run.json"  # in the run's folder: its MLflow run, and which step's result is there
 RAY_RECORDS = "ray"  # in the run's folder, while it runs

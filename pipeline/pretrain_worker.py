@@ -5,7 +5,6 @@ Dimensions in this file:
     caption, E size of a word's embedding, D size of all vectors.
 """
 
-import time
 from itertools import islice
 from typing import Any
 
@@ -16,22 +15,14 @@ from safetensors.torch import load, save
 from torch import Tensor
 
 from pipeline import collective
-from pipeline.checkpointing import (
-    PREFIX,
-    commit,
-    moments,
-    newest_checkpoint,
-    restore_moments,
-)
-from pipeline.config import refuse_changes
-from pipeline.dataset import Batch, PreparedDataset, prefetch
+from pipeline.checkpointing import commit, moments, restore_moments
+from pipeline.dataset import Batch, PreparedDataset
+from pipeline.loop import Interval, begin, resume, stream
 from pipeline.plan import Plan
 from pipeline.pretrain_config import PretrainConfig
 from pipeline.progress import duration, say
-from pipeline.session import settle
 from pipeline.storage import Folder
 from pipeline.tracking import Tracker
-from pipeline.worker import Interval, Job
 from ratgan.checkpoint import TEXT_ENCODER, load_strictly
 from ratgan.metrics.retrieval import RPrecision, r_precision
 from ratgan.text.damsm import CaptionNetwork, pack, pad, unpack
@@ -63,12 +54,7 @@ def work(fields: dict[str, Any]) -> None:
     Args:
         fields: Of a `Job`.
     """
-    job = Job(**fields)
-    config = PretrainConfig.model_validate(job.config)
-    settle()
-    if config.threads:
-        torch.set_num_threads(config.threads)
-    device = ray.train.torch.get_device()
+    job, config, device = begin(fields, PretrainConfig)
     dataset = PreparedDataset(config.data.path)
     plan = Plan(dataset.units("train"), config.optim.batch_size, config.seed)
     # Of the training captions only: a word that no one trained would be noise.
@@ -76,28 +62,21 @@ def work(fields: dict[str, Any]) -> None:
     pair = build(config, vocabulary, device)
     checkpoints = Folder(job.run) / "checkpoints"
 
-    step = _resume(config, pair, checkpoints, device)
+    step = resume(config, checkpoints, device, lambda folder: restore(folder, pair))
     last = config.steps(plan.images)
     tracker = Tracker(job.tracking, job.run_id) if collective.rank() == 0 else None
-    batches = prefetch(
-        dataset.batches(
-            plan,
-            rank=collective.rank(),
-            world=collective.world(),
-            first_step=step,
-            last_step=last,
-            image_size=config.pair.image_size,
-            flip=config.data.flip,
-            threads=config.data.decode_threads,
-            captions=True,
-        )
+    batches = stream(
+        config,
+        dataset,
+        plan,
+        first_step=step,
+        last_step=last,
+        image_size=config.pair.image_size,
+        captions=True,
     )
     interval = Interval(step)
     while step < last:
-        waiting = time.monotonic()
-        batch = next(batches)
-        interval.waited_s += time.monotonic() - waiting
-
+        batch = interval.wait_for(batches)
         interval.add(_step(config, pair, batch, vocabulary, step, plan.images, device))
         step += 1
 
@@ -225,20 +204,6 @@ def _files(pair: Pair, vocabulary: Vocabulary) -> dict[str, bytes]:
         IMAGE_BRANCH: save(branch),
         OPTIMIZER: save(moments(pair.optimizer, pair.trained())),
     }
-
-
-def _resume(config: PretrainConfig, pair: Pair, checkpoints: Folder, device: torch.device) -> int:
-    """Restore the newest checkpoint, the same on every worker, and return its step."""
-    found = newest_checkpoint(checkpoints) if collective.rank() == 0 else None
-    step = collective.from_rank_zero(found[1]["step"] if found else 0, device)
-    if step:
-        folder = checkpoints / f"{PREFIX}{step:08d}"
-        before = folder.read_json("state.json")["config"]
-        refuse_changes(before, config)
-        restore(folder, pair)
-        if collective.rank() == 0:
-            say(f"resuming from step {step:,} ({folder})")
-    return step
 
 
 def restore(folder: Folder, pair: Pair) -> None:

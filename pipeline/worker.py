@@ -5,11 +5,8 @@ Dimensions in this file:
 """
 
 import copy
-import time
-from dataclasses import dataclass
 from typing import Any
 
-import psutil
 import ray.train
 import ray.train.torch
 import torch
@@ -17,12 +14,12 @@ from PIL import Image
 from torch import Tensor
 
 from pipeline import collective
-from pipeline.checkpointing import PREFIX, newest_checkpoint, restore, save_checkpoint
-from pipeline.config import TrainConfig, refuse_changes
-from pipeline.dataset import Batch, Example, PreparedDataset, prefetch
+from pipeline.checkpointing import restore, save_checkpoint
+from pipeline.config import TrainConfig
+from pipeline.dataset import Batch, Example, PreparedDataset
+from pipeline.loop import Interval, Job, begin, resume, stream
 from pipeline.plan import Plan
 from pipeline.progress import duration, say
-from pipeline.session import settle
 from pipeline.storage import Folder
 from pipeline.tracking import Tracker
 from ratgan.discriminator import Discriminator
@@ -37,25 +34,6 @@ from ratgan.randomness import (
 from ratgan.sampling import sample
 from ratgan.step import Gan, train_step
 from ratgan.text.vocabulary import MAX_WORDS, split_words
-
-
-@dataclass(frozen=True)
-class Job:
-    """What the driver decides for all workers; crosses to them as JSON types.
-
-    Attributes:
-        config: Resolved options.
-        run: Folder of the run.
-        tracking: Address of the tracker.
-        run_id: Id of the run there.
-        versions: Of what made it, for the record.
-    """
-
-    config: dict[str, Any]
-    run: str
-    tracking: str
-    run_id: str
-    versions: dict[str, str]
 
 
 def build(config: TrainConfig, sentence_dim: int, device: torch.device) -> Gan:
@@ -93,19 +71,14 @@ def work(fields: dict[str, Any]) -> None:
     Args:
         fields: Of a `Job`.
     """
-    job = Job(**fields)
-    config = TrainConfig.model_validate(job.config)
-    settle()
-    if config.threads:
-        torch.set_num_threads(config.threads)
-    device = ray.train.torch.get_device()
+    job, config, device = begin(fields, TrainConfig)
     dataset = PreparedDataset(config.data.path)
     plan = Plan(dataset.units("train"), config.optim.batch_size, config.seed)
     gan = build(config, dataset.transform.dim, device)
     transform = copy.deepcopy(dataset.transform).to(device)  # the dataset's own stays on the CPU
     checkpoints = Folder(job.run) / "checkpoints"
 
-    step = _resume(config, gan, checkpoints, device)
+    step = resume(config, checkpoints, device, lambda folder: restore(folder, gan))
     last = config.steps(plan.images)
     reporter = Reporter(config, job, dataset, device) if collective.rank() == 0 else None
     if reporter and step == 0:
@@ -131,25 +104,18 @@ def work(fields: dict[str, Any]) -> None:
                 keep=config.keep_checkpoints,
             )
 
-    batches = prefetch(
-        dataset.batches(
-            plan,
-            rank=collective.rank(),
-            world=collective.world(),
-            first_step=step,
-            last_step=last,
-            image_size=config.model.image_size,
-            flip=config.data.flip,
-            threads=config.data.decode_threads,
-            captions=config.optim.mismatched == "published",
-        )
+    batches = stream(
+        config,
+        dataset,
+        plan,
+        first_step=step,
+        last_step=last,
+        image_size=config.model.image_size,
+        captions=config.optim.mismatched == "published",
     )
     interval = Interval(step)
     while step < last:
-        waiting = time.monotonic()
-        batch = next(batches)
-        interval.waited_s += time.monotonic() - waiting
-
+        batch = interval.wait_for(batches)
         # The pairing is that of the whole batch, whoever holds which part of it.
         raw = collective.gather(batch.sentences.to(device, non_blocking=True))
         sentences = transform(raw)  # [B, S]
@@ -183,20 +149,6 @@ def work(fields: dict[str, Any]) -> None:
             checkpoint()
 
 
-def _resume(config: TrainConfig, gan: Gan, checkpoints: Folder, device: torch.device) -> int:
-    """Restore the newest checkpoint, the same on every worker, and return its step."""
-    found = newest_checkpoint(checkpoints) if collective.rank() == 0 else None
-    step = collective.from_rank_zero(found[1]["step"] if found else 0, device)
-    if step:
-        folder = checkpoints / f"{PREFIX}{step:08d}"
-        before = folder.read_json("state.json")["config"]
-        refuse_changes(before, config)
-        restore(folder, gan)
-        if collective.rank() == 0:
-            say(f"resuming from step {step:,} ({folder})")
-    return step
-
-
 def _pair(
     config: TrainConfig, batch: Batch, step: int, device: torch.device
 ) -> tuple[Tensor, Tensor | None]:
@@ -218,39 +170,6 @@ def _share(whole: Tensor) -> Tensor:
 def _decay(decay: float, step: int) -> float:
     """Forget the first, untrained weights quickly: (1 + n) / (10 + n) until it passes `decay`."""
     return min(decay, (1 + step) / (10 + step))
-
-
-class Interval:
-    """Adds up what happens between two lines, without waiting for the device."""
-
-    def __init__(self, step: int) -> None:
-        self.first = step
-        self.started = time.monotonic()
-        self.waited_s = 0.0
-        self.sums: dict[str, Tensor] = {}
-
-    def add(self, values: dict[str, Tensor]) -> None:
-        """Add the values of a step."""
-        for name, value in values.items():
-            self.sums[name] = self.sums[name] + value if name in self.sums else value
-
-    def close(self, step: int, batch_size: int, device: torch.device) -> dict[str, float]:
-        """Return means over steps and workers, and how fast it went."""
-        steps = step - self.first
-        means = collective.mean(torch.stack(list(self.sums.values())) / steps).tolist()
-        elapsed = time.monotonic() - self.started
-        return {
-            **dict(zip(self.sums, means, strict=True)),
-            "images_seen": step * batch_size,
-            "speed/images_per_s": steps * batch_size / elapsed,
-            "speed/data_wait_share": self.waited_s / elapsed,
-            "memory/process_gib": psutil.Process().memory_info().rss / 2**30,
-            **(
-                {"memory/gpu_peak_gib": torch.cuda.max_memory_allocated(device) / 2**30}
-                if device.type == "cuda"
-                else {}
-            ),
-        }
 
 
 class Reporter:

@@ -1,0 +1,147 @@
+"""What every training loop has: its job, where it starts, its stream of batches, its intervals."""
+
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Any, TypeVar
+
+import psutil
+import ray.train.torch
+import torch
+from torch import Tensor
+
+from pipeline import collective
+from pipeline.checkpointing import PREFIX, newest_checkpoint
+from pipeline.config import RunConfig, refuse_changes
+from pipeline.dataset import Batch, PreparedDataset, prefetch
+from pipeline.plan import Plan
+from pipeline.progress import say
+from pipeline.session import settle
+from pipeline.storage import Folder
+
+Config = TypeVar("Config", bound=RunConfig)
+
+
+@dataclass(frozen=True)
+class Job:
+    """What the driver decides for all workers; crosses to them as JSON types.
+
+    Attributes:
+        config: Resolved options.
+        run: Folder of the run.
+        tracking: Address of the tracker.
+        run_id: Id of the run there.
+        versions: Of what made it, for the record.
+    """
+
+    config: dict[str, Any]
+    run: str
+    tracking: str
+    run_id: str
+    versions: dict[str, str]
+
+
+def begin(fields: dict[str, Any], config_type: type[Config]) -> tuple[Job, Config, torch.device]:
+    """Set this process up for a job.
+
+    Args:
+        fields: Of a `Job`.
+        config_type: Of its options.
+
+    Returns:
+        The job, its options, and the device to train on.
+    """
+    job = Job(**fields)
+    config = config_type.model_validate(job.config)
+    settle()
+    if config.threads:
+        torch.set_num_threads(config.threads)
+    return job, config, ray.train.torch.get_device()
+
+
+def resume(
+    config: RunConfig, checkpoints: Folder, device: torch.device, restore: Callable[[Folder], None]
+) -> int:
+    """Restore the newest checkpoint, the same on every worker, and return its step.
+
+    Args:
+        config: Of this start.
+        checkpoints: Folder of the run's checkpoints.
+        device: To agree by.
+        restore: Puts what is trained back to where a checkpoint left it.
+    """
+    found = newest_checkpoint(checkpoints) if collective.rank() == 0 else None
+    step = collective.from_rank_zero(found[1]["step"] if found else 0, device)
+    if step:
+        folder = checkpoints / f"{PREFIX}{step:08d}"
+        refuse_changes(folder.read_json("state.json")["config"], config)
+        restore(folder)
+        if collective.rank() == 0:
+            say(f"resuming from step {step:,} ({folder})")
+    return step
+
+
+def stream(
+    config: RunConfig,
+    dataset: PreparedDataset,
+    plan: Plan,
+    *,
+    first_step: int,
+    last_step: int,
+    image_size: int,
+    captions: bool,
+) -> Iterator[Batch]:
+    """Stream this worker's share of the batches, some of them prepared ahead."""
+    return prefetch(
+        dataset.batches(
+            plan,
+            rank=collective.rank(),
+            world=collective.world(),
+            first_step=first_step,
+            last_step=last_step,
+            image_size=image_size,
+            flip=config.data.flip,
+            threads=config.data.decode_threads,
+            captions=captions,
+        )
+    )
+
+
+class Interval:
+    """Adds up what happens between two lines, without waiting for the device."""
+
+    def __init__(self, step: int) -> None:
+        self.first = step
+        self.started = time.monotonic()
+        self.waited_s = 0.0
+        self.sums: dict[str, Tensor] = {}
+
+    def wait_for(self, batches: Iterator[Batch]) -> Batch:
+        """Take the next batch, and note how long that took."""
+        started = time.monotonic()
+        batch = next(batches)
+        self.waited_s += time.monotonic() - started
+        return batch
+
+    def add(self, values: dict[str, Tensor]) -> None:
+        """Add the values of a step."""
+        for name, value in values.items():
+            self.sums[name] = self.sums[name] + value if name in self.sums else value
+
+    def close(self, step: int, batch_size: int, device: torch.device) -> dict[str, float]:
+        """Return means over steps and workers, and how fast it went."""
+        steps = step - self.first
+        means = collective.mean(torch.stack(list(self.sums.values())) / steps).tolist()
+        elapsed = time.monotonic() - self.started
+        return {
+            **dict(zip(self.sums, means, strict=True)),
+            "images_seen": step * batch_size,
+            "speed/images_per_s": steps * batch_size / elapsed,
+            "speed/data_wait_share": self.waited_s / elapsed,
+            "memory/process_gib": psutil.Process().memory_info().rss / 2**30,
+            **(
+                {"memory/gpu_peak_gib": torch.cuda.max_memory_allocated(device) / 2**30}
+                if device.type == "cuda"
+                else {}
+            ),
+        }
