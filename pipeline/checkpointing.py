@@ -22,8 +22,9 @@ from safetensors.torch import load, save
 from torch import Tensor, nn
 
 from pipeline.storage import Folder
-from ratgan.checkpoint import MODEL_TENSORS, load_strictly, pack_discriminator, pack_model
+from ratgan.checkpoint import MODEL_TENSORS, pack_discriminator, pack_model
 from ratgan.step import Gan
+from ratgan.strict import load_strictly
 from ratgan.text.transform import SentenceTransform
 
 logger = logging.getLogger(__name__)

@@ -8,7 +8,8 @@ from pathlib import Path
 
 from pipeline.storage import Folder, absolute
 from ratgan.text.damsm import Damsm
-from ratgan.text.encoder import TextEncoder, load_encoder
+from ratgan.text.encoder import TextEncoder
+from ratgan.text.loading import load_encoder
 from ratgan.text.vocabulary import Vocabulary
 
 

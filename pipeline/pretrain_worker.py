@@ -23,8 +23,9 @@ from pipeline.pretrain_config import PretrainConfig
 from pipeline.progress import duration, say
 from pipeline.storage import Folder
 from pipeline.tracking import Tracker
-from ratgan.checkpoint import TEXT_ENCODER, load_strictly
+from ratgan.checkpoint import TEXT_ENCODER
 from ratgan.metrics.retrieval import RPrecision, r_precision
+from ratgan.strict import load_strictly
 from ratgan.text.damsm import CaptionNetwork, pack, pad, unpack
 from ratgan.text.image_branch import InceptionBranch, SmallBranch, read_inception
 from ratgan.text.pretraining import Pair, learning_rate, pretrain_step, word_dropout

@@ -30,7 +30,7 @@ from mlflow.types import ColSpec, DataType, Schema, TensorSpec
 from PIL import Image
 
 from pipeline.storage import Folder
-from ratgan.text.encoder import REQUIREMENTS
+from ratgan.text.loading import REQUIREMENTS
 
 logger = logging.getLogger(__name__)
 

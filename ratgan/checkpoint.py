@@ -17,13 +17,13 @@ import json
 from pathlib import Path
 from typing import Any
 
-import torch
 from safetensors.torch import load as load_tensors
 from safetensors.torch import save as save_tensors
-from torch import Tensor, nn
+from torch import Tensor
 
 from ratgan.discriminator import Discriminator
 from ratgan.generator import Generator
+from ratgan.strict import load_strictly
 from ratgan.text.transform import SentenceTransform
 from ratgan.text_to_image import TextToImage
 
@@ -168,24 +168,3 @@ def load(path: str | Path, *, encoder_path: str | Path | None = None) -> TextToI
 
 def _under(prefix: str, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
     return {n.removeprefix(prefix): t for n, t in tensors.items() if n.startswith(prefix)}
-
-
-@torch.no_grad()
-def load_strictly(module: nn.Module, tensors: dict[str, Tensor], where: str) -> None:
-    """Load tensors into a module that must have exactly those.
-
-    Raises:
-        ValueError: With the names of missing, unknown and wrongly shaped tensors.
-    """
-    own = module.state_dict()
-    problems = [f"missing {name}" for name in own if name not in tensors]
-    problems += [f"unknown {name}" for name in tensors if name not in own]
-    problems += [
-        f"{name} is {list(tensors[name].shape)} and should be {list(tensor.shape)}"
-        for name, tensor in own.items()
-        if name in tensors and tensors[name].shape != tensor.shape
-    ]
-    if problems:
-        more = f" and {len(problems) - 5} more" if len(problems) > 5 else ""
-        raise ValueError(f"{where} does not fit the network: {'; '.join(problems[:5])}{more}.")
-    module.load_state_dict(tensors)

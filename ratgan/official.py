@@ -14,9 +14,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ratgan.checkpoint import load_strictly
 from ratgan.discriminator import Discriminator
 from ratgan.generator import Generator
+from ratgan.strict import load_strictly
 
 # Affine transformations of a published block in the order its graph uses them, by their number.
 USED_AFFINES = {4: (0, 1, 2, 3), 6: (0, 1, 4, 2, 3, 5)}

@@ -17,7 +17,8 @@ from ratgan.generator import Generator
 from ratgan.pictures import to_pil
 from ratgan.randomness import sample_noise
 from ratgan.sampling import interpolate_noise, interpolate_sentences, sample
-from ratgan.text.encoder import TextEncoder, load_encoder
+from ratgan.text.encoder import TextEncoder
+from ratgan.text.loading import load_encoder
 from ratgan.text.transform import SentenceTransform
 
 

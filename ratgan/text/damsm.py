@@ -24,7 +24,7 @@ from safetensors.torch import save as save_tensors
 from torch import Tensor, nn
 from torch.nn.utils.rnn import pack_padded_sequence, pad_packed_sequence
 
-from ratgan.checkpoint import load_strictly
+from ratgan.strict import load_strictly
 from ratgan.text.encoder import Words
 from ratgan.text.vocabulary import RULE, Vocabulary
 

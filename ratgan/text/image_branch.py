@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 from torchvision.models import Inception_V3_Weights, inception_v3
 
-from ratgan.checkpoint import load_strictly
+from ratgan.strict import load_strictly
 
 INCEPTION_SIZE = 299  # pixels
 

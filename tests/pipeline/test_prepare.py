@@ -13,7 +13,7 @@ from pipeline.prepare import PrepareConfig, prepare
 from pipeline.shards import DecodeShard
 from pipeline.sources.coco import CocoSource
 from pipeline.storage import Folder
-from ratgan.text.encoder import load_encoder
+from ratgan.text.loading import load_encoder
 from tests.conftest import REAL_DATA, write_coco
 
 pytestmark = pytest.mark.slow

@@ -11,11 +11,11 @@ from ratgan.checkpoint import (
     MODEL_JSON,
     MODEL_TENSORS,
     TEXT_ENCODER,
-    load_strictly,
     pack_model,
 )
 from ratgan.randomness import sample_noise
 from ratgan.sampling import sample
+from ratgan.strict import load_strictly
 from ratgan.text.damsm import CaptionNetwork, pack
 from ratgan.text.minilm import WEIGHTS_SHA256
 from ratgan.text.transform import SentenceTransform

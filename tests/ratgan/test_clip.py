@@ -6,7 +6,7 @@ import pytest
 import torch
 from transformers import CLIPTextConfig, CLIPTextModelWithProjection
 
-from ratgan.text.encoder import load_encoder
+from ratgan.text.loading import load_encoder
 
 MERGES = ("b i", "bi r", "bir d</w>", "r e", "re d</w>")
 LETTERS = "abcdefghijklmnopqrstuvwxyz"

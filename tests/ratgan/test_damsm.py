@@ -12,7 +12,7 @@ import torch
 from safetensors.torch import load, save
 
 from ratgan.text.damsm import CaptionNetwork, Damsm, build, pack, pad, unpack
-from ratgan.text.encoder import load_encoder
+from ratgan.text.loading import load_encoder
 from ratgan.text.vocabulary import END, Vocabulary
 
 GOLDEN = json.loads((Path(__file__).parent / "golden" / "damsm.json").read_text())

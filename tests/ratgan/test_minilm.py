@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from ratgan.text import minilm
-from ratgan.text.encoder import load_encoder
+from ratgan.text.loading import load_encoder
 
 
 @pytest.fixture(scope="module")
