@@ -103,13 +103,13 @@ class Folder:
                 f"--{option}, or see to its permissions."
             ) from error
 
-    def read(self, name: str) -> bytes:
-        """Read a whole file.
+    def read(self, name: str, start: int | None = None, end: int | None = None) -> bytes:
+        """Read a whole file, or the bytes from `start` to before `end`.
 
         Raises:
             FileNotFoundError: If it is not there.
         """
-        content: bytes = self.fs.cat_file(self.file(name))
+        content: bytes = self.fs.cat_file(self.file(name), start, end)
         return content
 
     def write(self, name: str, content: bytes) -> str:
@@ -152,3 +152,14 @@ class Folder:
         """Delete the folder and what is in it."""
         if self.exists():
             self.fs.rm(self.path, recursive=True)
+
+
+def inside(folder: Folder, name: str) -> None:
+    """Refuse a name from foreign data that leads out of a folder.
+
+    Raises:
+        ValueError: If it does.
+    """
+    parts = name.replace("\\", "/").split("/")
+    if name.startswith("/") or ".." in parts or "://" in name:
+        raise ValueError(f"PATH_UNSAFE: {name!r} leads out of {folder}")
