@@ -9,7 +9,7 @@ import hashlib
 import json
 import queue
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from itertools import islice
@@ -18,7 +18,6 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
-import pyarrow.parquet as pq
 import ray
 import torch
 from torch import Tensor
@@ -26,11 +25,14 @@ from torchvision.io import ImageReadMode, decode_jpeg
 
 from pipeline.manifest import read_manifest, read_transform
 from pipeline.plan import Plan, Unit
+from pipeline.row_groups import MEND, read_row_group
 from pipeline.storage import Folder
 
 HOLD_ROWS = 4096  # a split of at most so many rows is held in memory over many epochs
 HOLD_EPOCHS = 64
 PREFETCHED_BATCHES = 4
+LISTERS = 16  # files asked about at once
+EXAMPLE_COLUMNS = ["id", "label", "image", "captions", "sentences", "meaning"]
 CROP_AND_FLIP = 2  # keeps these draws apart from those of the plan
 
 
@@ -92,19 +94,35 @@ class PreparedDataset:
     def verify(self) -> None:
         """Check that the shards are those of the manifest, by their size.
 
+        What is in them is verified by its checksums when it is read.
+
         Raises:
             ValueError: If one is missing or of another size.
         """
-        for shards in self.manifest.splits.values():
-            for shard in shards:
-                size = self.folder.size(shard.file)
+        shards = self.manifest.shards
+        with ThreadPoolExecutor(LISTERS) as pool:  # a bucket answers late, but many at a time
+            sizes = pool.map(lambda shard: self.folder.size(shard.file), shards)
+            for shard, size in zip(shards, sizes, strict=True):
                 if size != shard.bytes:
                     raise ValueError(
                         f"{self.folder}/{shard.file} "
                         + ("is missing" if size is None else f"has {size:,} bytes")
-                        + f", and the manifest says {shard.bytes:,} bytes. Copy the dataset anew, "
-                        "or prepare it again with --overwrite."
+                        + f", and the manifest says {shard.bytes:,} bytes. {MEND}"
                     )
+
+    def verify_content(self, progress: Callable[[int], None]) -> None:
+        """Read every shard and check that it is the manifest's, by its sha256.
+
+        Args:
+            progress: Told of each shard.
+
+        Raises:
+            ValueError: If one is not.
+        """
+        for shard in self.manifest.shards:
+            if hashlib.sha256(self.folder.read(shard.file)).hexdigest() != shard.sha256:
+                raise ValueError(f"{self.folder}/{shard.file} was changed. {MEND}")
+            progress(1)
 
     def encoder_file(self) -> bytes | None:
         """Read the text encoder that the dataset keeps a copy of, if it does.
@@ -134,17 +152,34 @@ class PreparedDataset:
 
     def each(self, split: str) -> Iterator[Example]:
         """Read the images of a split one after another, in the order they are stored."""
-        columns = ["id", "label", "image", "captions", "sentences", "meaning"]
         for unit in self.units(split):
-            for row in read_row_group(self.folder, unit, columns).to_pylist():
-                raw = torch.tensor(row["sentences"]).view(len(row["captions"]), -1)[:1]
-                yield Example(
-                    image=_decode(row["image"]),
-                    caption=row["captions"][0],
-                    sentence=self.transform(raw)[0],
-                    meaning=json.loads(row["meaning"]) if row["meaning"] else None,
-                    class_key=_class_key(row["label"], _key(row["id"])),
-                )
+            for row in self.read(unit, EXAMPLE_COLUMNS).to_pylist():
+                yield self._example(row)
+
+    def at(self, split: str, rows: Sequence[int]) -> Iterator[Example]:
+        """Read some images of a split by their numbers, which ascend."""
+        wanted, start = list(rows), 0
+        for unit in self.units(split):
+            mine = [row - start for row in wanted if row < start + unit.rows]
+            if mine:
+                table = self.read(unit, EXAMPLE_COLUMNS).take(mine)
+                yield from map(self._example, table.to_pylist())
+                wanted = wanted[len(mine) :]
+            start += unit.rows
+
+    def _example(self, row: dict[str, Any]) -> Example:
+        raw = torch.tensor(row["sentences"]).view(len(row["captions"]), -1)[:1]
+        return Example(
+            image=_decode(row["image"]),
+            caption=row["captions"][0],
+            sentence=self.transform(raw)[0],
+            meaning=json.loads(row["meaning"]) if row["meaning"] else None,
+            class_key=_class_key(row["label"], _key(row["id"])),
+        )
+
+    def read(self, unit: Unit, columns: list[str]) -> pa.Table:
+        """Read columns of a row group; raises as `read_row_group` does."""
+        return read_row_group(self.folder, unit, columns)
 
     def captions(self, split: str) -> Iterator[str]:
         """Read every caption of a split, in the order they are stored, and no image."""
@@ -272,17 +307,6 @@ class PreparedDataset:
             class_keys=torch.tensor([row["class_key"].as_py() for _, row in rows]),
             captions=tuple(row["captions"][n].as_py() for row, n in chosen if "captions" in row),
         )
-
-
-def read_row_group(folder: Folder, unit: Unit, columns: list[str]) -> pa.Table:
-    """Read columns of a row group and verify the checksums of its pages.
-
-    Raises:
-        OSError: If the shard is missing or damaged.
-    """
-    with folder.fs.open(folder.file(unit.file), "rb") as stream:
-        file = pq.ParquetFile(stream, page_checksum_verification=True)
-        return file.read_row_group(unit.row_group, columns=columns)
 
 
 def _keyed(table: pa.Table, dim: int) -> pa.Table:

@@ -1,10 +1,11 @@
 """The contract of a prepared dataset: what its shards hold and what its manifest says.
 
-manifest.json                  written last: a folder without it is not a dataset
-sentence_transform.safetensors raw sentence vectors → the generator's input
-text_encoder.safetensors       the text encoder, where it is of one file
-train/part-00000.parquet …     validation/part-00000.parquet …
-rejects.parquet                what was left out, and why
+manifest.json                    written last: a folder without it is not a dataset
+sentence_transform.safetensors   raw sentence vectors → the generator's input
+text_encoder.safetensors         the text encoder, where it is of one file
+train/part-00000.parquet …       validation/part-00000.parquet …
+rejects/train-00000.parquet …    what was left out of that shard, and why
+progress/ …                      only while preparation is unfinished
 """
 
 import hashlib
@@ -18,10 +19,11 @@ from pipeline.settings import Settings
 from pipeline.storage import Folder
 from ratgan.text.transform import SentenceTransform
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
 MANIFEST = "manifest.json"
 TRANSFORM = "sentence_transform.safetensors"
-REJECTS = "rejects.parquet"
+REJECTS = "rejects"
+PROGRESS = "progress"
 
 SHARD_SCHEMA = pa.schema(
     [
@@ -32,6 +34,7 @@ SHARD_SCHEMA = pa.schema(
         # Raw vectors of the text encoder, one after another in the order of the captions.
         pa.field("sentences", pa.list_(pa.float32()), nullable=False),
         pa.field("image", pa.binary(), nullable=False),  # JPEG, cache_size × cache_size
+        pa.field("digest", pa.binary(16), nullable=False),  # of the JPEG: equal for equal pixels
         pa.field("original_width", pa.int32(), nullable=False),  # pixels
         pa.field("original_height", pa.int32(), nullable=False),
     ],
@@ -39,14 +42,20 @@ SHARD_SCHEMA = pa.schema(
 )
 REJECT_SCHEMA = pa.schema(
     [
-        pa.field(name, pa.string(), nullable=False)
-        for name in ("id", "split", "location", "reason", "detail")
+        pa.field("kind", pa.string(), nullable=False),  # "image", or "caption" of an image kept
+        pa.field("source", pa.string(), nullable=False),
+        pa.field("id", pa.string(), nullable=False),
+        pa.field("split", pa.string(), nullable=False),
+        pa.field("location", pa.string(), nullable=False),
+        pa.field("reason", pa.string(), nullable=False),
+        pa.field("detail", pa.string(), nullable=False),
+        pa.field("sha256", pa.string()),  # of the original's bytes, where they could be read
     ]
 )
 
 
 class Shard(Settings):
-    """One parquet file."""
+    """One parquet file, and what became of the originals that it was to hold."""
 
     file: str
     rows: int
@@ -54,6 +63,16 @@ class Shard(Settings):
     """Rows of each row group."""
     bytes: int
     sha256: str
+    rejects_file: str | None = None
+    """What was left out of it, if anything was."""
+    rejects_sha256: str | None = None
+    seen: int
+    """Originals listed for it; `seen = rows + rejected images`."""
+    captions: int
+    reasons: dict[str, int] = Field(default_factory=dict)
+    """Rejected images by reason."""
+    dropped: dict[str, int] = Field(default_factory=dict)
+    """Captions left out of images that were kept, by reason."""
 
 
 class Encoder(Settings):
@@ -97,19 +116,26 @@ class Manifest(Settings):
     """Whether a mirrored image still fits its captions."""
     encoder: Encoder
     transform: TransformRecord
+    overlapping_splits: bool
+    """Whether validation images are training images too, as a published protocol wants it."""
     splits: dict[str, tuple[Shard, ...]]
     seen: int
     written: int
     rejected: int
     reasons: dict[str, int] = Field(default_factory=dict)
-    """Rejected rows by reason."""
+    """Rejected images by reason."""
     captions: int
     dropped_captions: dict[str, int] = Field(default_factory=dict)
-    """Captions left out of rows that were written, by reason."""
+    """Captions left out of images that were written, by reason."""
 
     def rows(self, split: str) -> int:
         """Count the images of a split."""
         return sum(shard.rows for shard in self.splits.get(split, ()))
+
+    @property
+    def shards(self) -> tuple[Shard, ...]:
+        """All shards."""
+        return tuple(shard for split in self.splits.values() for shard in split)
 
 
 def read_manifest(folder: Folder) -> tuple[Manifest, str]:

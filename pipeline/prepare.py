@@ -1,49 +1,50 @@
 """Originals to a prepared dataset, with Ray Data: decode, crop, resize, encode captions, write.
 
-The unit of work is a shard: a run of records that becomes one parquet file. So
-each file is a function of its records and the options alone, and what fails or
-is cut short costs no more than its shard.
+1. One task lists the originals and cuts the list into the parts that become shards.
+2. Ray Data makes the shards. One that is whole already, from the same originals, is kept.
+3. Pictures that occur twice are taken out.
+4. The sentence transform is fitted to the training captions.
+5. The manifest makes it a dataset.
 """
 
 import hashlib
-import io
 import json
-import re
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from dataclasses import asdict, replace
+from importlib.metadata import version
 from typing import Annotated, Any, Literal, Self
 
-import pyarrow as pa
-import pyarrow.parquet as pq
 import ray
-import torch
-from pydantic import Field, model_validator
+from pydantic import Field, field_validator, model_validator
 
+from pipeline.distribute import RETRIES, on_each
+from pipeline.duplicates import DropRepeats, find_repeats
 from pipeline.encoders import EncoderPlace, find_encoder
+from pipeline.listing import Listing, list_originals
 from pipeline.manifest import (
-    MANIFEST,
-    REJECT_SCHEMA,
-    REJECTS,
     SCHEMA_VERSION,
-    TRANSFORM,
     Encoder,
     Manifest,
     Shard,
     read_manifest,
     write_transform,
 )
+from pipeline.output_folder import OutputFolder
 from pipeline.progress import Progress, say
+from pipeline.rejects import Budget, top
 from pipeline.session import connect
 from pipeline.settings import Settings
-from pipeline.shards import DecodeShard, Row, WriteShard
+from pipeline.shards import MakeShard, Recipe
 from pipeline.sources import AnySource
-from pipeline.sources.source import SPLITS, Record
+from pipeline.sources.source import SPLITS
 from pipeline.storage import Folder
+from pipeline.transform_fitting import fit_transform
 from ratgan.checkpoint import TEXT_ENCODER
-from ratgan.text.transform import SentenceTransform, VectorSums
+from ratgan.text.transform import SentenceTransform
 
-SHARD_NAME = re.compile(r"part-\d{5,}\.parquet(\..*\.tmp)?")
+MAX_ROWS_PER_SHARD = 1024
+BYTES_PER_PIXEL = 0.5  # of a JPEG at quality 95 with full colour resolution; photographs, measured
 
 
 class PrepareConfig(Settings):
@@ -59,6 +60,8 @@ class PrepareConfig(Settings):
     """Store images this much larger, so that training can crop at random; 76/64 in AttnGAN."""
     quality: Annotated[int, Field(ge=50, le=100)] = 95
     """JPEG quality of the stored images."""
+    limit: Annotated[int, Field(ge=1)] | None = None
+    """Take the first images only, of each split."""
     encoder: Literal["minilm", "damsm", "clip"] = "minilm"
     """Frozen text encoder for the sentence vectors."""
     encoder_path: str | None = None
@@ -69,12 +72,29 @@ class PrepareConfig(Settings):
     encoder need; identity for damsm, as in the paper."""
     sentence_dim: Annotated[int, Field(ge=1)] = 96
     """Numbers kept of a whitened sentence vector."""
-    rows_per_shard: Annotated[int, Field(ge=1)] = 1024
-    """Images in a parquet file."""
+    max_rejects: str = "5%"
+    """Stop if more images than this cannot be used: a share as in 5%, or a count as in 100."""
+    duplicates: Literal["reject", "keep"] = "reject"
+    """What to do with a picture that occurs again, in its split or in the other one."""
+    images_of: str | None = None
+    """A prepared dataset of the same originals and image options: its images are taken as they are,
+    and only the captions are encoded anew."""
+    shard_mib: Annotated[int, Field(ge=1)] = 64
+    """Size aimed at for a parquet file."""
+    rows_per_shard: Annotated[int, Field(ge=1)] | None = None
+    """Images in a parquet file, instead of a size; 1024 at most by default."""
     row_group_rows: Annotated[int, Field(ge=1, le=4096)] = 128
     """Images read at once in training."""
+    repair: bool = False
+    """Check every shard of a complete dataset by its hash, and make damaged ones anew."""
     overwrite: bool = False
     """Delete a dataset that is in the output folder already."""
+
+    @field_validator("max_rejects")
+    @classmethod
+    def _check_budget(cls, value: str) -> str:
+        Budget.parse(value)
+        return value
 
     @model_validator(mode="after")
     def _check_encoder(self) -> Self:
@@ -84,6 +104,8 @@ class PrepareConfig(Settings):
                 if self.encoder == "minilm"
                 else f"encoder={self.encoder} needs encoder_path: where its weights are."
             )
+        if self.repair and self.overwrite:
+            raise ValueError("repair keeps what overwrite deletes: give one of them.")
         return self
 
     @property
@@ -92,214 +114,254 @@ class PrepareConfig(Settings):
         return int(self.image_size * self.margin)
 
     @property
+    def shard_rows(self) -> int:
+        """Images in a parquet file: as given, or as many as make up the size aimed at."""
+        if self.rows_per_shard is not None:
+            return self.rows_per_shard
+        rows = int(self.shard_mib * 2**20 / (BYTES_PER_PIXEL * self.cache_size**2))
+        groups = max(1, min(rows, MAX_ROWS_PER_SHARD) // self.row_group_rows)
+        return groups * self.row_group_rows
+
+    @property
     def chosen_transform(self) -> str:
         """The transform given, or the one the encoder needs."""
         return self.transform or ("identity" if self.encoder == "damsm" else "whiten")
 
+    def image_options(self) -> dict[str, Any]:
+        """Return the options that decide which images are stored, and how."""
+        names = {"image_size", "margin", "quality", "limit", "row_group_rows"}
+        return self.model_dump(mode="json", include=names) | {"rows_per_shard": self.shard_rows}
+
     def recorded_options(self) -> dict[str, Any]:
         """Return the options that decide what is in the dataset; the encoder has its own record."""
-        apart = {"source", "output", "overwrite", "encoder_path"}
-        return self.model_dump(mode="json", exclude=apart) | {"transform": self.chosen_transform}
+        names = {"encoder", "sentence_dim", "duplicates"}
+        rest = self.model_dump(mode="json", include=names)
+        return self.image_options() | rest | {"transform": self.chosen_transform}
+
+    def recorded_source(self) -> dict[str, Any]:
+        """Return the source's name and options."""
+        return {"name": self.source.name, **self.source.model_dump(mode="json")}
 
 
 def prepare(config: PrepareConfig) -> Manifest:
-    """Prepare a dataset, or find that it is there already.
+    """Prepare a dataset, go on with one that was left unfinished, or find that it is there already.
 
     Returns:
         The manifest.
 
     Raises:
-        ValueError: If the originals or the output folder are not what they should be,
-            or if no training image is left.
+        ValueError: If the originals or the output folder are not what they should be, too many
+            images cannot be used, or another preparation is at work in the folder.
     """
-    folder = Folder(config.output)
-    records = list(config.source.records())
-    source = {"name": config.source.name, **config.source.model_dump(mode="json")}
-    fingerprint = _fingerprint(records)
+    output = OutputFolder(config.output, config.recorded_source(), config.recorded_options())
     place, encoder_file = find_encoder(config.encoder, config.encoder_path)
-    if found := _already_there(folder, config, source, fingerprint, place):
-        say(
-            f"{folder} is prepared already: {found.written:,} images. --overwrite prepares it anew."
-        )
-        return found
+    output.refuse_strangers()
+    if not config.overwrite:
+        output.refuse_unlike(place)
+    connect(cpus=1)
+    if output.is_complete() and not config.overwrite:
+        listing = _list(config, None)
+        found = output.same_originals(listing.fingerprint)
+        if not config.repair:
+            say(
+                f"{output.folder} is prepared already: {found.written:,} images. --overwrite "
+                "prepares it anew, --repair checks every file of it."
+            )
+            return found
 
     encoder = place.loaded()  # before anything is written: what is wrong with it shows at once
-    folder.check_writable("output")
+    output.folder.check_writable("output")
+    with output.lock():
+        if config.overwrite:
+            output.clear()
+        return _prepare(config, output, place, encoder_file, encoder.sha256, encoder.dim)
+
+
+def _prepare(
+    config: PrepareConfig,
+    output: OutputFolder,
+    place: EncoderPlace,
+    encoder_file: bytes | None,
+    encoder_sha256: str,
+    encoder_dim: int,
+) -> Manifest:
+    folder = output.folder
     if encoder_file is not None:
         folder.write(TEXT_ENCODER, encoder_file)
         place = replace(place, location=f"{folder}/{TEXT_ENCODER}")
-    say(f"preparing {len(records):,} records of {config.source.name} into {folder}")
-    shards = _plan(records, config.rows_per_shard)
-    connect(cpus=1)
-    work = ray.data.from_items(
-        [
-            {"index": i, "split": split, "records": json.dumps([asdict(r) for r in part])}
-            for i, (split, part) in enumerate(shards)
-        ],
-        override_num_blocks=len(shards),
+    output.begin()
+    listing = _list(config, folder)
+    if not listing.parts:
+        raise ValueError(f"{config.source.name} lists no images. Options: {config.source!r}")
+    say(f"preparing {listing.rows:,} records of {config.source.name} into {folder}")
+    recipe = Recipe(
+        source=config.source,
+        folder=folder,
+        encoder=place,
+        cache_size=config.cache_size,
+        quality=config.quality,
+        row_group_rows=config.row_group_rows,
+        digest=_recipe_digest(config, encoder_sha256),
+        images_of=_images_of(config, listing),
     )
-    results = work.map(
-        DecodeShard(config.source, config.cache_size, config.quality, place.vocabulary())
-    ).map(WriteShard(place, folder, config.row_group_rows))
-    progress = Progress("prepared", len(records), "images")
-    done: dict[int, Row] = {}
-    rejected = 0
-    for row in results.iter_rows():
-        done[row["index"]] = row
-        rejected += row["seen"] - row["rows"]
-        progress.add(row["seen"], f"rejected {rejected:,}")
-    ordered = [done[i] for i in sorted(done)]
-    record = Encoder(
-        name=encoder.name,
-        sha256=encoder.sha256,
-        dim=encoder.dim,
-        file=TEXT_ENCODER if encoder_file is not None else None,
-        location=place.location if encoder_file is None else None,
+    output.trust_manifest(listing.parts, recipe.digest)
+    shards = _make_shards(config, listing, recipe)
+    if config.duplicates == "reject":
+        shards = _drop_repeats(config, listing, recipe, shards)
+    splits = {
+        split: tuple(shards[part.shard] for part in listing.parts if part.split == split)
+        for split in SPLITS
+    }
+    reasons = _reasons(shards.values())
+    dropped = sum((Counter(shard.dropped) for shard in shards.values()), Counter[str]())
+    if not any(shard.rows for shard in splits["train"]):
+        raise ValueError(
+            f"no training image is left of {listing.rows:,} records. Rejected: "
+            f"{top(reasons) or 'none'}."
+        )
+    transform = fit_transform(
+        folder, splits["train"], config.chosen_transform, encoder_dim, config.sentence_dim
     )
-    return _finish(folder, config, source, fingerprint, record, shards, ordered)
-
-
-def _fingerprint(records: Iterable[Record]) -> str:
-    digest = hashlib.sha256()
-    for record in records:
-        digest.update(json.dumps(asdict(record), sort_keys=True).encode())
-    return digest.hexdigest()
-
-
-def _plan(records: Sequence[Record], rows: int) -> list[tuple[str, Sequence[Record]]]:
-    """Cut the records of each split into shards."""
-    plan: list[tuple[str, Sequence[Record]]] = []
-    for split in SPLITS:
-        part = [record for record in records if record.split == split]
-        plan += [(split, part[i : i + rows]) for i in range(0, len(part), rows)]
-    return plan
-
-
-def _already_there(
-    folder: Folder,
-    config: PrepareConfig,
-    source: Row,
-    fingerprint: str,
-    place: EncoderPlace,
-) -> Manifest | None:
-    """Return the manifest of an equal dataset; refuse a folder that holds anything else."""
-    ours = {MANIFEST, TRANSFORM, TEXT_ENCODER, REJECTS, *SPLITS}
-    strange = sorted(set(folder.names()) - ours)
-    for split in SPLITS:
-        strange += [name for name in (folder / split).names() if not SHARD_NAME.fullmatch(name)]
-    if strange:
-        raise ValueError(
-            f"{folder} holds files that are not of a prepared dataset ({', '.join(strange[:3])}). "
-            "Name a new or empty folder with --output."
-        )
-    if config.overwrite:
-        folder.remove()
-        return None
-    if not folder.exists(MANIFEST):
-        return None
-    found, _ = read_manifest(folder)
-    unlike = [
-        f"{group}.{name}: {old} → {new}"
-        for group, now in (("source", source), ("options", config.recorded_options()))
-        for name, (old, new) in _pairs(getattr(found, group), now).items()
-        if old != new
-    ]
-    if not unlike and found.fingerprint != fingerprint:
-        unlike = ["the originals themselves have changed"]
-    if place.sha256 is None:
-        same_encoder = found.encoder.location == place.location
-    else:
-        same_encoder = found.encoder.sha256 == place.sha256
-    unlike += [] if same_encoder else ["with another text encoder"]
-    if unlike:
-        raise ValueError(
-            f"{folder} holds a dataset prepared otherwise ({'; '.join(unlike)}). "
-            "Name another folder with --output, or delete that dataset with --overwrite."
-        )
-    return found
-
-
-def _pairs(old: Row, new: Row) -> dict[str, tuple[Any, Any]]:
-    return {name: (old.get(name), new.get(name)) for name in sorted(old.keys() | new.keys())}
-
-
-def _finish(
-    folder: Folder,
-    config: PrepareConfig,
-    source: Row,
-    fingerprint: str,
-    encoder: Encoder,
-    plan: list[tuple[str, Sequence[Record]]],
-    results: list[Row],
-) -> Manifest:
-    """Fit the transform, write rejects and manifest, and say what was done."""
-    rejects = [reject for row in results for reject in json.loads(row["rejects"])]
-    reasons = Counter(reject["reason"] for reject in rejects)
-    seen, written = sum(len(part) for _, part in plan), sum(row["rows"] for row in results)
-    if seen != written + len(rejects):
-        raise RuntimeError(f"{seen} rows seen, {written} written and {len(rejects)} rejected.")
-    top = ", ".join(f"{reason} {count:,}" for reason, count in reasons.most_common(5))
-    sums = _training_sums(results)
-    if sums is None:
-        raise ValueError(
-            f"no training image is left of {seen:,} records. Rejected: {top or 'none'}."
-        )
-
-    sink = io.BytesIO()
-    pq.write_table(pa.Table.from_pylist(rejects, schema=REJECT_SCHEMA), sink)
-    folder.write(REJECTS, sink.getvalue())
-    transform = SentenceTransform.fit(config.chosen_transform, sums, config.sentence_dim)
-    dropped: Counter[str] = Counter()
-    for row in results:
-        dropped.update(json.loads(row["dropped"]))
     manifest = Manifest(
         schema_version=SCHEMA_VERSION,
-        source=source,
-        fingerprint=fingerprint,
+        source=config.recorded_source(),
+        fingerprint=listing.fingerprint,
         options=config.recorded_options(),
         cache_size=config.cache_size,
         mirrors=config.source.mirrors,
-        encoder=encoder,
+        encoder=Encoder(
+            name=place.name,
+            sha256=encoder_sha256,
+            dim=encoder_dim,
+            file=TEXT_ENCODER if encoder_file is not None else None,
+            location=place.location if encoder_file is None else None,
+        ),
         transform=write_transform(folder, transform),
-        splits={
-            split: tuple(
-                Shard.model_validate_json(row["shard"])
-                for row in results
-                if row["shard"] and row["split"] == split
-            )
-            for split in SPLITS
-        },
-        seen=seen,
-        written=written,
-        rejected=len(rejects),
+        overlapping_splits=config.source.overlapping,
+        splits=splits,
+        seen=listing.rows,
+        written=sum(shard.rows for shard in shards.values()),
+        rejected=reasons.total(),
         reasons=dict(sorted(reasons.items())),
-        captions=sum(row["captions"] for row in results),
+        captions=sum(shard.captions for shard in shards.values()),
         dropped_captions=dict(sorted(dropped.items())),
     )
-    folder.write_json(MANIFEST, manifest.model_dump(mode="json"))
-    size = sum(shard.bytes for shards in manifest.splits.values() for shard in shards) / 2**20
+    if manifest.seen != manifest.written + manifest.rejected:
+        raise RuntimeError(
+            f"{manifest.seen} rows seen, {manifest.written} written and {manifest.rejected} "
+            "rejected: this is a fault of ratgan."
+        )
+    output.finish(manifest)
+    _tell(folder, manifest, transform)
+    return manifest
+
+
+def _list(config: PrepareConfig, folder: Folder | None) -> Listing:
+    """List the originals in a process of its own: neither list nor join passes through here."""
+    task = ray.remote(num_cpus=1, max_retries=RETRIES)(list_originals)
+    listing: Listing = ray.get(task.remote(config.source, config.shard_rows, config.limit, folder))
+    return listing
+
+
+def _recipe_digest(config: PrepareConfig, encoder_sha256: str) -> str:
+    decides = {
+        "schema": SCHEMA_VERSION,
+        "source": config.recorded_source(),
+        "images": config.image_options(),
+        "encoder": [config.encoder, encoder_sha256],
+        # Another version may decode, encode or write otherwise.
+        "versions": {name: version(name) for name in ("pillow", "pyarrow", "torch")},
+    }
+    return hashlib.sha256(json.dumps(decides, sort_keys=True).encode()).hexdigest()
+
+
+def _images_of(config: PrepareConfig, listing: Listing) -> Folder | None:
+    """Return the dataset to take images from, if it has the same ones.
+
+    Raises:
+        ValueError: If it has others.
+    """
+    if config.images_of is None:
+        return None
+    folder = Folder(config.images_of)
+    found, _ = read_manifest(folder)
+    has = {"source": found.source, **found.options}
+    wanted = {"source": config.recorded_source(), **config.image_options()}
+    unlike = [
+        f"{name}: {has.get(name)} there, {value} here"
+        for name, value in wanted.items()
+        if has.get(name) != value
+    ]
+    if not unlike and found.fingerprint != listing.fingerprint:
+        unlike = ["its originals were other ones"]
+    if unlike:
+        raise ValueError(
+            f"images_of={folder} holds other images ({'; '.join(unlike)}). Give the same options "
+            "as for that dataset, or leave --images-of out."
+        )
+    return folder
+
+
+def _make_shards(config: PrepareConfig, listing: Listing, recipe: Recipe) -> dict[str, Shard]:
+    """Make all shards, or keep those that are there, and hold to the budget of rejects."""
+    progress = Progress("prepared", listing.rows, "images")
+    budget, reasons = Budget.parse(config.max_rejects), Counter[str]()
+    shards: dict[str, Shard] = {}
+    kept = 0
+    for row in on_each(MakeShard(recipe), [asdict(part) for part in listing.parts]):
+        shard = Shard.model_validate_json(row["shard"])
+        shards[shard.file] = shard
+        kept += row["kept"]
+        _check_visible(recipe.folder, shard)
+        reasons.update(shard.reasons)
+        budget.check(reasons, listing.rows, recipe.folder)
+        progress.add(shard.seen, f"rejected {reasons.total():,}" if reasons else "")
+    if kept:
+        say(f"{kept:,} of {len(listing.parts):,} shards were complete and are kept")
+    return shards
+
+
+def _check_visible(folder: Folder, shard: Shard) -> None:
+    """Find out that a shard written on another machine can be read on this one."""
+    if folder.size(shard.file) != shard.bytes:
+        raise ValueError(
+            f"{folder}/{shard.file} was written on another machine and is not to be seen on this "
+            "one. Name a folder with --output that all machines share, or a bucket."
+        )
+
+
+def _drop_repeats(
+    config: PrepareConfig, listing: Listing, recipe: Recipe, shards: dict[str, Shard]
+) -> dict[str, Shard]:
+    """Take out pictures that occur twice."""
+    task = ray.remote(num_cpus=1, max_retries=RETRIES)(find_repeats)
+    across = not config.source.overlapping
+    repeats = ray.get(task.remote(recipe.folder, listing.parts, across=across))
+    if not repeats:
+        return shards
+    shards = dict(shards)
+    for row in on_each(DropRepeats(recipe), [each.as_item() for each in repeats]):
+        shard = Shard.model_validate_json(row["shard"])
+        shards[shard.file] = shard
+    reasons = _reasons(shards.values())
+    Budget.parse(config.max_rejects).check(reasons, listing.rows, recipe.folder)
+    return shards
+
+
+def _reasons(shards: Iterable[Shard]) -> Counter[str]:
+    return sum((Counter(shard.reasons) for shard in shards), Counter[str]())
+
+
+def _tell(folder: Folder, manifest: Manifest, transform: SentenceTransform) -> None:
+    reasons, dropped = Counter(manifest.reasons), Counter(manifest.dropped_captions)
+    size = sum(shard.bytes for shard in manifest.shards) / 2**20
     say(
-        f"seen {seen:,} = written {written:,} + rejected {len(rejects):,}"
-        f"{f' ({top})' if top else ''}\n"
+        f"seen {manifest.seen:,} = written {manifest.written:,} + rejected {manifest.rejected:,}"
+        f"{f' ({top(reasons)})' if reasons else ''}\n"
         f"train {manifest.rows('train'):,}, validation {manifest.rows('validation'):,}, "
         f"captions {manifest.captions:,} (left out {dropped.total():,}), "
         f"sentence vectors {transform.kind} to {transform.dim}\n"
         f"{size:,.1f} MiB at {folder}"
     )
-    return manifest
-
-
-def _training_sums(results: list[Row]) -> VectorSums | None:
-    """Add up the sentence vectors of the training split, in the order of the shards."""
-    parts = [
-        VectorSums(
-            row["captions"],
-            torch.frombuffer(bytearray(row["total"]), dtype=torch.float64),
-            torch.frombuffer(bytearray(row["products"]), dtype=torch.float64).view(
-                len(row["total"]) // 8, -1
-            ),
-        )
-        for row in results
-        if row["split"] == "train" and row["rows"]
-    ]
-    return sum(parts[1:], parts[0]) if parts else None
+    if manifest.overlapping_splits:
+        say("note: the validation images are training images, as asked for; its scores show memory")

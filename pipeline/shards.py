@@ -1,104 +1,245 @@
-"""What preparation does to a shard, in whichever process: decode its images, encode its captions.
+"""One shard of a prepared dataset, from the list of its originals to its parquet file.
 
-What comes back is small: the shard's entry in the manifest, its rejects, and the sums of its
-sentence vectors, from which the driver fits the transform.
+The unit of work: a file is a function of its records and the recipe alone, so a shard that is
+there and whole is never made again, and what is killed costs no more than its shard.
 """
 
+import hashlib
 import io
 import json
-from collections import Counter
-from collections.abc import Iterable
+from collections import Counter, deque
+from collections.abc import Iterable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
 from typing import Any
 
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
-import torch
+from pydantic import ValidationError
 
 from pipeline.captions import clean_caption
+from pipeline.decoder import Decoder
 from pipeline.encoders import EncoderPlace
-from pipeline.images import RejectedError, decode, encode_jpeg, square
-from pipeline.manifest import SHARD_SCHEMA, Shard
+from pipeline.images import RejectedError
+from pipeline.listing import Part, read_part
+from pipeline.manifest import PROGRESS, REJECT_SCHEMA, SHARD_SCHEMA, Shard
+from pipeline.printable import printable
 from pipeline.sources.source import Record, Source
 from pipeline.storage import Folder
-from ratgan.text.transform import VectorSums
 from ratgan.text.vocabulary import Vocabulary
 
 Row = dict[str, Any]
 
+READERS = 8  # files read at once: a bucket answers late, but many at a time
+READ_AHEAD = 16  # files held before they are decoded
 
-class DecodeShard:
-    """First stage: the records of a shard become rows with a JPEG each, or rejects.
+DUPLICATE = "IMG_DUPLICATE"
+# Rejections that another text encoder, or other duplicates, could have spared.
+REVISED = ("CAP_", "ORPHAN_IMAGE", DUPLICATE)
 
-    Args:
+
+@dataclass(frozen=True)
+class Recipe:
+    """What decides the bytes of a shard besides its records; crosses processes freely.
+
+    Attributes:
         source: Reads the originals.
+        folder: The dataset's.
+        encoder: Name and place of the text encoder.
         cache_size: Height and width of the stored images in pixels.
         quality: Of the JPEGs.
-        vocabulary: Words the text encoder knows, where it does not take every text.
+        row_group_rows: Rows of a row group.
+        digest: Of all that, and of the versions of what decodes and encodes.
+        images_of: A dataset of the same originals and image options, to take the images from.
     """
 
-    def __init__(
-        self, source: Source, cache_size: int, quality: int, vocabulary: Vocabulary | None = None
-    ) -> None:
-        self.source, self.cache_size, self.quality = source, cache_size, quality
-        self.vocabulary = vocabulary
+    source: Source
+    folder: Folder
+    encoder: EncoderPlace
+    cache_size: int
+    quality: int
+    row_group_rows: int
+    digest: str
+    images_of: Folder | None = None
+
+
+class MakeShard:
+    """Makes shards, in whichever process; a shard that is whole already is left as it is.
+
+    Args:
+        recipe: How.
+    """
+
+    def __init__(self, recipe: Recipe) -> None:
+        self.recipe = recipe
+        self._decoder = Decoder(recipe.cache_size, recipe.quality)  # starts in its first process
 
     def __call__(self, item: Row) -> Row:
-        """Decode one shard."""
+        """Make the shard of a part; `item` holds the part's fields."""
+        part = Part(**item)
+        shard = finished(self.recipe.folder, part, self.recipe.digest)
+        kept = shard is not None
+        if shard is None:
+            shard = self._make(part)
+        return {"shard": shard.model_dump_json(), "kept": kept}
+
+    def _make(self, part: Part) -> Shard:
         rows: list[Row] = []
         rejects: list[Row] = []
-        dropped: Counter[str] = Counter()
-        records = [Record(**fields) for fields in json.loads(item["records"])]
-        for record in records:
+        vocabulary = self.recipe.encoder.vocabulary()
+        stored = _Stored(self.recipe.images_of, part)
+        for record, original in self._originals(part, stored):
+            content = b""
             try:
-                rows.append(self._row(record, dropped))
+                content, found = original.result()
+                captions, problems = _usable(found, vocabulary)
+                image = stored.image(record.id)
+                if image is None:
+                    jpeg, width, height = self._decoder(content, record.box)
+                    image = _image_columns(jpeg, width, height)
             except RejectedError as problem:
-                rejects.append(
-                    {
-                        "id": record.id,
-                        "split": record.split,
-                        "location": record.location,
-                        "reason": problem.reason,
-                        "detail": problem.detail,
-                    }
+                sha256 = stored.sha256(record.id) or (
+                    hashlib.sha256(content).hexdigest() if content else None
                 )
+                rejects.append(self._reject("image", record, problem, sha256))
+                continue
+            meaning = record.meaning
+            rows.append(
+                {
+                    "id": record.id,
+                    "label": record.label,
+                    "meaning": None if meaning is None else json.dumps(meaning, sort_keys=True),
+                    "captions": captions,
+                    **image,
+                }
+            )
+            rejects += [self._reject("caption", record, problem, None) for problem in problems]
         columns = [field for field in SHARD_SCHEMA if field.name != "sentences"]
+        table = self._encoded(pa.Table.from_pylist(rows, schema=pa.schema(columns)))
+        shard = write_shard(
+            self.recipe.folder,
+            part,
+            table,
+            rejects,
+            row_group_rows=self.recipe.row_group_rows,
+            seen=part.rows,
+        )
+        commit(self.recipe.folder, part, self.recipe.digest, shard)
+        return shard
+
+    def _originals(
+        self, part: Part, stored: "_Stored"
+    ) -> Iterator[tuple[Record, "Future[tuple[bytes, Sequence[str | bytes]]]"]]:
+        """Read the originals of a part a little ahead, in order."""
+        waiting: deque[tuple[Record, Future[tuple[bytes, Sequence[str | bytes]]]]] = deque()
+        pool = ThreadPoolExecutor(READERS)
+        try:
+            for record in read_part(self.recipe.folder, part):
+                waiting.append((record, pool.submit(self._read, record, stored)))
+                if len(waiting) == READ_AHEAD:
+                    yield waiting.popleft()
+            while waiting:
+                yield waiting.popleft()
+        finally:
+            pool.shutdown(cancel_futures=True)
+
+    def _read(self, record: Record, stored: "_Stored") -> tuple[bytes, Sequence[str | bytes]]:
+        """Read image and captions of a record; no image if it is stored already.
+
+        Whatever keeps a file from being read but its absence (no permission, a busy server) may
+        pass, and must not leave images out without a word: it ends the preparation.
+        """
+        if not record.location:
+            raise RejectedError("ORPHAN_CAPTION", "no image goes with these captions")
+        stored.refuse(record.id)
+        try:
+            captions = self.recipe.source.read_captions(record)
+        except (FileNotFoundError, IsADirectoryError, NotADirectoryError) as error:
+            raise RejectedError("CAP_MISSING", printable(str(error))) from error
+        if not captions:
+            raise RejectedError("ORPHAN_IMAGE", "no caption goes with this image")
+        if stored.image(record.id) is not None:
+            return b"", captions
+        try:
+            return self.recipe.source.read_image(record), captions
+        except (FileNotFoundError, IsADirectoryError, NotADirectoryError) as error:
+            raise RejectedError("IMG_MISSING", printable(str(error))) from error
+
+    def _encoded(self, table: pa.Table) -> pa.Table:
+        """Add the sentence vectors."""
+        captions = table["captions"].to_pylist()
+        # A wording that repeats is encoded once. Within a shard only: across shards the
+        # last bits of a vector would depend on which shard came first.
+        distinct = sorted({text for texts in captions for text in texts})
+        row_of = {text: i for i, text in enumerate(distinct)}
+        each: list[Any] = []
+        if distinct:
+            vectors = self.recipe.encoder.loaded().encode(distinct).numpy()
+            each = [vectors[[row_of[text] for text in texts]].ravel() for texts in captions]
+        position = SHARD_SCHEMA.get_field_index("sentences")
+        sentences = pa.array(each, pa.list_(pa.float32()))
+        return table.add_column(position, SHARD_SCHEMA.field("sentences"), sentences)
+
+    def _reject(self, kind: str, record: Record, problem: RejectedError, sha256: str | None) -> Row:
         return {
-            "index": item["index"],
-            "split": item["split"],
-            "seen": len(records),
-            "table": _to_bytes(pa.Table.from_pylist(rows, schema=pa.schema(columns))),
-            "rejects": json.dumps(rejects),
-            "dropped": json.dumps(dropped),
+            "kind": kind,
+            "source": self.recipe.source.name,
+            "id": record.id,
+            "split": record.split,
+            "location": record.location,
+            "reason": problem.reason,
+            "detail": problem.detail,
+            "sha256": sha256,
         }
 
-    def _row(self, record: Record, dropped: Counter[str]) -> Row:
-        captions = _usable(record.captions, dropped, self.vocabulary)
-        try:
-            content = self.source.read_image(record)
-        except (FileNotFoundError, IsADirectoryError) as error:
-            # Whatever else keeps a file from being read (no permission, a busy server) may pass,
-            # and must not leave images out without a word.
-            raise RejectedError("IMG_MISSING", str(error)) from error
-        image = decode(content)
-        return {
-            "id": record.id,
-            "label": record.label,
-            "meaning": None
-            if record.meaning is None
-            else json.dumps(record.meaning, sort_keys=True),
-            "captions": captions,
-            "image": encode_jpeg(square(image, self.cache_size), self.quality),
-            "original_width": image.width,
-            "original_height": image.height,
-        }
+
+class _Stored:
+    """Images of a part that another dataset has already, by id."""
+
+    def __init__(self, folder: Folder | None, part: Part) -> None:
+        self._rows: dict[str, Row] = {}
+        self._rejects: dict[str, Row] = {}
+        if folder is None:
+            return
+        columns = ["id", "image", "digest", "original_width", "original_height"]
+        shard = io.BytesIO(folder.read(part.shard))
+        for row in pq.read_table(shard, columns=columns).to_pylist():
+            self._rows[row.pop("id")] = row
+        for row in read_rejects(folder, part):
+            if row["kind"] == "image" and not row["reason"].startswith(REVISED):
+                self._rejects[row["id"]] = row
+
+    def image(self, name: str) -> Row | None:
+        return self._rows.get(name)
+
+    def sha256(self, name: str) -> str | None:
+        return self._rejects[name]["sha256"] if name in self._rejects else None
+
+    def refuse(self, name: str) -> None:
+        if row := self._rejects.get(name):
+            raise RejectedError(row["reason"], row["detail"])
+
+
+def _image_columns(jpeg: bytes, width: int, height: int) -> Row:
+    return {
+        "image": jpeg,
+        "digest": hashlib.blake2b(jpeg, digest_size=16).digest(),
+        "original_width": width,
+        "original_height": height,
+    }
 
 
 def _usable(
-    captions: Iterable[str], dropped: Counter[str], vocabulary: Vocabulary | None
-) -> list[str]:
-    """Clean captions, leave out what cannot be used, and count what was left out."""
+    captions: Iterable[str | bytes], vocabulary: Vocabulary | None
+) -> tuple[list[str], list[RejectedError]]:
+    """Clean captions, and say which cannot be used.
+
+    Raises:
+        RejectedError: If none can, for the reason of the first.
+    """
     usable: list[str] = []
-    problems: list[str] = []
+    problems: list[RejectedError] = []
     for text in captions:
         try:
             cleaned = clean_caption(text)
@@ -106,71 +247,66 @@ def _usable(
                 raise ValueError("CAP_UNKNOWN: the text encoder knows none of its words")
             usable.append(cleaned)
         except ValueError as problem:
-            problems.append(str(problem))
+            reason, _, detail = str(problem).partition(": ")
+            shown = text.decode("utf-8", "backslashreplace") if isinstance(text, bytes) else text
+            problems.append(RejectedError(reason, f"{detail}; it is {printable(shown)!r}"))
     if not usable:
-        raise RejectedError("CAP_NONE", problems[0] if problems else "the image has no caption")
-    dropped.update(problem.split(":")[0] for problem in problems)
-    return usable
+        raise problems[0]
+    return usable, problems
 
 
-class WriteShard:
-    """Second stage: encode the captions of a shard and write its parquet file.
+def write_shard(
+    folder: Folder,
+    part: Part,
+    table: pa.Table,
+    rejects: Sequence[Row],
+    *,
+    row_group_rows: int,
+    seen: int,
+) -> Shard:
+    """Write a shard and its rejects; only `commit` makes it count.
 
     Args:
-        encoder: The text encoder's name and place.
         folder: The dataset's.
+        part: What the shard holds.
+        table: Its rows.
+        rejects: What was left out, as in `REJECT_SCHEMA`.
         row_group_rows: Rows of a row group.
+        seen: Originals that were listed for it.
     """
-
-    def __init__(self, encoder: EncoderPlace, folder: Folder, row_group_rows: int) -> None:
-        self.encoder, self.folder, self.row_group_rows = encoder, folder, row_group_rows
-
-    def __call__(self, item: Row) -> Row:
-        """Encode and write one shard."""
-        table = _from_bytes(item["table"])
-        result = {key: item[key] for key in ("index", "split", "seen", "rejects", "dropped")}
-        result |= {"rows": len(table), "shard": "", "captions": 0, "total": b"", "products": b""}
-        if not len(table):
-            return result
-        captions = table["captions"].to_pylist()
-        # A wording that repeats is encoded once. Within a shard only: across shards the
-        # last bits of a vector would depend on which shard came first.
-        distinct = sorted({text for texts in captions for text in texts})
-        row_of = {text: i for i, text in enumerate(distinct)}
-        vectors = self.encoder.loaded().encode(distinct)
-        each = [vectors[[row_of[text] for text in texts]] for texts in captions]  # [n, R] each
-        sentences = pa.array([v.flatten().numpy() for v in each], pa.list_(pa.float32()))
-        position = SHARD_SCHEMA.get_field_index("sentences")
-        table = table.add_column(position, SHARD_SCHEMA.field("sentences"), sentences)
-        sums = VectorSums.of(torch.cat(each))
-        shard = self._write(f"{item['split']}/part-{item['index']:05d}.parquet", table)
-        return result | {
-            "shard": shard.model_dump_json(),
-            "captions": sums.count,
-            "total": sums.total.numpy().tobytes(),
-            "products": sums.products.numpy().tobytes(),
-        }
-
-    def _write(self, file: str, table: pa.Table) -> Shard:
-        buffer = io.BytesIO()
-        pq.write_table(
-            table.cast(SHARD_SCHEMA),
-            buffer,
-            row_group_size=self.row_group_rows,
-            # JPEGs and vectors do not get smaller, and dictionaries of them only cost.
-            compression={**dict.fromkeys(_leaves(table), "ZSTD"), "image": "NONE"},
-            use_dictionary=["label"],
-            write_page_checksum=True,
-        )
-        content = buffer.getvalue()
-        full, rest = divmod(len(table), self.row_group_rows)
-        return Shard(
-            file=file,
-            rows=len(table),
-            row_groups=(self.row_group_rows,) * full + ((rest,) if rest else ()),
-            bytes=len(content),
-            sha256=self.folder.write(file, content),
-        )
+    table = table.cast(SHARD_SCHEMA)
+    buffer = io.BytesIO()
+    pq.write_table(
+        table,
+        buffer,
+        row_group_size=row_group_rows,
+        # JPEGs and vectors do not get smaller, and dictionaries of them only cost.
+        compression={**dict.fromkeys(_leaves(table), "ZSTD"), "image": "NONE", "digest": "NONE"},
+        use_dictionary=["label"],
+        # Smallest and largest image of a page help nobody, and lie where no checksum reaches.
+        write_statistics=False,
+        write_page_checksum=True,
+    )
+    full, rest = divmod(len(table), row_group_rows)
+    rejects_sha256 = None
+    if rejects:
+        sink = io.BytesIO()
+        pq.write_table(pa.Table.from_pylist(list(rejects), schema=REJECT_SCHEMA), sink)
+        rejects_sha256 = folder.write(part.rejects, sink.getvalue())
+    content = buffer.getvalue()
+    return Shard(
+        file=part.shard,
+        rows=len(table),
+        row_groups=(row_group_rows,) * full + ((rest,) if rest else ()),
+        bytes=len(content),
+        sha256=folder.write(part.shard, content),
+        rejects_file=part.rejects if rejects else None,
+        rejects_sha256=rejects_sha256,
+        seen=seen,
+        captions=pc.sum(pc.list_value_length(table["captions"])).as_py() or 0,
+        reasons=_reasons(rejects, "image"),
+        dropped=_reasons(rejects, "caption"),
+    )
 
 
 def _leaves(table: pa.Table) -> list[str]:
@@ -178,12 +314,35 @@ def _leaves(table: pa.Table) -> list[str]:
     return [f"{f.name}.list.element" if pa.types.is_list(f.type) else f.name for f in table.schema]
 
 
-def _to_bytes(table: pa.Table) -> bytes:
-    sink = pa.BufferOutputStream()
-    with pa.ipc.new_stream(sink, table.schema) as writer:
-        writer.write_table(table)
-    return bytes(sink.getvalue())
+def _reasons(rejects: Sequence[Row], kind: str) -> dict[str, int]:
+    return dict(sorted(Counter(row["reason"] for row in rejects if row["kind"] == kind).items()))
 
 
-def _from_bytes(content: bytes) -> pa.Table:
-    return pa.ipc.open_stream(content).read_all()
+def commit(folder: Folder, part: Part, recipe: str, shard: Shard) -> None:
+    """Write down that a shard is complete, and from what it was made."""
+    record = {"recipe": recipe, "records": part.digest, "shard": shard.model_dump(mode="json")}
+    folder.write_json(f"{PROGRESS}/{part.name}.json", record)
+
+
+def finished(folder: Folder, part: Part, recipe: str) -> Shard | None:
+    """Return the entry of a shard that was made from the same, and is whole."""
+    try:
+        record = folder.read_json(f"{PROGRESS}/{part.name}.json")
+        shard = Shard.model_validate(record["shard"])
+        if (record["recipe"], record["records"]) != (recipe, part.digest):
+            return None
+        files = {part.shard: shard.sha256, part.rejects: shard.rejects_sha256}
+        for file, sha256 in files.items():
+            if sha256 and hashlib.sha256(folder.read(file)).hexdigest() != sha256:
+                return None
+    except (FileNotFoundError, ValueError, KeyError, TypeError, ValidationError):
+        return None
+    return shard
+
+
+def read_rejects(folder: Folder, part: Part) -> list[Row]:
+    """Read what was left out of a shard; nothing if nothing was."""
+    if not folder.exists(part.rejects):
+        return []
+    rows: list[Row] = pq.read_table(io.BytesIO(folder.read(part.rejects))).to_pylist()
+    return rows

@@ -148,6 +148,11 @@ class Folder:
         """Write a value as JSON, the same bytes for the same value, and return its sha256."""
         return self.write(name, json.dumps(value, indent=1, sort_keys=True).encode() + b"\n")
 
+    def delete(self, name: str) -> None:
+        """Delete a file or folder in it, if it is there."""
+        if self.exists(name):
+            self.fs.rm(self.file(name), recursive=True)
+
     def remove(self) -> None:
         """Delete the folder and what is in it."""
         if self.exists():

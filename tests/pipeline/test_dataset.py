@@ -6,7 +6,7 @@ import shutil
 import pytest
 import torch
 
-from pipeline.dataset import Batch, PreparedDataset, _key, prefetch, read_row_group
+from pipeline.dataset import Batch, PreparedDataset, _key, prefetch
 from pipeline.plan import Plan
 
 pytestmark = pytest.mark.slow
@@ -65,7 +65,7 @@ def test_each_epoch_reads_every_image_once(shapes, alone):
 def test_an_image_comes_with_its_own_sentences(shapes, alone):
     stored = {}
     for unit in shapes.units("train"):
-        for row in read_row_group(shapes.folder, unit, ["id", "sentences"]).to_pylist():
+        for row in shapes.read(unit, ["id", "sentences"]).to_pylist():
             stored[_key(row["id"])] = torch.tensor(row["sentences"]).view(-1, 384)
 
     chosen = [
@@ -83,7 +83,7 @@ def test_captions_come_along_when_asked_for_and_are_those_of_the_sentences(shape
     plan = Plan(shapes.units("train"), 12, seed=5)
     texts: dict[bytes, set[str]] = {}
     for unit in shapes.units("train"):
-        for row in read_row_group(shapes.folder, unit, ["captions", "sentences"]).to_pylist():
+        for row in shapes.read(unit, ["captions", "sentences"]).to_pylist():
             vectors = torch.tensor(row["sentences"]).view(-1, 384)
             for text, vector in zip(row["captions"], vectors, strict=True):
                 texts.setdefault(vector.numpy().tobytes(), set()).add(text)

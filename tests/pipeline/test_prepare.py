@@ -1,16 +1,16 @@
 """Preparation with a real Ray: every row accounted for, the same bytes each time."""
 
+import hashlib
 import json
-from dataclasses import asdict
 
 import pyarrow.parquet as pq
 import pytest
 import torch
 
+from pipeline.cli import root_cause
 from pipeline.dataset import PreparedDataset
 from pipeline.manifest import MANIFEST, SHARD_SCHEMA, TRANSFORM
 from pipeline.prepare import PrepareConfig, prepare
-from pipeline.shards import DecodeShard
 from pipeline.sources.coco import CocoSource
 from pipeline.storage import Folder
 from ratgan.text.loading import load_encoder
@@ -32,7 +32,13 @@ def coco_with_faults(root) -> CocoSource:
 
 
 def options(source, output, **changes) -> PrepareConfig:
-    values = {"image_size": 32, "margin": 1.25, "sentence_dim": 8, "row_group_rows": 4}
+    values = {
+        "image_size": 32,
+        "margin": 1.25,
+        "sentence_dim": 8,
+        "row_group_rows": 4,
+        "max_rejects": "50%",
+    }
     return PrepareConfig(source=source, output=str(output), **(values | changes))
 
 
@@ -48,13 +54,20 @@ def test_every_row_is_written_or_rejected_with_a_reason(prepared):
     _, output, manifest = prepared
 
     assert manifest.seen == 13 == manifest.written + manifest.rejected
-    assert manifest.reasons == {"CAP_NONE": 1, "IMG_CORRUPT": 1, "IMG_MISSING": 2}
+    reasons = {"CAP_EMPTY": 1, "IMG_TRUNCATED": 1, "IMG_MISSING": 1, "ORPHAN_CAPTION": 1}
+    assert manifest.reasons == reasons
     assert manifest.dropped_captions == {"CAP_EMPTY": 1}
     assert (manifest.rows("train"), manifest.rows("validation")) == (7, 2)
-    rejects = {r["id"][-3:]: r for r in pq.read_table(output / "rejects.parquet").to_pylist()}
-    assert sorted(rejects) == ["003", "004", "009", "555"]
-    assert "truncated" in rejects["003"]["detail"].lower()
-    assert "lists no image with this id" in rejects["555"]["detail"]
+    rows = pq.read_table(output / manifest.splits["train"][0].rejects_file).to_pylist()
+    images = {row["id"][-3:]: row for row in rows if row["kind"] == "image"}
+    assert sorted(images) == ["003", "004", "009", "555"]
+    assert "truncated" in images["003"]["detail"].lower()
+    content = (output.parent / "originals" / images["003"]["location"]).read_bytes()
+    assert images["003"]["sha256"] == hashlib.sha256(content).hexdigest()
+    assert "no image goes with these captions" in images["555"]["detail"]
+    (caption,) = [row for row in rows if row["kind"] == "caption"]
+    assert (caption["id"][-3:], caption["reason"]) == ("010", "CAP_EMPTY")
+    assert {row["source"] for row in rows} == {"coco"}
 
 
 def test_shards_hold_what_the_contract_says(prepared):
@@ -65,7 +78,7 @@ def test_shards_hold_what_the_contract_says(prepared):
     rows = file.read().to_pylist()
 
     assert file.schema_arrow.remove_metadata().equals(SHARD_SCHEMA.remove_metadata())
-    assert file.schema_arrow.metadata[b"ratgan_schema_version"] == b"1"
+    assert file.schema_arrow.metadata[b"ratgan_schema_version"] == b"2"
     assert (
         shard.row_groups
         == (4, 3)
@@ -112,8 +125,8 @@ def test_preparing_again_finds_it_done_and_other_options_are_refused(prepared, c
         ValueError, match=r"prepared otherwise \(options\.quality: 95 → 80\).*--overwrite"
     ):
         prepare(options(source, output, quality=80))
-    with pytest.raises(ValueError, match=r"source\.limit: None → 5"):
-        prepare(options(CocoSource(root=source.root, limit=5), output))
+    with pytest.raises(ValueError, match=r"options\.limit: None → 5"):
+        prepare(options(source, output, limit=5))
 
 
 def test_a_folder_with_other_things_in_it_is_left_alone(prepared, tmp_path):
@@ -143,22 +156,23 @@ class Locked(CocoSource):
         raise PermissionError("the token has expired")
 
 
-def test_images_that_may_be_read_later_stop_the_preparation(tmp_path):
+def test_images_that_may_be_read_later_stop_the_preparation(ray_session, tmp_path):
     write_coco(tmp_path, "train2017", {1: ["one"], 2: ["two"]})
     write_coco(tmp_path, "val2017", {3: ["three"]})
-    records = [asdict(r) for r in Locked(root=str(tmp_path)).records()]
-    stage = DecodeShard(Locked(root=str(tmp_path)), cache_size=32, quality=90)
 
-    with pytest.raises(PermissionError, match="the token has expired"):
-        stage({"index": 0, "split": "train", "records": json.dumps(records)})
+    with pytest.raises(Exception, match="the token has expired") as raised:
+        prepare(options(Locked(root=str(tmp_path)), tmp_path / "out"))
+
+    assert isinstance(root_cause(raised.value), PermissionError)
+    assert not (tmp_path / "out" / MANIFEST).exists()
 
 
 def test_a_source_with_nothing_usable_says_why(ray_session, tmp_path):
     write_coco(tmp_path, "train2017", {1: ["one"], 2: ["two"]}, bad={1, 2})
     write_coco(tmp_path, "val2017", {3: ["three"]})
 
-    with pytest.raises(ValueError, match=r"no training image is left of 3.*IMG_CORRUPT 2"):
-        prepare(options(CocoSource(root=str(tmp_path)), tmp_path / "out"))
+    with pytest.raises(ValueError, match=r"no training image is left of 3.*IMG_TRUNCATED 2"):
+        prepare(options(CocoSource(root=str(tmp_path)), tmp_path / "out", max_rejects="100%"))
 
     assert not (tmp_path / "out" / MANIFEST).exists()
 

@@ -1,0 +1,12 @@
+"""Show what is in a prepared dataset: counts, words, sizes, rejects, and pictures with captions.
+
+python jobs/inspect_data.py --data data/coco-256
+
+Not named inspect.py: Python looks beside a job for modules first, and its own is called that.
+"""
+
+from pipeline.cli import run
+from pipeline.inspection import InspectConfig, inspect
+
+if __name__ == "__main__":
+    run(inspect, InspectConfig)

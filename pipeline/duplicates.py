@@ -1,0 +1,118 @@
+"""The same picture twice: found over the whole dataset once all shards are there.
+
+A picture in training and in validation makes every score a lie; twice in one split, it counts
+double. The copy in validation stays, so that a published validation set stays whole.
+"""
+
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from pipeline.listing import Part, read_part
+from pipeline.shards import DUPLICATE, Recipe, Row, commit, finished, read_rejects, write_shard
+from pipeline.storage import Folder
+
+
+@dataclass(frozen=True)
+class Repeats:
+    """Rows of a shard whose picture another row has, which comes before them.
+
+    Attributes:
+        part: Of the shard.
+        rows: Their numbers in it.
+        firsts: Ids of the rows they repeat.
+    """
+
+    part: Part
+    rows: list[int]
+    firsts: list[str]
+
+    def as_item(self) -> Row:
+        """Return plain values, which cross processes."""
+        return asdict(self)
+
+
+def find_repeats(folder: Folder, parts: Sequence[Part], *, across: bool) -> list[Repeats]:
+    """Find pictures that occur more than once; holds some 50 bytes for each picture.
+
+    Args:
+        folder: The dataset's.
+        parts: All parts, their shards written.
+        across: Whether a picture in training and in validation counts.
+    """
+    splits = sorted({part.split for part in parts}, reverse=True)  # validation, train
+    found: list[Repeats] = []
+    for group in [splits] if across else [[split] for split in splits]:
+        ordered = [part for split in group for part in parts if part.split == split]
+        tables = [_read(folder, part) for part in ordered]
+        together = pa.concat_tables(tables).combine_chunks()
+        codes = together["digest"].combine_chunks().dictionary_encode().indices.to_numpy()
+        _, first = np.unique(codes, return_index=True)
+        first_of = first[codes]
+        start = 0
+        for part, table in zip(ordered, tables, strict=True):
+            mine = first_of[start : start + len(table)]
+            rows = np.flatnonzero(mine != np.arange(start, start + len(table)))
+            if len(rows):
+                firsts = [together["id"][int(n)].as_py() for n in mine[rows]]
+                found.append(Repeats(part, rows.tolist(), firsts))
+            start += len(table)
+    return found
+
+
+def _read(folder: Folder, part: Part) -> pa.Table:
+    with folder.fs.open(folder.file(part.shard), "rb") as stream:
+        return pq.read_table(stream, columns=["id", "digest"])
+
+
+class DropRepeats:
+    """Takes repeated pictures out of a shard and puts them among its rejects.
+
+    Args:
+        recipe: That the shard was made by.
+    """
+
+    def __init__(self, recipe: Recipe) -> None:
+        self.recipe = recipe
+
+    def __call__(self, item: Row) -> Row:
+        """Write a shard anew without its repeats; `item` is one of `Repeats.as_item`."""
+        part = Part(**item["part"])
+        folder = self.recipe.folder
+        before = finished(folder, part, self.recipe.digest)
+        if before is None:
+            raise OSError(f"{folder}/{part.shard} was changed during preparation. Start it again.")
+        with folder.fs.open(folder.file(part.shard), "rb") as stream:
+            table = pq.read_table(stream)
+        ids = table["id"].to_pylist()
+        rejects = read_rejects(folder, part)
+        names = {ids[row]: first for row, first in zip(item["rows"], item["firsts"], strict=True)}
+        rejects = [row for row in rejects if row["id"] not in names]  # nor captions of theirs
+        locations = {record.id: record.location for record in read_part(folder, part)}
+        rejects += [
+            {
+                "kind": "image",
+                "source": self.recipe.source.name,
+                "id": name,
+                "split": part.split,
+                "location": locations[name],
+                "reason": DUPLICATE,
+                "detail": f"the same picture as {first}",
+                "sha256": None,
+            }
+            for name, first in names.items()
+        ]
+        keep = pa.array([name not in names for name in ids])
+        shard = write_shard(
+            folder,
+            part,
+            table.filter(keep),
+            rejects,
+            row_group_rows=self.recipe.row_group_rows,
+            seen=before.seen,
+        )
+        commit(folder, part, self.recipe.digest, shard)
+        return {"shard": shard.model_dump_json()}
