@@ -48,7 +48,7 @@ def test_every_row_is_written_or_rejected_with_a_reason(prepared):
     _, output, manifest = prepared
 
     assert manifest.seen == 13 == manifest.written + manifest.rejected
-    assert manifest.reasons == {"CAP_NONE": 1, "IMG_CORRUPT": 1, "IMG_MISSING": 2}
+    assert manifest.reasons == {"CAP_NONE": 1, "IMG_TRUNCATED": 1, "IMG_MISSING": 2}
     assert manifest.dropped_captions == {"CAP_EMPTY": 1}
     assert (manifest.rows("train"), manifest.rows("validation")) == (7, 2)
     rejects = {r["id"][-3:]: r for r in pq.read_table(output / "rejects.parquet").to_pylist()}
@@ -157,7 +157,7 @@ def test_a_source_with_nothing_usable_says_why(ray_session, tmp_path):
     write_coco(tmp_path, "train2017", {1: ["one"], 2: ["two"]}, bad={1, 2})
     write_coco(tmp_path, "val2017", {3: ["three"]})
 
-    with pytest.raises(ValueError, match=r"no training image is left of 3.*IMG_CORRUPT 2"):
+    with pytest.raises(ValueError, match=r"no training image is left of 3.*IMG_TRUNCATED 2"):
         prepare(options(CocoSource(root=str(tmp_path)), tmp_path / "out"))
 
     assert not (tmp_path / "out" / MANIFEST).exists()
