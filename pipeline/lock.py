@@ -1,6 +1,0 @@
-class Lock:
-    def __init__(self, folder, what): ...
-    def __enter__(self):
-        return self
-
-    def __exit__(self, *a): ...
