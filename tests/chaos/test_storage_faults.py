@@ -285,6 +285,18 @@ def test_an_upload_in_parts_that_fails_leaves_no_object_and_no_parts(folder, pro
     assert pending(folder) == []
 
 
+def test_ctrl_c_in_an_upload_leaves_no_parts(folder, parts, monkeypatch):
+    def pipe_file(path, content, chunksize):
+        folder.fs.call_s3("create_multipart_upload", Bucket="lake", Key="runs/small/large.bin")
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(folder.fs, "pipe_file", pipe_file)
+    with pytest.raises(KeyboardInterrupt):
+        folder.write("large.bin", bytes(11 * 2**20))
+
+    assert pending(folder) == []
+
+
 def test_parts_of_a_killed_writer_go_with_the_next_upload_of_the_same_name(folder, proxy, parts):
     for name in ("large.bin", "large.bin2"):
         folder.fs.call_s3("create_multipart_upload", Bucket="lake", Key=f"runs/small/{name}")
