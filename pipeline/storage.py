@@ -173,6 +173,8 @@ class Folder:
                     with contextlib.suppress(OSError):
                         self.delete(probe)
 
+        if self.is_s3:
+            self.fs.last_fault = ""
         # In a thread of its own: a dead network mount blocks who touches it for ever.
         thread = threading.Thread(target=check, name="check-writable", daemon=True)
         thread.start()
@@ -332,7 +334,7 @@ class Folder:
         Args:
             doing: What is tried, as a noun.
             name: Of the file.
-            size: Bytes to write.
+            size: Bytes to write; with them, "not found" is no missing file.
         """
         address = _shown(f"{self.location}/{name}".rstrip("/"))
         try:
@@ -341,7 +343,7 @@ class Folder:
             if self.is_s3:
                 from pipeline.s3 import answer_code, explained
 
-                missing = isinstance(error, FileNotFoundError)
+                missing = isinstance(error, FileNotFoundError) and not size
                 if missing and answer_code(error) != "NoSuchBucket":
                     raise FileNotFoundError(errno.ENOENT, "no such file", address) from error
                 if isinstance(error, FileExistsError):

@@ -19,6 +19,7 @@ from typing import BinaryIO
 
 ANSWERS = {
     "403": ("403 Forbidden", "AccessDenied", "Access Denied"),
+    "404": ("404 Not Found", "NotFound", "Nothing is here."),
     "500": ("500 Internal Server Error", "InternalError", "We encountered an internal error."),
     "503": ("503 Slow Down", "SlowDown", "Please reduce your request rate."),
 }

@@ -194,6 +194,15 @@ def test_a_missing_bucket_is_not_a_missing_file(proxy, what):
     assert not isinstance(caught.value, FileNotFoundError)
 
 
+def test_a_server_that_is_not_s3_is_not_a_missing_file(folder, proxy):
+    proxy.inject("404", 1000)
+
+    with pytest.raises(OSError, match=r"writing .* failed.*See to the address") as caught:
+        folder.write("x", b"1")
+
+    assert not isinstance(caught.value, FileNotFoundError)
+
+
 def test_absent_credentials_are_named(proxy, monkeypatch):
     for name in [name for name in os.environ if name.startswith("AWS_")]:
         monkeypatch.delenv(name)
