@@ -4,6 +4,7 @@ import io
 import json
 import os
 import socket
+import urllib.request
 from pathlib import Path
 
 import numpy as np
@@ -51,6 +52,38 @@ def shapes(ray_session, tmp_path_factory):
         )
     )
     return PreparedDataset(output)
+
+
+@pytest.fixture(scope="session")
+def s3_server():
+    """A real S3 API server on this machine: its host and port."""
+    from moto.server import ThreadedMotoServer
+
+    server = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
+    server.start()
+    yield server.get_host_and_port()
+    server.stop()
+
+
+@pytest.fixture
+def bucket(s3_server):
+    """An empty bucket `lake`: the environment that leads there, and its file system."""
+    import fsspec
+
+    host, port = s3_server
+    endpoint = f"http://{host}:{port}"
+    urllib.request.urlopen(f"{endpoint}/moto-api/reset", data=b"")
+    filesystem = fsspec.filesystem("s3", endpoint_url=endpoint, key="test", secret="test")
+    filesystem.mkdir("lake")
+    filesystem.invalidate_cache()
+    environment = {
+        "AWS_ENDPOINT_URL": endpoint,
+        "AWS_ACCESS_KEY_ID": "test",
+        "AWS_SECRET_ACCESS_KEY": "test",
+        "AWS_DEFAULT_REGION": "us-east-1",
+        "AWS_EC2_METADATA_DISABLED": "true",
+    }
+    return environment, filesystem
 
 
 def free_ports(count: int) -> list[int]:

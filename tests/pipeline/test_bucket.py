@@ -5,35 +5,11 @@ import subprocess
 import sys
 from pathlib import Path
 
-import fsspec
 import pytest
 
 pytestmark = pytest.mark.slow
 
 ROOT = Path(__file__).parents[2]
-
-
-@pytest.fixture
-def bucket(tmp_path):
-    """Start an S3 server with one bucket; yield the environment that leads there."""
-    from moto.server import ThreadedMotoServer
-
-    server = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
-    server.start()
-    host, port = server.get_host_and_port()
-    environment = {
-        "AWS_ENDPOINT_URL": f"http://{host}:{port}",
-        "AWS_ACCESS_KEY_ID": "test",
-        "AWS_SECRET_ACCESS_KEY": "test",
-        "AWS_DEFAULT_REGION": "us-east-1",
-        "AWS_EC2_METADATA_DISABLED": "true",
-    }
-    filesystem = fsspec.filesystem(
-        "s3", endpoint_url=environment["AWS_ENDPOINT_URL"], key="test", secret="test"
-    )
-    filesystem.mkdir("lake")
-    yield environment, filesystem
-    server.stop()
 
 
 def job(name: str, *flags: str, environment: dict[str, str]) -> str:

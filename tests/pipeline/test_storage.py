@@ -1,12 +1,18 @@
 """Folders: writing is whole or not at all, and places mean the same everywhere."""
 
+import errno
 import hashlib
 import os
 import pickle
+import re
+import subprocess
+import sys
+import threading
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
-from pipeline.storage import Folder, absolute
+from pipeline.storage import Folder, _shown, absolute
 
 
 def test_what_is_written_is_read_and_hashed(tmp_path):
@@ -77,3 +83,134 @@ def test_a_relative_path_in_a_submitted_job_is_refused(tmp_path, monkeypatch):
 
     with pytest.raises(ValueError, match=r"'outputs' is a relative path.*s3://my-bucket/outputs"):
         absolute("outputs")
+
+
+def test_a_range_of_a_file_is_read(tmp_path):
+    folder = Folder(str(tmp_path))
+    folder.write("x", b"0123456789")
+
+    assert folder.read("x", 2, 5) == b"234"
+    assert folder.read("x", 8, 20) == b"89"
+    assert folder.read("x", start=7) == b"789"
+    assert folder.read("x", end=2) == b"01"
+    assert folder.read("x", 3, 3) == b""
+    assert folder.read("x", 20) == b""
+    with pytest.raises(ValueError, match="bytes 5 to 2 of x are no range"):
+        folder.read("x", 5, 2)
+
+
+@pytest.mark.parametrize("place", ["local", "memory"])
+def test_a_walk_finds_every_file_below(tmp_path, place):
+    folder = Folder(str(tmp_path / "a") if place == "local" else f"memory://{tmp_path.name}")
+    files = {"top": 3, "b/one": 0, "b/c/d/two": 7}
+    for name, size in files.items():
+        folder.write(name, bytes(size))
+
+    assert dict(folder.walk()) == files
+    assert list((folder / "nowhere").walk()) == []
+
+
+def test_a_walk_stays_off_linked_folders_and_survives_strange_entries(tmp_path):
+    folder = Folder(str(tmp_path))
+    folder.write("real/file", b"12345")
+    os.symlink(tmp_path, tmp_path / "real" / "circle")
+    os.symlink("file", tmp_path / "real" / "link")
+    os.symlink("nowhere", tmp_path / "real" / "broken")
+    os.mkfifo(tmp_path / "pipe")
+    (tmp_path / os.fsdecode(b"caf\xe9.jpg")).write_bytes(b"1")
+
+    found = dict(folder.walk())
+
+    assert found == {"real/file": 5, "real/link": 5, "real/broken": 0, "caf\udce9.jpg": 1}
+    assert folder.read("caf\udce9.jpg") == b"1"
+
+
+def test_a_full_disk_is_said_with_what_is_needed_and_what_is_free(tmp_path):
+    # A limit on the size of files fails in the middle of a write, as a full disk does.
+    code = f"""
+import resource
+from pipeline.storage import Folder
+resource.setrlimit(resource.RLIMIT_FSIZE, (1000, 1000))
+try:
+    Folder({str(tmp_path)!r}).write("model.bin", bytes(5000))
+except OSError as error:
+    print(error.errno, error)
+"""
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=60
+    )
+
+    assert re.search(
+        r"writing .*/model\.bin needs 5,000 bytes, and [\d,]+ bytes are free.*ulimit", done.stdout
+    ), done.stdout + done.stderr
+    assert Folder(str(tmp_path)).names() == []
+
+
+def test_a_file_is_created_once_however_many_try(tmp_path):
+    folder = Folder(str(tmp_path))
+    with ThreadPoolExecutor(16) as pool:
+        won = list(pool.map(lambda n: folder.create("only", b"%d" % n), range(64)))
+
+    assert won.count(True) == 1
+    assert folder.read("only") == b"%d" % won.index(True)
+    assert folder.names() == ["only"]
+
+
+def test_a_disk_without_links_still_creates_once(tmp_path, monkeypatch):
+    def refuse(source: str, target: str) -> None:
+        raise OSError(errno.EPERM, "Operation not permitted")
+
+    monkeypatch.setattr(os, "link", refuse)
+    folder = Folder(str(tmp_path))
+
+    assert folder.create("only", b"first")
+    assert not folder.create("only", b"second")
+    assert folder.read("only") == b"first"
+    assert folder.names() == ["only"]
+
+
+def test_the_preflight_passes_where_one_can_write_and_leaves_nothing(tmp_path):
+    folder = Folder(str(tmp_path / "new"))
+
+    folder.check_writable("output")
+
+    assert folder.names() == []
+
+
+def test_the_preflight_says_why_not(tmp_path):
+    (tmp_path / "file").write_text("in the way")
+
+    with pytest.raises(OSError, match=r"output: nothing can be kept in .*/file/runs: writing a "):
+        Folder(str(tmp_path / "file" / "runs")).check_writable("output")
+
+
+def test_the_preflight_gives_up_on_a_dead_mount(tmp_path, monkeypatch):
+    folder = Folder(str(tmp_path))
+    monkeypatch.setattr(Folder, "write", lambda *args: threading.Event().wait(5))
+
+    with pytest.raises(OSError, match=r"writing a probe failed \(no end of it within 0 s"):
+        folder.check_writable("output", limit_s=0.1)
+
+
+def test_deleting_what_is_not_there_is_no_error(tmp_path):
+    folder = Folder(str(tmp_path))
+    folder.write("x", b"1")
+
+    folder.delete("x")
+    folder.delete("x")
+
+    assert folder.names() == []
+
+
+def test_an_open_file_is_read_here_and_there(tmp_path):
+    folder = Folder(str(tmp_path))
+    folder.write("x", b"0123456789")
+
+    with folder.open("x") as stream:
+        stream.seek(-3, os.SEEK_END)
+        assert stream.read() == b"789"
+
+
+def test_a_password_in_an_address_is_not_shown():
+    assert _shown("sftp://me:secret@host/a@b") == "sftp://***@host/a@b"
+    assert _shown("s3://bucket/a@b") == "s3://bucket/a@b"
