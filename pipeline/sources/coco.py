@@ -1,15 +1,14 @@
 """MS-COCO captions, 2014 or 2017: a captions JSON and an image folder per split."""
 
 from collections.abc import Iterator
-from typing import Annotated, Any, ClassVar
+from typing import Any, ClassVar
 
 import ijson
-from pydantic import AfterValidator, Field
 
 from pipeline.sources.catalogue import Catalogue
-from pipeline.sources.originals import read_original
+from pipeline.sources.originals import Root, open_root, read_original
 from pipeline.sources.source import Record, Source
-from pipeline.storage import Folder, absolute
+from pipeline.storage import Folder
 
 
 class CocoSource(Source):
@@ -20,7 +19,7 @@ class CocoSource(Source):
 
     name: ClassVar[str] = "coco"
 
-    root: Annotated[str, AfterValidator(absolute), Field(validate_default=True)] = "data/coco"
+    root: Root = "data/coco"
     """Folder or bucket that holds `annotations` and the image folders."""
     train: str = "train2017"
     """Name of the training split: captions in annotations/captions_NAME.json, images in NAME/."""
@@ -29,11 +28,7 @@ class CocoSource(Source):
 
     def records(self) -> Iterator[Record]:
         """List the images of both splits in the order of their ids."""
-        folder = Folder(self.root)
-        if not folder.exists():
-            raise ValueError(
-                f"{folder} does not exist. Name the folder of your COCO copy with --root."
-            )
+        folder = open_root(self.root, "your COCO copy")
         if self.train == self.validation:
             raise ValueError(f"--train and --validation name the same split {self.train!r}.")
         for split, name in (("train", self.train), ("validation", self.validation)):

@@ -1,9 +1,44 @@
 """Reading a file that a listing of originals names: never one outside of their folder."""
 
+import errno
+import os
+import re
+import stat
 from functools import lru_cache
+from typing import Annotated
+
+from pydantic import AfterValidator, Field
 
 from pipeline.images import RejectedError
-from pipeline.storage import Folder, inside
+from pipeline.storage import Folder, absolute, inside
+
+MAX_PART = 255  # bytes of a file name; bytes of a path are at most four times as many
+Root = Annotated[str, AfterValidator(absolute), Field(validate_default=True)]
+"""Type of an option that names a folder or bucket."""
+DRIVE = re.compile(r"[A-Za-z]:[\\/]")
+
+
+def open_root(root: str, what: str, option: str = "root") -> Folder:
+    """Open the folder of the originals.
+
+    Args:
+        root: Folder or bucket address.
+        what: That should be there, for the error.
+        option: What the user calls the folder.
+
+    Raises:
+        ValueError: If it does not exist.
+    """
+    folder = _folder(root)
+    if not folder.exists():
+        raise ValueError(f"{folder} does not exist. Name the folder of {what} with --{option}.")
+    return folder
+
+
+def some_names(folder: Folder) -> str:
+    """Say what a folder holds, for the error that misses something there."""
+    names = folder.names()
+    return ", ".join(names[:8]) + (", …" if len(names) > 8 else "") if names else "nothing"
 
 
 def read_original(root: str, name: str, start: int | None = None, end: int | None = None) -> bytes:
@@ -21,10 +56,62 @@ def read_original(root: str, name: str, start: int | None = None, end: int | Non
     """
     folder = _folder(root)
     try:
+        return folder.read(safe_name(folder, name), start, end)
+    except NotADirectoryError as error:
+        raise FileNotFoundError(str(error)) from error
+    except OSError as error:
+        if error.errno in (errno.ELOOP, errno.ENAMETOOLONG):
+            raise RejectedError("PATH_UNSAFE", str(error)) from error
+        raise
+
+
+def safe_name(folder: Folder, name: str) -> str:
+    """Check a name from foreign data, and return it as the folder's file system knows it.
+
+    Raises:
+        OSError: If there is no such file.
+        RejectedError: If it would lead outside of the folder, or to another place altogether.
+    """
+    try:
         inside(folder, name)
     except ValueError as problem:
-        raise RejectedError("PATH_UNSAFE", str(problem)) from problem
-    return folder.read(name, start, end)
+        raise RejectedError("PATH_UNSAFE", str(problem).removeprefix("PATH_UNSAFE: ")) from problem
+    name = _checked(name)
+    if folder.is_local:
+        _check_local(folder, name)
+    return name
+
+
+def _checked(name: str) -> str:
+    """Refuse what is a path on no machine, or another path on some."""
+    parts = [part for part in name.split("/") if part != "."]
+    size = len(name.encode(errors="replace"))
+    if not any(parts):
+        problem = "names the folder itself"
+    elif any(ord(character) < 32 for character in name):
+        problem = "holds control characters"
+    elif DRIVE.match(name):
+        problem = "names a drive"
+    elif size > 4 * MAX_PART or any(len(p.encode(errors="replace")) > MAX_PART for p in parts):
+        problem = f"is longer than a file name can be, {MAX_PART} bytes"
+    else:
+        return "/".join(parts)
+    raise RejectedError("PATH_UNSAFE", f"{name[:MAX_PART]!r} {problem}")
+
+
+def _check_local(folder: Folder, name: str) -> None:
+    """Refuse links out of the folder, and what is no file: a pipe could block for ever."""
+    root = os.path.realpath(folder.path)
+    target = os.path.realpath(folder.file(name))
+    if os.path.commonpath([root, target]) != root:
+        raise RejectedError(
+            "PATH_UNSAFE",
+            f"{name!r} is a link that leads out of {folder}, to {target}: copy what it names, or "
+            "name the folder that holds it",
+        )
+    mode = os.stat(target).st_mode
+    if not stat.S_ISREG(mode) and not stat.S_ISDIR(mode):
+        raise RejectedError("PATH_UNSAFE", f"{name!r} is not a file")
 
 
 @lru_cache(maxsize=8)
