@@ -6,7 +6,7 @@ from typing import Any, ClassVar
 import ijson
 
 from pipeline.sources.catalogue import Catalogue
-from pipeline.sources.originals import Root, open_root, read_original
+from pipeline.sources.originals import Root, below, open_root, read_original
 from pipeline.sources.source import Record, Source
 from pipeline.storage import Folder
 
@@ -58,12 +58,12 @@ def _read(folder: Folder, file: str, name: str, split: str, catalogue: Catalogue
             location = image["file_name"]
             if not isinstance(location, str):
                 raise TypeError(f"file_name {location!r} is not text")
-            catalogue.image(_key(name, image["id"]), f"{name}/{location}", split=split)
+            catalogue.image(_key(name, image["id"]), below(name, location), split=split)
             images += 1
         for annotation in _items(folder, file, "annotations"):
-            text, number = annotation["caption"], int(annotation["id"])
-            if not isinstance(text, str):
-                raise TypeError(f"caption {number} is {type(text).__name__}, not text")
+            text, number = annotation["caption"], annotation["id"]
+            if not isinstance(text, str) or not isinstance(number, int):
+                raise TypeError(f"caption {number!r} is {type(text).__name__}, not text")
             # Captions in the order of their own ids: the order of the file does not matter.
             key = _key(name, annotation["image_id"])
             catalogue.caption(key, text, number=number, split=split)
@@ -89,4 +89,6 @@ def _items(folder: Folder, file: str, name: str) -> Iterator[Any]:
 
 
 def _key(name: str, number: Any) -> str:
-    return f"{name}-{int(number):012d}"
+    if not isinstance(number, int):
+        raise TypeError(f"id {number!r} is not a whole number")
+    return f"{name}-{number:012d}"

@@ -9,6 +9,7 @@ from pipeline.storage import Folder
 
 SPECIAL = re.compile(r"[*?\[{]")
 BRACES = re.compile(r"\{(\d+)\.\.(\d+)\}|\{([^{}]*,[^{}]*)\}")
+ADVICE = "Name a file, a folder of such, or a pattern with --root."
 MAX_NAMES = 1_000_000  # of one pattern
 
 
@@ -31,11 +32,12 @@ def matching_files(location: str, endings: tuple[str, ...]) -> tuple[Folder, lis
     if not SPECIAL.search(location):
         if rest:
             return folder, [rest]
+        _check_exists(folder)
         found = sorted(n for n, _ in folder.walk() if n.lower().endswith(endings))
-        if found:
-            return folder, found
-        state = f"holds no {' or '.join(endings)}" if folder.exists() else "does not exist"
-        raise ValueError(f"{folder} {state}. Name a file, a folder of such, or a pattern: --root.")
+        if not found:
+            raise ValueError(f"{folder} holds no {' or '.join(endings)}. {ADVICE}")
+        return folder, found
+    _check_exists(folder)
     patterns = list(_expanded(rest))
     parts = [pattern.split("/") for pattern in patterns]
     # Names of a few shards against many files: the exact ones are looked up, not searched.
@@ -74,6 +76,11 @@ def check_pattern(pattern: str | None, names: list[str]) -> None:
             f"--validation-files {pattern!r} matches {count:,} of {len(names):,} files, "
             f"{names[0]} for one. It must match some of them, and not all."
         )
+
+
+def _check_exists(folder: Folder) -> None:
+    if not folder.exists():
+        raise ValueError(f"{folder} does not exist. {ADVICE}")
 
 
 def _matches(name: str, patterns: list[list[str]]) -> bool:

@@ -65,6 +65,16 @@ def read_original(root: str, name: str, start: int | None = None, end: int | Non
         raise
 
 
+def below(parent: str, name: str) -> str:
+    """Name a file of a folder as the listing does, `name` being foreign data.
+
+    A name that is no such thing (an address, a drive, an absolute path) stays as it is, so that
+    reading refuses it.
+    """
+    foreign = name.startswith(("/", "\\")) or "://" in name or DRIVE.match(name)
+    return name if foreign or name in ("", ".") or not parent else f"{parent}/{name}"
+
+
 def safe_name(folder: Folder, name: str) -> str:
     """Check a name from foreign data, and return it as the folder's file system knows it.
 

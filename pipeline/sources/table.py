@@ -12,7 +12,7 @@ from pipeline.progress import say
 from pipeline.sources.catalogue import Catalogue
 from pipeline.sources.held_out import split_of
 from pipeline.sources.matching_files import base_folder, check_pattern, matching_files
-from pipeline.sources.originals import Root, read_original, safe_name
+from pipeline.sources.originals import Root, below, read_original, safe_name
 from pipeline.sources.refusals import raise_refusals, refusal
 from pipeline.sources.source import Record, Source
 from pipeline.sources.table_rows import ENDINGS, TableRow, read_cell, table_rows
@@ -96,7 +96,7 @@ class TableSource(Source):
         if isinstance(value, dict):
             content, path = value.get("bytes"), value.get("path")
             if content is None and path:
-                return read_original(self._images(), _beside(table, path))
+                return read_original(self._images(), below(table.rpartition("/")[0], path))
             value = content
         if value is None:
             raise RejectedError("IMG_MISSING", f"{record.location} is empty")
@@ -134,7 +134,7 @@ class TableSource(Source):
             image = CREDENTIALS.sub("", image)  # what is listed is shown
             key, location = name or image, image
             if self.images is None:
-                location = _beside(table, image)
+                location = below(table.rpartition("/")[0], image)
         else:
             key, location = place, ""
         split = split_of(name or key, self.validation, table, self.validation_files)
@@ -169,9 +169,3 @@ def _word(column: str, value: Any) -> str | None:
     if isinstance(value, str | int):
         return str(value).strip()
     raise RejectedError("CAP_FORMAT", f"{column} is {str(value)[:40]!r}, not a text or a number")
-
-
-def _beside(table: str, image: str) -> str:
-    """Name an image below the folder that the tables are in; what is no such name stays so."""
-    folder = table.rpartition("/")[0]
-    return f"{folder}/{image}" if folder and image[0] != "/" and "://" not in image else image

@@ -5,6 +5,7 @@ are not UTF-8 come as lone surrogates, which captions are checked for later.
 """
 
 import csv
+import io
 import json
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
@@ -15,6 +16,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from pipeline.images import RejectedError
 from pipeline.storage import Folder
 
 ENDINGS = (".csv", ".tsv", ".jsonl", ".ndjson", ".parquet")
@@ -69,9 +71,19 @@ def table_rows(
 
 
 def read_cell(folder: Folder, file: str, column: str, group: int, index: int) -> Any:
-    """Read the image of a row of parquet: bytes, or as found if it is something else."""
-    with LOCK:  # threads that need the same group wait for it instead of each reading it
-        cells = _cells(folder.location, file, column, group)
+    """Read the image of a row of parquet: bytes, or as found if it is something else.
+
+    Raises:
+        OSError: If the table cannot be read.
+        RejectedError: If its row group is damaged.
+    """
+    try:
+        with LOCK:  # threads that need the same group wait for it instead of each reading it
+            cells = _cells(folder.location, file, column, group)
+    except (pa.ArrowException, OSError) as error:
+        if isinstance(error, OSError) and error.errno is not None:
+            raise
+        raise RejectedError("IMG_CORRUPT", f"{file}, row group {group}: {error}") from error
     return cells[index].as_py()
 
 
@@ -111,7 +123,8 @@ def _csv(folder: Folder, file: str, columns: Sequence[str], delimiter: str) -> I
 
 def _json_lines(folder: Folder, file: str, columns: Sequence[str]) -> Iterator[TableRow]:
     checked = False
-    with folder.fs.open(folder.file(file), "rb") as stream:
+    # Buffered once more: a file of a bucket reads no line with a limit.
+    with io.BufferedReader(folder.fs.open(folder.file(file), "rb"), 2**20) as stream:
         number = 0
         while line := stream.readline(MAX_FIELD + 1):
             number += 1
