@@ -5,7 +5,7 @@ from collections import Counter
 from collections.abc import Iterator, Sequence
 from typing import Annotated, Any, ClassVar
 
-from pydantic import Field
+from pydantic import AfterValidator, Field
 
 from pipeline.images import RejectedError
 from pipeline.progress import say
@@ -34,7 +34,7 @@ class TableSource(Source):
     root: Root
     """A table, a folder of such, or a pattern such as "data/train-*.parquet". Rows of the same
     image are joined. What is an address of the web is never fetched: download first."""
-    images: str | None = None
+    images: Annotated[str, AfterValidator(absolute)] | None = None
     """Folder or bucket that paths of images start from. Default: the folder of their table."""
     image: str = "image"
     """Column of the images: paths, or in parquet the files themselves."""
@@ -108,7 +108,7 @@ class TableSource(Source):
         return record.captions
 
     def _images(self) -> str:
-        return base_folder(self.root).location if self.images is None else absolute(self.images)
+        return base_folder(self.root).location if self.images is None else self.images
 
     def _enter(self, catalogue: Catalogue, table: str, row: TableRow, left: Counter[str]) -> None:
         """Enter a row into the catalogue."""

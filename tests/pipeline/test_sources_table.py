@@ -104,6 +104,18 @@ def test_one_name_for_two_images_is_refused(tmp_path):
         listed(table, id="id")
 
 
+def test_the_folder_of_the_images_may_be_another_and_is_resolved_at_once(tmp_path, monkeypatch):
+    table = write_table(tmp_path / "tables/rows.csv", [{"image": "a.jpg", "caption": "x"}])
+    write(tmp_path / "pics/a.jpg", jpeg())
+    monkeypatch.chdir(tmp_path)
+    source = source_at(table, images="pics")
+    monkeypatch.chdir("/")  # workers run elsewhere
+
+    (record,) = source.records()
+
+    assert source.read_image(record) == jpeg()
+
+
 @pytest.mark.parametrize("struct", [False, True])
 def test_parquet_can_hold_the_images_themselves(tmp_path, struct):
     cells = [{"bytes": jpeg(i), "path": f"{i}.jpg"} if struct else jpeg(i) for i in range(5)]
