@@ -77,7 +77,8 @@ def main() -> None:
             _measure(root, size, options.width, options.image_size, cpus) for size in options.sizes
         ]
     print(
-        f"{'images':>8}{'images/s':>10}{'without text':>14}{'of Pillow per core':>20}{'peak MiB':>10}"
+        f"{'images':>8}{'images/s':>10}{'without text':>14}{'of Pillow per core':>20}"
+        f"{'peak MiB':>10}"
     )
     for row in rows:
         print(

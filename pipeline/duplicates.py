@@ -64,7 +64,7 @@ def find_repeats(folder: Folder, parts: Sequence[Part], *, across: bool) -> list
 
 
 def _read(folder: Folder, part: Part) -> pa.Table:
-    with folder.fs.open(folder.file(part.shard), "rb") as stream:
+    with folder.open(part.shard) as stream:
         return pq.read_table(stream, columns=["id", "digest"])
 
 
@@ -85,7 +85,7 @@ class DropRepeats:
         before = finished(folder, part, self.recipe.digest)
         if before is None:
             raise OSError(f"{folder}/{part.shard} was changed during preparation. Start it again.")
-        with folder.fs.open(folder.file(part.shard), "rb") as stream:
+        with folder.open(part.shard) as stream:
             table = pq.read_table(stream)
         ids = table["id"].to_pylist()
         rejects = read_rejects(folder, part)

@@ -216,7 +216,7 @@ def _lines(dataset: PreparedDataset, report: Report) -> list[str]:
         lines.append("note        the validation images are training images")
     for reason, examples in report["reject_examples"].items():
         lines += [f"  {reason:18}{example}" for example in examples[:1]]
-    dropped = Counter(report["dropped_captions"])
+    dropped: Counter[str] = Counter(report["dropped_captions"])
     lines += [
         f"captions    {report['captions']:,}; {_said(report['captions_per_image'])} an image"
         + (f"; left out: {top(dropped)}" if dropped else ""),

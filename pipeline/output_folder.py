@@ -10,7 +10,7 @@ from typing import Any
 
 from pipeline.encoders import EncoderPlace
 from pipeline.listing import Part
-from pipeline.lock import Lock
+from pipeline.lock import LOCK_NAME, Lock
 from pipeline.manifest import MANIFEST, PROGRESS, REJECTS, TRANSFORM, Manifest, read_manifest
 from pipeline.shards import commit
 from pipeline.sources.source import SPLITS
@@ -22,7 +22,7 @@ TEMPORARY = r"(\..*\.tmp)?"
 OURS = {  # names that preparation writes, by folder
     "": re.compile(
         rf"({re.escape(MANIFEST)}|{re.escape(TRANSFORM)}|{re.escape(TEXT_ENCODER)}"
-        rf"|rejects\.parquet){TEMPORARY}|{REJECTS}|{PROGRESS}|{'|'.join(SPLITS)}|\.lock-.*|\.probe-.*"
+        rf"|rejects\.parquet){TEMPORARY}|{REJECTS}|{PROGRESS}|{'|'.join(SPLITS)}|{LOCK_NAME.pattern}(\..*)?|\.probe-.*"
     ),
     **{split: re.compile(rf"part-\d{{5,}}\.parquet{TEMPORARY}") for split in SPLITS},
     REJECTS: re.compile(rf"({'|'.join(SPLITS)})-\d{{5,}}\.parquet{TEMPORARY}"),
@@ -46,7 +46,7 @@ class OutputFolder:
 
     def lock(self) -> Lock:
         """Keep other preparations out while this one is at work."""
-        return Lock(self.folder, "prepared")
+        return Lock(self.folder, "prepare")
 
     def is_complete(self) -> bool:
         """Tell whether a dataset is there."""
@@ -115,9 +115,9 @@ class OutputFolder:
 
     def clear(self) -> None:
         """Delete what preparation wrote, the manifest first: nobody may read half a dataset."""
-        names = [name for name in self.folder.names() if not name.startswith(".lock-")]
+        names = [name for name in self.folder.names() if not LOCK_NAME.match(name)]
         for name in sorted(names, key=lambda name: name != MANIFEST):
-            self.folder.delete(name)
+            self._delete(name)
 
     def begin(self) -> None:
         """Write down the options that are at work."""
@@ -141,7 +141,13 @@ class OutputFolder:
             for name in (self.folder / place).names():
                 if f"{place}/{name}" not in kept:
                     self.folder.delete(f"{place}/{name}")
-        self.folder.delete(PROGRESS)
+        self._delete(PROGRESS)
+
+    def _delete(self, name: str) -> None:
+        if name in (PROGRESS, REJECTS, *SPLITS):
+            (self.folder / name).remove()
+        else:
+            self.folder.delete(name)
 
 
 def _differences(

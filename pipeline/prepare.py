@@ -41,7 +41,6 @@ from pipeline.sources.source import SPLITS
 from pipeline.storage import Folder
 from pipeline.transform_fitting import fit_transform
 from ratgan.checkpoint import TEXT_ENCODER
-from ratgan.text.transform import SentenceTransform
 
 MAX_ROWS_PER_SHARD = 1024
 BYTES_PER_PIXEL = 0.5  # of a JPEG at quality 95 with full colour resolution; photographs, measured
@@ -171,10 +170,14 @@ def prepare(config: PrepareConfig) -> Manifest:
 
     encoder = place.loaded()  # before anything is written: what is wrong with it shows at once
     output.folder.check_writable("output")
-    with output.lock():
+    with output.lock() as lock:
         if config.overwrite:
             output.clear()
-        return _prepare(config, output, place, encoder_file, encoder.sha256, encoder.dim)
+        manifest = _prepare(config, output, place, encoder_file, encoder.sha256, encoder.dim)
+        lock.check()
+        output.finish(manifest)
+    _tell(output.folder, manifest)
+    return manifest
 
 
 def _prepare(
@@ -251,8 +254,6 @@ def _prepare(
             f"{manifest.seen} rows seen, {manifest.written} written and {manifest.rejected} "
             "rejected: this is a fault of ratgan."
         )
-    output.finish(manifest)
-    _tell(folder, manifest, transform)
     return manifest
 
 
@@ -352,7 +353,7 @@ def _reasons(shards: Iterable[Shard]) -> Counter[str]:
     return sum((Counter(shard.reasons) for shard in shards), Counter[str]())
 
 
-def _tell(folder: Folder, manifest: Manifest, transform: SentenceTransform) -> None:
+def _tell(folder: Folder, manifest: Manifest) -> None:
     reasons, dropped = Counter(manifest.reasons), Counter(manifest.dropped_captions)
     size = sum(shard.bytes for shard in manifest.shards) / 2**20
     say(
@@ -360,7 +361,7 @@ def _tell(folder: Folder, manifest: Manifest, transform: SentenceTransform) -> N
         f"{f' ({top(reasons)})' if reasons else ''}\n"
         f"train {manifest.rows('train'):,}, validation {manifest.rows('validation'):,}, "
         f"captions {manifest.captions:,} (left out {dropped.total():,}), "
-        f"sentence vectors {transform.kind} to {transform.dim}\n"
+        f"sentence vectors {manifest.transform.kind} to {manifest.transform.dim}\n"
         f"{size:,.1f} MiB at {folder}"
     )
     if manifest.overlapping_splits:

@@ -18,7 +18,7 @@ def read_row_group(folder: Folder, unit: Unit, columns: list[str]) -> pa.Table:
         ValueError: If it is missing, damaged, or not what the contract says.
     """
     try:
-        with folder.fs.open(folder.file(unit.file), "rb") as stream:
+        with folder.open(unit.file) as stream:
             file = pq.ParquetFile(stream, page_checksum_verification=True)
             schema = file.schema_arrow
             for name in columns:

@@ -48,7 +48,7 @@ class SumSentences:
 
     def __call__(self, item: dict[str, Any]) -> dict[str, Any]:
         """Return count, sum `x` and sum of products `xx` (float64 bytes) of one shard."""
-        with self.folder.fs.open(self.folder.file(item["file"]), "rb") as stream:
+        with self.folder.open(item["file"]) as stream:
             column = pq.read_table(stream, columns=["sentences"])["sentences"]
         vectors = torch.from_numpy(column.combine_chunks().values.to_numpy().copy())
         sums = VectorSums.of(vectors.view(-1, self.dim))

@@ -5,9 +5,19 @@ from typing import Annotated
 import tyro
 
 from pipeline.sources.coco import CocoSource
+from pipeline.sources.cub import CubSource
+from pipeline.sources.folder import FolderSource
+from pipeline.sources.oxford102 import Oxford102Source
 from pipeline.sources.shapes import ShapesSource
+from pipeline.sources.table import TableSource
+from pipeline.sources.webdataset import WebDatasetSource
 
 AnySource = (
     Annotated[CocoSource, tyro.conf.subcommand("coco")]
+    | Annotated[CubSource, tyro.conf.subcommand("cub")]
+    | Annotated[Oxford102Source, tyro.conf.subcommand("oxford102")]
+    | Annotated[FolderSource, tyro.conf.subcommand("folder")]
+    | Annotated[TableSource, tyro.conf.subcommand("table")]
+    | Annotated[WebDatasetSource, tyro.conf.subcommand("webdataset")]
     | Annotated[ShapesSource, tyro.conf.subcommand("shapes")]
 )

@@ -1,15 +1,21 @@
 """MS-COCO captions, 2014 or 2017: a captions JSON and an image folder per split."""
 
+import re
 from collections.abc import Iterator
-from typing import Annotated, Any, ClassVar
+from typing import Any, ClassVar
 
 import ijson
-from pydantic import AfterValidator, Field
 
 from pipeline.sources.catalogue import Catalogue
-from pipeline.sources.originals import read_original
+from pipeline.sources.originals import Root, below, open_root, read_original
 from pipeline.sources.source import Record, Source
-from pipeline.storage import Folder, absolute
+from pipeline.storage import Folder
+
+HALF_PAIR = re.compile(
+    rb"\\u[dD][89abAB][0-9a-fA-F]{2}(?!\\u[dD][c-fC-F])"
+    rb"|(?<!\\u[dD][89abAB][0-9a-fA-F]{2})\\u[dD][c-fC-F][0-9a-fA-F]{2}"
+)
+BEFORE, AFTER = 6, 12  # bytes that decide whether an escape has its other half
 
 
 class CocoSource(Source):
@@ -20,7 +26,7 @@ class CocoSource(Source):
 
     name: ClassVar[str] = "coco"
 
-    root: Annotated[str, AfterValidator(absolute), Field(validate_default=True)] = "data/coco"
+    root: Root = "data/coco"
     """Folder or bucket that holds `annotations` and the image folders."""
     train: str = "train2017"
     """Name of the training split: captions in annotations/captions_NAME.json, images in NAME/."""
@@ -29,11 +35,7 @@ class CocoSource(Source):
 
     def records(self) -> Iterator[Record]:
         """List the images of both splits in the order of their ids."""
-        folder = Folder(self.root)
-        if not folder.exists():
-            raise ValueError(
-                f"{folder} does not exist. Name the folder of your COCO copy with --root."
-            )
+        folder = open_root(self.root, "your COCO copy")
         if self.train == self.validation:
             raise ValueError(f"--train and --validation name the same split {self.train!r}.")
         for split, name in (("train", self.train), ("validation", self.validation)):
@@ -63,12 +65,12 @@ def _read(folder: Folder, file: str, name: str, split: str, catalogue: Catalogue
             location = image["file_name"]
             if not isinstance(location, str):
                 raise TypeError(f"file_name {location!r} is not text")
-            catalogue.image(_key(name, image["id"]), f"{name}/{location}", split=split)
+            catalogue.image(_key(name, image["id"]), below(name, location), split=split)
             images += 1
         for annotation in _items(folder, file, "annotations"):
-            text, number = annotation["caption"], int(annotation["id"])
-            if not isinstance(text, str):
-                raise TypeError(f"caption {number} is {type(text).__name__}, not text")
+            text, number = annotation["caption"], annotation["id"]
+            if not isinstance(text, str) or not isinstance(number, int):
+                raise TypeError(f"caption {number!r} is {type(text).__name__}, not text")
             # Captions in the order of their own ids: the order of the file does not matter.
             key = _key(name, annotation["image_id"])
             catalogue.caption(key, text, number=number, split=split)
@@ -89,9 +91,30 @@ def _read(folder: Folder, file: str, name: str, split: str, catalogue: Catalogue
 
 
 def _items(folder: Folder, file: str, name: str) -> Iterator[Any]:
-    with folder.fs.open(folder.file(file), "rb") as stream:
-        yield from ijson.items(stream, f"{name}.item", use_float=True)
+    # The fast parser puts a question mark in the place of half a surrogate pair, without a word.
+    parser = ijson.get_backend("python") if _has_half_pairs(folder, file) else ijson
+    with folder.open(file) as stream:
+        yield from parser.items(stream, f"{name}.item", use_float=True)
+
+
+def _has_half_pairs(folder: Folder, file: str) -> bool:
+    """Tell whether a JSON file escapes half a surrogate pair, which is no character."""
+    window = b" " * BEFORE
+    with folder.open(file) as stream:
+        while chunk := stream.read(2**22):
+            window = window[-BEFORE - AFTER :] + chunk
+            if _half_pair(window):
+                return True
+    return _half_pair(window + b" " * AFTER)
+
+
+def _half_pair(window: bytes) -> bool:
+    """Search a window but its ends, where a neighbour may be missing."""
+    found = HALF_PAIR.finditer(window, BEFORE)
+    return any(match.start() < len(window) - AFTER for match in found)
 
 
 def _key(name: str, number: Any) -> str:
-    return f"{name}-{int(number):012d}"
+    if not isinstance(number, int):
+        raise TypeError(f"id {number!r} is not a whole number")
+    return f"{name}-{number:012d}"

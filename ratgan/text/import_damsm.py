@@ -1,47 +1,21 @@
 """AttnGAN's text encoder files to ours: ``text_encoder*.pth`` with ``captions.pickle``.
 
-Both are pickles from elsewhere. The weights go through torch's restricted reader;
-the vocabulary through one that builds plain containers, text and integers and
-refuses the name of anything else before it is looked up.
+Both are pickles from elsewhere. The weights go through torch's restricted reader,
+the vocabulary through ours.
 """
 
 import io
-import pickle
 import re
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import Tensor
 
+from ratgan.foreign_pickle import load_foreign_pickle
 from ratgan.text.damsm import build, pack
 from ratgan.text.vocabulary import MAX_WORDS, Vocabulary
 
-# Python 3 and Python 2 names of what holds words and numbers. The known files need none of them.
-ALLOWED_GLOBALS = {
-    ("collections", "OrderedDict"),
-    ("collections", "defaultdict"),
-    *(
-        (module, name)
-        for module in ("builtins", "__builtin__")
-        for name in ("dict", "list", "tuple", "set", "frozenset", "int", "str")
-    ),
-}
 RENAMED = {"encoder.weight": "embedding.weight"}  # and rnn.* to lstm.*
-
-
-class ContainerUnpickler(pickle.Unpickler):
-    """Unpickles containers, text and integers, and nothing that could run code."""
-
-    def find_class(self, module: str, name: str) -> Any:
-        """Look up an allowed global.
-
-        Raises:
-            pickle.UnpicklingError: With the name of one that is not allowed.
-        """
-        if (module, name) not in ALLOWED_GLOBALS:
-            raise pickle.UnpicklingError(f"it asks for {module}.{name}")
-        return super().find_class(module, name)
 
 
 def read_captions_pickle(path: str | Path) -> tuple[str, ...]:
@@ -53,17 +27,10 @@ def read_captions_pickle(path: str | Path) -> tuple[str, ...]:
 
     Raises:
         FileNotFoundError: If it is not there.
-        ValueError: If it is not such a list, or asks for anything but containers.
+        ValueError: If it is not such a list, or asks for anything but plain values.
     """
-    content = _read(path)
-    try:
-        value = ContainerUnpickler(io.BytesIO(content), encoding="latin1").load()
-    except Exception as error:  # a damaged pickle can raise anything
-        raise ValueError(
-            f"{path} is refused: {error}. A captions.pickle holds lists, dictionaries, text and "
-            "integers only."
-        ) from error
-    words = value[2] if isinstance(value, list | tuple) and len(value) == 4 else None
+    value = load_foreign_pickle(_read(path), str(path))
+    words = value[2] if isinstance(value, list) and len(value) == 4 else None
     if (
         not isinstance(words, dict)
         or not all(type(number) is int for number in words)

@@ -44,9 +44,9 @@ def test_steps_given_by_flag_take_the_place_of_the_presets_epochs():
 
 
 def test_sources_are_chosen_by_name_and_their_flags_follow():
-    config = parse(PrepareConfig, ["coco", "--root", "/x", "--limit", "5", "--output", "/y"])
+    config = parse(PrepareConfig, ["coco", "--root", "/x", "--train", "t", "--output", "/y"])
 
-    assert config.source == CocoSource(root="/x", limit=5)
+    assert config.source == CocoSource(root="/x", train="t")
     assert (config.output, config.cache_size) == ("/y", 304)
 
 
@@ -212,4 +212,4 @@ def test_every_job_is_three_statements_under_its_command():
         assert len(statements) == 1, path.name
         assert all(node.module.startswith("pipeline.") for node in imports), path.name
         seen += 1
-    assert seen == 9
+    assert seen == 10

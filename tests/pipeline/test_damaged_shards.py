@@ -79,8 +79,7 @@ def test_damaged_bytes_are_found_before_they_are_used(copy, damage):
     dataset = PreparedDataset(str(copy.parents[1]))
 
     with pytest.raises(ValueError, match=r"part-00000\.parquet is damaged.*--repair"):
-        for unit in dataset.units("train"):
-            dataset.read(unit, COLUMNS)
+        [dataset.read(unit, COLUMNS) for unit in dataset.units("train")]
     with pytest.raises(ValueError, match=r"part-00000\.parquet was changed.*--repair"):
         dataset.verify_content(lambda count: None)
 

@@ -22,11 +22,17 @@ from tests.conftest import encoded, photo
 GOOD = encoded(photo())
 
 
+def decoders() -> list[psutil.Process]:
+    """Decoders among the children of this process, which may have a Ray as well."""
+    children = psutil.Process().children()
+    return [child for child in children if "pipeline.decoder_child" in child.cmdline()]
+
+
 @pytest.fixture(autouse=True)
 def no_children_are_left():
     yield
     end_children()
-    assert [c for c in psutil.Process().children() if "pipeline.decoder_child" in c.cmdline()] == []
+    assert decoders() == []
 
 
 def has_ended(pid: int) -> bool:
@@ -53,7 +59,7 @@ def test_one_child_serves_all_images_and_all_copies_of_its_decoder():
     copy(GOOD)
 
     assert copy.pid == decoder.pid is not None
-    assert len(psutil.Process().children()) == 1
+    assert len(decoders()) == 1
 
 
 def test_threads_share_the_child_without_a_mix_up():
@@ -64,7 +70,7 @@ def test_threads_share_the_child_without_a_mix_up():
         found = list(threads.map(decoder, contents))
 
     assert found == [to_square_jpeg(content, 32, 90) for content in contents]
-    assert len(psutil.Process().children()) == 1
+    assert len(decoders()) == 1
 
 
 def test_an_image_that_kills_the_child_is_rejected_and_the_next_gets_another():

@@ -13,10 +13,12 @@ import pyarrow.parquet as pq
 import pytest
 
 from pipeline.dataset import PreparedDataset
+from pipeline.lock import Lock
 from pipeline.manifest import MANIFEST
 from pipeline.prepare import PrepareConfig, prepare
 from pipeline.sources.coco import CocoSource
 from pipeline.sources.shapes import ShapesSource
+from pipeline.storage import Folder
 from tests.conftest import encoded, photo, write_coco
 
 pytestmark = pytest.mark.slow
@@ -267,6 +269,18 @@ def test_a_picture_that_occurs_twice_is_kept_once_and_in_validation(ray_session,
     ids = [example.caption for example in PreparedDataset(str(tmp_path / "out")).each("train")]
     assert ids == ["picture 1", "picture 2", "picture 4", "picture 5"]
     assert (kept.rejected, kept.rows("train")) == (0, 7)
+
+
+def test_two_preparations_do_not_share_a_folder(originals, tmp_path):
+    config = options(Unreliable(root=str(originals)), tmp_path / "out")
+
+    with Lock(Folder(config.output), "prepare", heartbeat_s=0.2):
+        with pytest.raises(ValueError, match=r"is in use already, by .*prepare"):
+            prepare(config)
+        assert not (tmp_path / "out/progress").exists()
+    prepare(config)
+
+    assert PreparedDataset(config.output).manifest.written == 9
 
 
 def test_too_many_rejects_end_the_preparation_with_the_reasons(originals, tmp_path):

@@ -98,14 +98,14 @@ def test_coco_captions_without_an_image_are_listed_so_that_they_are_counted(tmp_
     orphan = [record for record in source.records() if record.id.endswith("404")]
 
     assert len(orphan) == 1
-    with pytest.raises(OSError, match="lists no image with this id"):
-        source.read_image(orphan[0])
+    assert orphan[0].location == ""
+    assert orphan[0].captions == ("nowhere",)
 
 
 BROKEN = {
     "not json": ("{", "is not valid JSON"),
     "a list": ("[]", "is not a COCO captions file"),
-    "without annotations": ('{"images": [{"id": 1, "file_name": "a.jpg"}]}', "no 'annotations'"),
+    "without annotations": ('{"images": [{"id": 1, "file_name": "a.jpg"}]}', "and 0 'annotations'"),
     "instances": (
         '{"images": [{"id": 1, "file_name": "a.jpg"}], "annotations": [{"id": 1, "image_id": 1}]}',
         "no 'caption'",
@@ -115,11 +115,14 @@ BROKEN = {
         ' "annotations": [{"id": 1, "image_id": 1, "caption": 3}]}',
         "caption 1 is int, not text",
     ),
-    "path in a name": (
-        '{"images": [{"id": 1, "file_name": "../../etc/passwd"}], "annotations": []}',
-        "'../../etc/passwd' is not a plain file name",
+    "id is a text": ('{"images": [{"id": "x", "file_name": "a.jpg"}]}', "id 'x' is not a whole"),
+    "name is a number": ('{"images": [{"id": 1, "file_name": 7}]}', "file_name 7 is not text"),
+    "an id twice": (
+        '{"images": [{"id": 1, "file_name": "a.jpg"}, {"id": 1, "file_name": "b.jpg"}]}',
+        "names two images, 'train2017/a.jpg' and 'train2017/b.jpg'",
     ),
-    "no images": ('{"images": [], "annotations": []}', "lists no images"),
+    "cut short": ('{"images": [{"id": 1, "file_name": "a.j', "is not valid JSON"),
+    "no images": ('{"images": [], "annotations": []}', "lists 0 'images'"),
 }
 
 
