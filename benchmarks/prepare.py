@@ -73,9 +73,10 @@ def main() -> None:
     connect(cpus=1)
     with tempfile.TemporaryDirectory(prefix="ratgan-prepare-") as temporary:
         root = Path(options.folder or temporary)
-        rows = [
-            _measure(root, size, options.width, options.image_size, cpus) for size in options.sizes
-        ]
+        rows = []
+        for size in options.sizes:
+            rows.append(_measure(root, size, options.width, options.image_size, cpus))
+            print(json.dumps(rows[-1]), flush=True)  # a long run that is stopped has said something
     print(
         f"{'images':>8}{'images/s':>10}{'without text':>14}{'of Pillow per core':>20}"
         f"{'peak MiB':>10}"
