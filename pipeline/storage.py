@@ -15,6 +15,8 @@ from typing import Any
 import fsspec
 from fsspec.implementations.local import LocalFileSystem
 
+from pipeline.failpoints import reach
+
 
 def absolute(location: str, option: str = "path") -> str:
     """Make a local path absolute and leave an address as it is.
@@ -123,7 +125,9 @@ class Folder:
                 with open(temporary, "wb") as stream:
                     stream.write(content)
                     stream.flush()
+                    reach("storage.before_fsync", file=target)
                     os.fsync(stream.fileno())
+                reach("storage.before_rename", file=target)
                 os.replace(temporary, target)
             except BaseException:
                 Path(temporary).unlink(missing_ok=True)
