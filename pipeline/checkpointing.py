@@ -226,7 +226,7 @@ def _let_go(root: Folder, newest: int, keep: int, best: int | None) -> None:
     """Remove what is older than the newest ones and is not the best."""
     older = [step for step in _steps(root) if step < newest]
     whole = [step for step in older if (root / _name(step)).exists(MARKER)]
-    for step in sorted(set(older) - set(whole[len(whole) - (keep - 1) :]) - {best}):
+    for step in sorted(set(older) - set(whole[-(keep - 1) :]) - {best}):
         _remove_if_possible(root / _name(step))
 
 

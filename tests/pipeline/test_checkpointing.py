@@ -51,6 +51,26 @@ def test_old_checkpoints_go_when_newer_ones_are_committed(tmp_path):
     assert root.names() == ["step-00000003", "step-00000004"]
 
 
+@pytest.mark.parametrize("keep", [2, 3, 4, 5, 7, 9])
+def test_as_many_as_were_asked_for_are_kept(tmp_path, keep):
+    root = Folder(str(tmp_path))
+
+    for step in range(1, 9):
+        commit(root, [], step=step, state=STATE, keep=keep)
+
+        kept = range(max(1, step - keep + 1), step + 1)
+        assert root.names() == [f"step-{each:08d}" for each in kept]
+
+
+def test_what_was_cut_short_before_is_cleared_away(tmp_path):
+    root = Folder(str(tmp_path))
+    (root / "step-00000001").write("weights", b"half of")
+
+    commit(root, [], step=2, state=STATE, keep=2)
+
+    assert root.names() == ["step-00000002"]
+
+
 FILES = (
     "COMMITTED",
     "files.json",
