@@ -60,8 +60,12 @@ def gan_files(
     """
     origin = {key: state[key] for key in ("run", "dataset", "versions", "step")}
     average = holding(gan.average, groups["average"])
-    model = pack_model(average, transform, state["encoder"], origin, encoder_file)
-    yield from ((f"model/{name}", content) for name, content in model.items())
+    yield from (
+        (f"model/{name}", content)
+        for name, content in pack_model(
+            average, transform, state["encoder"], origin, encoder_file
+        ).items()
+    )
     yield from pack_discriminator(holding(gan.discriminator, groups["discriminator"])).items()
     for group in ("generator", *_optimizers(gan)):
         yield f"{group}.safetensors", save(groups[group])
