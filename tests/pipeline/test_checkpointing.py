@@ -193,7 +193,7 @@ def test_the_best_is_never_let_go_and_each_says_which_it_is(tmp_path, values, op
     assert (said["step"], said["value"], said["metric"]) == (best, values[best - 1], "eval/fid")
 
 
-def test_the_best_stays_when_later_ones_are_not_measured_or_by_another_measure(tmp_path):
+def test_the_best_stays_when_later_ones_are_not_measured(tmp_path):
     root = Folder(str(tmp_path))
     scored(root, [9, 1])
 
