@@ -1,31 +1,32 @@
-"""Training checkpoints: committed or not there.
+"""Training checkpoints on disk: committed or not there.
 
-    checkpoints/step-00001000/
-        model/                    the averaged generator, as `ratgan.load` reads it
-        discriminator.json …      the discriminator, as `ratgan.checkpoint` reads it
-        generator.safetensors …   the generator in training and both optimizers
-        state.json                step, config, dataset, versions
-        files.json                sha256 of every file above
-        COMMITTED                 sha256 of files.json; written last
+    checkpoints/
+        step-00001000/
+            …             what is trained, as safetensors, in the files of its own kind of training
+            state.json    step, place in the data, config, dataset, encoder, versions, score, best
+            files.json    sha256 of every file above
+            COMMITTED     sha256 of files.json; written last, when all of it was read back
+        damaged-step-…/   was committed and does not verify any more; never looked at again
 
-A folder without its marker, or with a file that does not match, is passed over.
+A folder without its marker was cut short: it is passed over, and removed by a later commit.
+There is no pickle and no state of a random generator: numbers drawn follow from seed and step.
 """
 
 import hashlib
 import logging
-from collections.abc import Iterable, Iterator, Mapping
-from itertools import chain
+import re
+from collections.abc import Iterable, Mapping
+from dataclasses import asdict, dataclass
 from typing import Any
 
-import torch
-from safetensors.torch import load, save
-from torch import Tensor, nn
+from safetensors import SafetensorError
+from safetensors.torch import load
+from torch import Tensor
 
+from pipeline.disk_space import NO_ROOM, DiskFullError, check_room, disk_full
+from pipeline.failpoints import reach
+from pipeline.host_copy import refuse_not_finite
 from pipeline.storage import Folder
-from ratgan.checkpoint import MODEL_TENSORS, pack_discriminator, pack_model
-from ratgan.step import Gan
-from ratgan.strict import load_strictly
-from ratgan.text.transform import SentenceTransform
 
 logger = logging.getLogger(__name__)
 
@@ -33,42 +34,31 @@ FILES = "files.json"
 MARKER = "COMMITTED"
 STATE = "state.json"
 PREFIX = "step-"
+DAMAGED = "damaged-"
+SAFE_TO_KEEP = 2  # with fewer, a disk that fails takes all there is
 
 
-def save_checkpoint(
-    root: Folder,
-    gan: Gan,
-    *,
-    step: int,
-    state: dict[str, Any],
-    transform: SentenceTransform,
-    encoder: dict[str, str],
-    encoder_file: bytes | None = None,
-    keep: int,
-) -> Folder:
-    """Write a checkpoint and let go of old ones.
+@dataclass(frozen=True)
+class Score:
+    """How good a checkpoint is by one measure.
 
-    Args:
-        root: Folder of the run's checkpoints.
-        gan: Networks and optimizers.
-        step: Steps done.
-        state: What else the run needs to go on, as JSON types.
-        transform: Of raw sentence vectors.
-        encoder: Name and sha256 of the text encoder.
-        encoder_file: Content of its file, where it has one.
-        keep: Newest checkpoints to keep.
-
-    Returns:
-        The committed checkpoint.
+    Attributes:
+        metric: Name of the measure, as it is logged.
+        value: What was measured.
+        higher_is_better: Its direction.
     """
-    origin = {key: state[key] for key in ("run", "dataset", "versions")} | {"step": step}
-    model = pack_model(gan.average, transform, encoder, origin, encoder_file)
-    files = chain(
-        ((f"model/{name}", content) for name, content in model.items()),
-        pack_discriminator(gan.discriminator).items(),
-        ((f"{name}.safetensors", save(held)) for name, held in _tensors(gan)),
-    )
-    return commit(root, files, step=step, state=state, keep=keep)
+
+    metric: str
+    value: float
+    higher_is_better: bool = True
+
+    def beats(self, other: "Score | None") -> bool:
+        """Tell whether it is better than another of the same measure; NaN beats nothing."""
+        if other is None or other.metric != self.metric:
+            return self.value == self.value
+        if self.higher_is_better:
+            return self.value > other.value
+        return self.value < other.value
 
 
 def commit(
@@ -76,135 +66,202 @@ def commit(
     files: Iterable[tuple[str, bytes]],
     *,
     step: int,
-    state: dict[str, Any],
+    state: Mapping[str, Any],
     keep: int,
+    score: Score | None = None,
+    size: int = 0,
 ) -> Folder:
-    """Write the files of a checkpoint, then its marker, and let go of old ones.
+    """Write the files of a checkpoint, read them back, mark it, and let go of old ones.
+
+    The newest `keep` stay, and beside them the best by the measure of `score`.
 
     Args:
         root: Folder of the run's checkpoints.
         files: Names and contents, taken one at a time: each may be large.
         step: Steps done.
         state: What else the run needs to go on, as JSON types.
-        keep: Newest checkpoints to keep.
+        keep: Newest checkpoints to keep, at least 2.
+        score: How good it is, where that was measured.
+        size: About how many bytes the files have, to ask for room before anything is written.
 
     Returns:
         The committed checkpoint.
+
+    Raises:
+        ValueError: If fewer than 2 are to be kept.
+        DiskFullError: If there is no room; nothing of it is left then.
+        OSError: If it cannot be written, or reads back as something else.
     """
-    folder = root / f"{PREFIX}{step:08d}"
-    folder.remove()  # left by a start that was cut short here
-    hashes = {name: folder.write(name, content) for name, content in files}
-    hashes[STATE] = folder.write_json(STATE, state | {"step": step})
-    folder.write(MARKER, folder.write_json(FILES, hashes).encode())
-    older = [
-        name for name in root.names() if name.startswith(PREFIX) and name < f"{PREFIX}{step:08d}"
-    ]
-    whole = [name for name in older if (root / name).exists(MARKER)]
-    for name in set(older) - set(whole[len(whole) - (keep - 1) :]):
-        (root / name).remove()
+    if keep < SAFE_TO_KEEP:
+        raise ValueError(
+            f"keep={keep} must be at least {SAFE_TO_KEEP}: if the newest checkpoint is damaged "
+            "later, the one before it is all there is."
+        )
+    folder = root / _name(step)
+    what = f"the checkpoint of step {step:,}"
+    best = _best(root, before=step)
+    if score is not None and score.beats(best[1] if best else None):
+        best = (step, score)
+    state = {
+        **state,
+        "step": step,
+        "score": None if score is None else asdict(score),
+        "best": None if best is None else {"step": best[0], **asdict(best[1])},
+    }
+    _remove(folder)  # left by a start that was cut short here
+    try:
+        check_room(root, size, what)
+        hashes = {}
+        for name, content in files:
+            reach("checkpoint.before_write", step=step, file=name)
+            hashes[name] = folder.write(name, content)
+        hashes[STATE] = folder.write_json(STATE, state)
+        listed = folder.write_json(FILES, hashes)
+        if problem := _difference(folder, {**hashes, FILES: listed}):
+            raise OSError(
+                f"{what} was written to {folder} and reads back damaged: {problem}. The one "
+                "before is kept. Check that disk, or name another folder with --output."
+            )
+        reach("checkpoint.before_marker", step=step)
+        folder.write(MARKER, listed.encode())
+    except OSError as error:
+        _remove_if_possible(folder)
+        if error.errno in NO_ROOM and not isinstance(error, DiskFullError):
+            raise disk_full(root, size, what, error.errno) from error
+        raise
+    except Exception:
+        _remove_if_possible(folder)
+        raise
+    reach("checkpoint.after_marker", step=step)
+    reach("checkpoint.before_letting_go", step=step)
+    _let_go(root, step, keep, None if best is None else best[0])
     return folder
 
 
 def newest_checkpoint(root: Folder) -> tuple[Folder, dict[str, Any]] | None:
-    """Find the newest checkpoint that verifies, and its state; None if there is none."""
-    for name in sorted(root.names(), reverse=True):
-        folder = root / name
-        if not name.startswith(PREFIX):
-            continue
-        if problem := _problem(folder):
-            logger.warning("checkpoint %s is passed over: %s", folder, problem)
-            continue
-        return folder, folder.read_json(STATE)
+    """Find the newest checkpoint that verifies, and its state; None if there is none.
+
+    Damaged ones that are found on the way are renamed, so that they are not looked at again.
+    """
+    for step in reversed(_steps(root)):
+        folder = root / _name(step)
+        problem = damage(folder)
+        if problem is None:
+            return folder, folder.read_json(STATE)
+        if folder.exists(MARKER):
+            _set_aside(root, folder, problem)
+        else:
+            logger.warning("checkpoint %s is passed over: it was not completed", folder)
     return None
 
 
-def restore(folder: Folder, gan: Gan) -> None:
-    """Put networks, average and optimizers back to where a checkpoint left them.
-
-    Raises:
-        ValueError: If the checkpoint is of another architecture.
-    """
-    for name, network in _networks(gan).items():
-        where = f"{folder}/{name}.safetensors"
-        load_strictly(network, load(folder.read(f"{name}.safetensors")), where)
-    model = load(folder.read(f"model/{MODEL_TENSORS}"))
-    average = {
-        name.removeprefix("generator."): tensor
-        for name, tensor in model.items()
-        if name.startswith("generator.")
-    }
-    load_strictly(gan.average, average, f"{folder}/model/{MODEL_TENSORS}")
-    for name, (optimizer, network) in _optimizers(gan).items():
-        held = load(folder.read(f"{name}.safetensors"))
-        where = f"{folder}/{name}.safetensors"
-        restore_moments(optimizer, dict(network.named_parameters()), held, where)
-
-
-def _problem(folder: Folder) -> str | None:
-    """Say what is wrong with a checkpoint, or None."""
+def damage(folder: Folder) -> str | None:
+    """Say what is wrong with a checkpoint, or None; each byte of it is read and hashed."""
     try:
-        if not folder.exists(MARKER):
-            return "it was not completed"
-        listing = folder.read(FILES)
-        if hashlib.sha256(listing).hexdigest().encode() != folder.read(MARKER):
-            return f"{FILES} was changed"
-        for name, sha256 in folder.read_json(FILES).items():
-            if hashlib.sha256(folder.read(name)).hexdigest() != sha256:
-                return f"{name} is damaged"
+        listed = folder.read(MARKER).decode("ascii", "replace")
+        return _difference(folder, {FILES: listed}) or _difference(folder, folder.read_json(FILES))
     except FileNotFoundError as error:
         return f"a file is missing: {error}"
+
+
+def read_tensors(folder: Folder, name: str) -> dict[str, Tensor]:
+    """Read a file of tensors of a committed checkpoint.
+
+    Each worker checks what it reads, at the moment it does: it may do so on another machine than
+    the one that looked the checkpoint through.
+
+    Raises:
+        ValueError: If the file is damaged, is none of tensors, or holds NaN or an infinity.
+    """
+    content = folder.read(name)
+    if hashlib.sha256(content).hexdigest() != folder.read_json(FILES).get(name):
+        raise ValueError(
+            f"{folder}/{name} is damaged: its hash is not the one in {FILES}. Start again: the "
+            "newest checkpoint that verifies is taken."
+        )
+    try:
+        tensors: dict[str, Tensor] = load(content)
+    except SafetensorError as error:
+        raise ValueError(f"{folder}/{name} is not a file of safetensors: {error}") from error
+    refuse_not_finite({name: tensors}, str(folder))
+    return tensors
+
+
+def _difference(folder: Folder, hashes: Mapping[str, str]) -> str | None:
+    """Name the first file that is not what its hash says, or None."""
+    for name, sha256 in hashes.items():
+        if hashlib.sha256(folder.read(name)).hexdigest() != sha256:
+            return f"{name} is not what its hash says"
     return None
 
 
-def _networks(gan: Gan) -> dict[str, nn.Module]:
-    return {"generator": gan.generator, "discriminator": gan.discriminator}
+def _name(step: int) -> str:
+    return f"{PREFIX}{step:08d}"
 
 
-def _optimizers(gan: Gan) -> dict[str, tuple[torch.optim.Optimizer, nn.Module]]:
-    return {
-        "generator_optimizer": (gan.generator_optimizer, gan.generator),
-        "discriminator_optimizer": (gan.discriminator_optimizer, gan.discriminator),
-    }
+def _steps(root: Folder) -> list[int]:
+    """List the steps of which there is a folder, whole or not, in their order."""
+    found = (re.fullmatch(rf"{PREFIX}(\d{{8,}})", name) for name in root.names())
+    return sorted(int(match[1]) for match in found if match)
 
 
-def _tensors(gan: Gan) -> Iterator[tuple[str, dict[str, Tensor]]]:
-    """Yield the rest of the tensors by file, copied to the CPU when their turn comes."""
-    yield "generator", {n: t.cpu().contiguous() for n, t in gan.generator.state_dict().items()}
-    for name, (optimizer, network) in _optimizers(gan).items():
-        yield name, moments(optimizer, dict(network.named_parameters()))
+def _best(root: Folder, before: int) -> tuple[int, Score] | None:
+    """Find the best of the committed checkpoints before a step, and its score."""
+    best: tuple[int, Score] | None = None
+    for step in _steps(root):
+        folder = root / _name(step)
+        if step >= before or not folder.exists(MARKER):
+            continue
+        try:
+            measured = folder.read_json(STATE).get("score")
+            score = None if measured is None else Score(**measured)
+        except (FileNotFoundError, ValueError, TypeError, AttributeError):
+            continue  # damaged: found out when it is looked for
+        if score is not None and score.beats(best[1] if best else None):
+            best = (step, score)
+    return best
 
 
-def moments(
-    optimizer: torch.optim.Optimizer, parameters: Mapping[str, nn.Parameter]
-) -> dict[str, Tensor]:
-    """Return the moments of Adam by the names of the parameters."""
-    return {
-        f"{name}/{moment}": tensor.detach().cpu().contiguous()
-        for name, parameter in parameters.items()
-        for moment, tensor in optimizer.state[parameter].items()
-    }
+def _let_go(root: Folder, newest: int, keep: int, best: int | None) -> None:
+    """Remove what is older than the newest ones and is not the best."""
+    older = [step for step in _steps(root) if step < newest]
+    whole = [step for step in older if (root / _name(step)).exists(MARKER)]
+    for step in sorted(set(older) - set(whole[-(keep - 1) :]) - {best}):
+        _remove_if_possible(root / _name(step))
 
 
-def restore_moments(
-    optimizer: torch.optim.Optimizer,
-    parameters: Mapping[str, nn.Parameter],
-    tensors: dict[str, Tensor],
-    where: str,
-) -> None:
-    """Load the moments of Adam, which itself would take any shape and fail at the next step.
+def _remove(folder: Folder) -> None:
+    """Delete a checkpoint, its marker first: what is left of it when cut short is no checkpoint."""
+    if folder.exists(MARKER):
+        folder.fs.rm(folder.file(MARKER))
+    folder.remove()
 
-    Raises:
-        ValueError: If they are of other parameters.
-    """
-    for name, parameter in parameters.items():
-        found = {
-            key.rsplit("/", 1)[1]: tensor
-            for key, tensor in tensors.items()
-            if key.rsplit("/", 1)[0] == name
-        }
-        shapes = {key: tensor.shape for key, tensor in found.items() if key != "step"}
-        if shapes != {"exp_avg": parameter.shape, "exp_avg_sq": parameter.shape}:
-            raise ValueError(f"{where} does not fit the network: moments of {name} are {shapes}.")
-        optimizer.state[parameter] = {
-            key: tensor.to(parameter.device) for key, tensor in found.items()
-        }
+
+def _remove_if_possible(folder: Folder) -> None:
+    """Delete a checkpoint; if that fails, say so: it is no reason to stop."""
+    try:
+        _remove(folder)
+    except OSError as error:
+        logger.warning("%s could not be removed: %s", folder, error)
+
+
+def _set_aside(root: Folder, folder: Folder, problem: str) -> None:
+    """Rename a damaged checkpoint; if that fails, it is only passed over."""
+    name = folder.location.rsplit("/", 1)[-1]
+    aside = root / f"{DAMAGED}{name}"
+    try:
+        aside.remove()
+        if not folder.is_local:
+            # In a bucket each object is moved by itself: without its marker, a folder of which
+            # some are still here is no checkpoint.
+            folder.fs.rm(folder.file(MARKER))
+        folder.fs.mv(folder.path, aside.path, recursive=True)
+    except OSError as error:
+        logger.warning(
+            "checkpoint %s is passed over: %s; it could not be set aside: %s",
+            folder,
+            problem,
+            error,
+        )
+    else:
+        logger.warning("checkpoint %s is damaged (%s) and now called %s", folder, problem, aside)

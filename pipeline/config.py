@@ -164,6 +164,7 @@ RESUMABLE_CHANGES = frozenset(
         "sample_every",
         "checkpoint_every",
         "keep_checkpoints",
+        "keep_best",
         "samples",
         "data.path",
         "data.decode_threads",

@@ -19,6 +19,7 @@ from pipeline.config import flatten, refuse_changes
 from pipeline.dataset import PreparedDataset
 from pipeline.loop import Job
 from pipeline.progress import say
+from pipeline.safe_loading import refuse_unsafe_loading
 from pipeline.session import connect, usable_cpus
 from pipeline.storage import Folder, absolute
 from pipeline.tracking import Tracker, git_state, redacted, tracking_uri
@@ -68,6 +69,7 @@ def check(config: options.RunConfig, *, image_size: int, option: str, batch: int
         ValueError: If dataset and options do not fit together.
         OSError: If nothing can be written to the output folder.
     """
+    refuse_unsafe_loading()
     Folder(config.output).check_writable("output")
     dataset = PreparedDataset(config.data.path)
     manifest = dataset.manifest

@@ -11,11 +11,12 @@ import torch
 from torch import Tensor
 
 from pipeline import collective
-from pipeline.checkpointing import PREFIX, newest_checkpoint
+from pipeline.checkpointing import PREFIX, STATE, newest_checkpoint
 from pipeline.config import RunConfig, refuse_changes
 from pipeline.dataset import Batch, PreparedDataset, prefetch
 from pipeline.plan import Plan
 from pipeline.progress import say
+from pipeline.safe_loading import refuse_unsafe_loading
 from pipeline.session import settle
 from pipeline.storage import Folder
 
@@ -51,6 +52,7 @@ def begin(fields: dict[str, Any], config_type: type[Config]) -> tuple[Job, Confi
     Returns:
         The job, its options, and the device to train on.
     """
+    refuse_unsafe_loading()
     job = Job(**fields)
     config = config_type.model_validate(job.config)
     settle()
@@ -74,11 +76,51 @@ def resume(
     step = collective.from_rank_zero(found[1]["step"] if found else 0, device)
     if step:
         folder = checkpoints / f"{PREFIX}{step:08d}"
-        refuse_changes(folder.read_json("state.json")["config"], config)
+        before = folder.read_json(STATE)
+        refuse_changes(before["config"], config)
         restore(folder)
         if collective.rank() == 0:
             say(f"resuming from step {step:,} ({folder})")
+            if changes := _rounding_changes(before):
+                say(f"  the same images, but numbers equal only to rounding: {changes}")
     return step
+
+
+def run_state(
+    job: Job, config: RunConfig, dataset: PreparedDataset, plan: Plan, step: int
+) -> dict[str, Any]:
+    """Return what a checkpoint says beside its tensors, as JSON types.
+
+    Images seen, epoch and place in it follow from the step and stand there to be read. There is
+    no state of a random generator: order, captions, crops and noise follow from seed and step.
+    """
+    images = step * plan.batch_size
+    epoch, cursor = divmod(images, plan.images)
+    return {
+        "run": config.name,
+        "images": images,
+        "epoch": epoch,
+        "cursor": cursor,
+        "config": config.record(),
+        "dataset": dataset.digest,
+        "encoder": dataset.manifest.encoder.record(),
+        "versions": job.versions,
+        **_rounding(),
+    }
+
+
+def _rounding() -> dict[str, Any]:
+    """Return what decides in which order numbers are added up."""
+    return {"workers": collective.world(), "threads": torch.get_num_threads()}
+
+
+def _rounding_changes(before: dict[str, Any]) -> str:
+    """Name what makes sums round otherwise than before the checkpoint; empty if nothing does."""
+    return ", ".join(
+        f"{name} {before[name]} → {now}"
+        for name, now in _rounding().items()
+        if before.get(name, now) != now
+    )
 
 
 def stream(

@@ -62,6 +62,8 @@ class PretrainConfig(RunConfig):
     """Name of the run; its folder in the output folder has the same name."""
     held_out: Annotated[int, Field(ge=2)] = 1000
     """Images of the validation split that R-precision is measured on, at each checkpoint."""
+    keep_best: bool = True
+    """Keep the checkpoint with the best R-precision beside the newest ones."""
     pair: PairConfig = PairConfig()
     optim: PairOptimConfig = PairOptimConfig()
     tracking: TrackingConfig = TrackingConfig(experiment="ratgan-damsm")

@@ -5,34 +5,41 @@ Dimensions in this file:
     caption, E size of a word's embedding, D size of all vectors.
 """
 
+from collections.abc import Iterator
+from functools import partial
 from itertools import islice
 from typing import Any
 
 import ray.train
 import ray.train.torch
 import torch
-from safetensors.torch import load, save
+from safetensors.torch import save
 from torch import Tensor
 
 from pipeline import collective
-from pipeline.checkpointing import commit, moments, restore_moments
+from pipeline.checkpointing import Score, read_tensors
 from pipeline.dataset import Batch, PreparedDataset
-from pipeline.loop import Interval, begin, resume, stream
+from pipeline.failpoints import reach
+from pipeline.host_copy import Groups, holding
+from pipeline.loop import Interval, Job, begin, resume, run_state, stream
+from pipeline.moments import moments, restore_moments
 from pipeline.plan import Plan
 from pipeline.pretrain_config import PretrainConfig
 from pipeline.progress import duration, say
+from pipeline.saver import Saver
 from pipeline.storage import Folder
 from pipeline.tracking import Tracker
 from ratgan.checkpoint import TEXT_ENCODER
 from ratgan.metrics.retrieval import RPrecision, r_precision
 from ratgan.strict import load_strictly
-from ratgan.text.damsm import CaptionNetwork, pack, pad, unpack
+from ratgan.text.damsm import CaptionNetwork, pack, pad
 from ratgan.text.image_branch import InceptionBranch, SmallBranch, read_inception
 from ratgan.text.pretraining import Pair, learning_rate, pretrain_step, word_dropout
 from ratgan.text.vocabulary import Vocabulary
 
 IMAGE_BRANCH = "image_branch.safetensors"
 OPTIMIZER = "optimizer.safetensors"
+R_PRECISION = "eval/r_precision"
 MEASURED_AT_ONCE = 64  # images
 
 
@@ -56,14 +63,21 @@ def work(fields: dict[str, Any]) -> None:
         fields: Of a `Job`.
     """
     job, config, device = begin(fields, PretrainConfig)
+    checkpoints = Folder(job.run) / "checkpoints"
+    with Saver(checkpoints, keep=config.keep_checkpoints) as saver:
+        _pretrain(job, config, device, saver)
+
+
+def _pretrain(job: Job, config: PretrainConfig, device: torch.device, saver: Saver) -> None:
+    """Restore and pretrain; the saver is worker 0's to use."""
     dataset = PreparedDataset(config.data.path)
     plan = Plan(dataset.units("train"), config.optim.batch_size, config.seed)
     # Of the training captions only: a word that no one trained would be noise.
     vocabulary = Vocabulary.of(dataset.captions("train"), config.pair.max_words)
     pair = build(config, vocabulary, device)
-    checkpoints = Folder(job.run) / "checkpoints"
+    files = partial(pair_files, pair=pair, vocabulary=vocabulary)
 
-    step = resume(config, checkpoints, device, lambda folder: restore(folder, pair))
+    step = resume(config, saver.root, device, lambda folder: restore(folder, pair))
     last = config.steps(plan.images)
     tracker = Tracker(job.tracking, job.run_id) if collective.rank() == 0 else None
     batches = stream(
@@ -78,8 +92,10 @@ def work(fields: dict[str, Any]) -> None:
     interval = Interval(step)
     while step < last:
         batch = interval.wait_for(batches)
+        reach("worker.step", step=step, rank=collective.rank())
         interval.add(_step(config, pair, batch, vocabulary, step, plan.images, device))
         step += 1
+        saver.check()
 
         if step % config.log_every == 0 or step == last:
             measured = interval.close(step, config.optim.batch_size, device)
@@ -90,18 +106,12 @@ def work(fields: dict[str, Any]) -> None:
         if tracker and (step % config.checkpoint_every == 0 or step == last):
             found = measure(config, pair, dataset, vocabulary, device)
             if found:
-                tracker.metrics(step, {"eval/r_precision": found.share})
+                tracker.metrics(step, {R_PRECISION: found.share})
                 say(f"step {step:,}  {describe(found)}")
-            state = {
-                "run": config.name,
-                "config": config.record(),
-                "dataset": dataset.digest,
-                "versions": job.versions,
-                "retrieval": found._asdict() if found else None,
-            }
-            files = _files(pair, vocabulary)
-            keep = config.keep_checkpoints
-            commit(checkpoints, files.items(), step=step, state=state, keep=keep)
+            state = run_state(job, config, dataset, plan, step)
+            state["retrieval"] = found._asdict() if found else None
+            score = Score(R_PRECISION, found.share) if found and config.keep_best else None
+            saver.save(step, pair_tensors(pair), files, state, score)
 
 
 def _step(
@@ -193,18 +203,34 @@ def describe(found: RPrecision) -> str:
     )
 
 
-def _files(pair: Pair, vocabulary: Vocabulary) -> dict[str, bytes]:
-    """Make the files of a checkpoint."""
+def pair_tensors(pair: Pair) -> dict[str, dict[str, Tensor]]:
+    """Return all tensors a pretraining goes on from, by group and name, uncopied."""
     branch = {
-        name.removeprefix("images."): parameter.detach().cpu().contiguous()
+        name.removeprefix("images."): parameter
         for name, parameter in pair.trained().items()
         if name.startswith("images.")
     }
     return {
-        TEXT_ENCODER: pack(pair.captions, vocabulary),
-        IMAGE_BRANCH: save(branch),
-        OPTIMIZER: save(moments(pair.optimizer, pair.trained())),
+        "captions": dict(pair.captions.state_dict()),
+        "images": branch,
+        "optimizer": moments(pair.optimizer, pair.trained()),
     }
+
+
+def pair_files(
+    groups: Groups, state: dict[str, Any], *, pair: Pair, vocabulary: Vocabulary
+) -> Iterator[tuple[str, bytes]]:
+    """Make the files of a checkpoint, each when its turn comes.
+
+    Args:
+        groups: As `pair_tensors` gives them, on the CPU.
+        state: Of the run; no file repeats it.
+        pair: Tells the architecture; its weights are not read.
+        vocabulary: Of the text encoder.
+    """
+    yield TEXT_ENCODER, pack(holding(pair.captions, groups["captions"]), vocabulary)
+    yield IMAGE_BRANCH, save(groups["images"])
+    yield OPTIMIZER, save(groups["optimizer"])
 
 
 def restore(folder: Folder, pair: Pair) -> None:
@@ -213,14 +239,14 @@ def restore(folder: Folder, pair: Pair) -> None:
     Raises:
         ValueError: If the checkpoint is of another architecture.
     """
-    network, _ = unpack(folder.read(TEXT_ENCODER), f"{folder}/{TEXT_ENCODER}")
-    load_strictly(pair.captions, network.state_dict(), f"{folder}/{TEXT_ENCODER}")
-    trained = load(folder.read(IMAGE_BRANCH))
+    captions = read_tensors(folder, TEXT_ENCODER)
+    load_strictly(pair.captions, captions, f"{folder}/{TEXT_ENCODER}")
+    trained = read_tensors(folder, IMAGE_BRANCH)
     # The frozen trunk is not in the checkpoint: it is what it was built with.
     frozen = {n: t for n, t in pair.images.state_dict().items() if n not in _trained(pair)}
     load_strictly(pair.images, {**frozen, **trained}, f"{folder}/{IMAGE_BRANCH}")
     where = f"{folder}/{OPTIMIZER}"
-    restore_moments(pair.optimizer, pair.trained(), load(folder.read(OPTIMIZER)), where)
+    restore_moments(pair.optimizer, pair.trained(), read_tensors(folder, OPTIMIZER), where)
 
 
 def _trained(pair: Pair) -> set[str]:

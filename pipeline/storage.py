@@ -24,6 +24,8 @@ from typing import IO, TYPE_CHECKING, Any
 import fsspec
 from fsspec.implementations.local import LocalFileSystem
 
+from pipeline.failpoints import reach
+
 if TYPE_CHECKING:
     from _typeshed import WriteableBuffer
 
@@ -254,6 +256,7 @@ class Folder:
             if self.is_local:
                 # Rename is the commit. The data must be on the disk before the name is.
                 with self._temporary(name, content) as temporary:
+                    reach("storage.before_rename", file=self.file(name))
                     os.replace(temporary, self.file(name))
             elif self.is_s3:
                 from pipeline.s3 import upload
@@ -379,6 +382,7 @@ class Folder:
             with open(temporary, "wb") as stream:
                 stream.write(content)
                 stream.flush()
+                reach("storage.before_fsync", file=target)
                 os.fsync(stream.fileno())
             yield temporary
         finally:

@@ -5,6 +5,7 @@ Dimensions in this file:
 """
 
 import copy
+from functools import partial
 from typing import Any
 
 import ray.train
@@ -14,12 +15,14 @@ from PIL import Image
 from torch import Tensor
 
 from pipeline import collective
-from pipeline.checkpointing import restore, save_checkpoint
 from pipeline.config import TrainConfig
 from pipeline.dataset import Batch, Example, PreparedDataset
-from pipeline.loop import Interval, Job, begin, resume, stream
+from pipeline.failpoints import reach
+from pipeline.gan_checkpoint import gan_files, gan_tensors, restore
+from pipeline.loop import Interval, Job, begin, resume, run_state, stream
 from pipeline.plan import Plan
 from pipeline.progress import duration, say
+from pipeline.saver import Saver
 from pipeline.storage import Folder
 from pipeline.tracking import Tracker
 from ratgan.discriminator import Discriminator
@@ -72,37 +75,27 @@ def work(fields: dict[str, Any]) -> None:
         fields: Of a `Job`.
     """
     job, config, device = begin(fields, TrainConfig)
+    checkpoints = Folder(job.run) / "checkpoints"
+    with Saver(checkpoints, keep=config.keep_checkpoints) as saver:
+        _train(job, config, device, saver)
+
+
+def _train(job: Job, config: TrainConfig, device: torch.device, saver: Saver) -> None:
+    """Restore and train; the saver is worker 0's to use."""
     dataset = PreparedDataset(config.data.path)
     plan = Plan(dataset.units("train"), config.optim.batch_size, config.seed)
     gan = build(config, dataset.transform.dim, device)
     transform = copy.deepcopy(dataset.transform).to(device)  # the dataset's own stays on the CPU
-    checkpoints = Folder(job.run) / "checkpoints"
 
-    step = resume(config, checkpoints, device, lambda folder: restore(folder, gan))
+    step = resume(config, saver.root, device, lambda folder: restore(folder, gan))
     last = config.steps(plan.images)
     reporter = Reporter(config, job, dataset, device) if collective.rank() == 0 else None
     if reporter and step == 0:
         reporter.sample(gan, 0)
 
-    def checkpoint() -> None:
-        if reporter:
-            state = {
-                "run": config.name,
-                "images": step * config.optim.batch_size,
-                "config": config.record(),
-                "dataset": dataset.digest,
-                "versions": job.versions,
-            }
-            save_checkpoint(
-                checkpoints,
-                gan,
-                step=step,
-                state=state,
-                transform=dataset.transform,
-                encoder=dataset.manifest.encoder.record(),
-                encoder_file=dataset.encoder_file(),
-                keep=config.keep_checkpoints,
-            )
+    pack = partial(
+        gan_files, gan=gan, transform=dataset.transform, encoder_file=dataset.encoder_file()
+    )
 
     batches = stream(
         config,
@@ -121,6 +114,8 @@ def work(fields: dict[str, Any]) -> None:
         sentences = transform(raw)  # [B, S]
         partners, weights = _pair(config, batch, step, device)
         noise = _share(step_noise(config.seed, step, len(sentences), config.model.noise_dim))
+        if reach("worker.step", step=step, rank=collective.rank()):
+            noise = noise * float("nan")
         values = train_step(
             gan,
             images=batch.images.to(device, non_blocking=True).float() / 127.5 - 1,
@@ -136,6 +131,7 @@ def work(fields: dict[str, Any]) -> None:
         )
         step += 1
         interval.add(values)
+        saver.check()
 
         if reporter and (step % config.sample_every == 0 or step == last):
             reporter.sample(gan, step)
@@ -145,8 +141,9 @@ def work(fields: dict[str, Any]) -> None:
                 reporter.line(step, last, measured)
             ray.train.report(measured)
             interval = Interval(step)
-        if step % config.checkpoint_every == 0 or step == last:
-            checkpoint()
+        if reporter and (step % config.checkpoint_every == 0 or step == last):
+            state = run_state(job, config, dataset, plan, step)
+            saver.save(step, gan_tensors(gan), pack, state)
 
 
 def _pair(

@@ -87,6 +87,25 @@ def test_a_run_leaves_an_encoder_its_measure_and_its_record(whole, shapes):
     assert client.get_run(run_id).info.status == "FINISHED"
 
 
+def test_the_checkpoint_with_the_best_r_precision_is_kept(shapes, tmp_path, whole):
+    keep = {"checkpoint_every": 1, "log_every": 4}
+
+    pretrain(config(shapes, tmp_path / "best", **keep))
+    pretrain(config(shapes, tmp_path / "newest", keep_best=False, **keep))
+
+    measured = curve(tmp_path / "best", "eval/r_precision")
+    best = max(measured, key=lambda step: (measured[step], -step))
+    kept = {f"step-{step:08d}" for step in (best, 7, 8)}
+    checkpoints = tmp_path / "best" / "damsm" / "checkpoints"
+    assert {path.name for path in checkpoints.iterdir()} == kept
+    said = json.loads((checkpoints / "step-00000008" / "state.json").read_text())["best"]
+    assert (said["metric"], said["step"]) == ("eval/r_precision", best)
+    assert said["value"] == measured[best]
+    newest = tmp_path / "newest" / "damsm" / "checkpoints"
+    assert sorted(path.name for path in newest.iterdir()) == ["step-00000007", "step-00000008"]
+    assert hashes(tmp_path / "best" / "damsm", 8) == hashes(whole / "damsm", 8)
+
+
 def test_a_resumed_run_ends_bit_for_bit_as_one_that_went_through(whole, shapes, tmp_path, capsys):
     pretrain(config(shapes, tmp_path, total_steps=4))
 

@@ -93,6 +93,19 @@ def test_a_run_leaves_model_samples_checkpoints_and_record(whole):
     assert "Not measured under a named protocol" in card
 
 
+def test_a_checkpoint_says_all_that_a_run_goes_on_from(whole, shapes):
+    state = json.loads((whole / "run/checkpoints/step-00000008/state.json").read_text())
+
+    # 8 steps of 12 images, of 120.
+    assert (state["step"], state["images"], state["epoch"], state["cursor"]) == (8, 96, 0, 96)
+    assert state["config"] == config(shapes, whole).record()
+    assert state["dataset"] == shapes.digest
+    assert state["encoder"] == {"name": "minilm", "sha256": shapes.manifest.encoder.sha256}
+    assert {"python", "torch", "ratgan", "ray"} <= state["versions"].keys()
+    assert (state["workers"], state["score"], state["best"]) == (1, None, None)
+    assert state["threads"] >= 1
+
+
 def test_mlflow_holds_options_curves_grids_lineage_and_a_usable_model(whole, shapes):
     client = MlflowClient(f"sqlite:///{whole}/mlflow.db")
     run_id = json.loads((whole / "run" / "run.json").read_text())["mlflow_run_id"]

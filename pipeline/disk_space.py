@@ -1,0 +1,78 @@
+"""Room on the disk: asked for before a write, and said plainly when it runs out."""
+
+import errno
+import os
+import resource
+import shutil
+from pathlib import Path
+
+from pipeline.storage import Folder
+
+# A full disk, a quota that is used up, a limit on the size of one file.
+NO_ROOM = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
+
+
+class DiskFullError(OSError):
+    """There is no room for a file."""
+
+
+def free_bytes(folder: Folder) -> int | None:
+    """Return the bytes that can still be written to a folder; None in a bucket."""
+    if not folder.is_local:
+        return None
+    place = Path(folder.path)
+    while not place.exists():
+        place = place.parent
+    return shutil.disk_usage(place).free
+
+
+def check_room(folder: Folder, size: int, what: str) -> None:
+    """Find out before writing whether it fits.
+
+    Args:
+        folder: To write to.
+        size: Of all there is to write, in bytes.
+        what: It is, for the message.
+
+    Raises:
+        DiskFullError: If it does not.
+    """
+    free = free_bytes(folder)
+    if free is not None and free < size:
+        raise disk_full(folder, size, what, errno.ENOSPC)
+
+
+def disk_full(folder: Folder, size: int, what: str, number: int) -> DiskFullError:
+    """Say what is needed, what there is, and where.
+
+    Args:
+        folder: That was written to.
+        size: Of all there is to write, in bytes.
+        what: It is.
+        number: Of `NO_ROOM`: which kind of room there is none of.
+    """
+    if number == errno.EFBIG:
+        have = (
+            f"no file may be larger than {_readable(resource.getrlimit(resource.RLIMIT_FSIZE)[0])}"
+        )
+        remedy = "Raise that limit (ulimit -f)"
+    else:
+        free = free_bytes(folder)
+        have = "how much is left is not known" if free is None else f"have {_readable(free)}"
+        remedy = "Free some, or use a smaller --keep-checkpoints"
+    error = DiskFullError(
+        f"no room for {what}: need {_readable(size)}, {have} at {folder} "
+        f"({os.strerror(number)}). {remedy}, or move the run and name its new place by --output."
+    )
+    error.errno = number
+    return error
+
+
+def _readable(size: int) -> str:
+    """Format bytes with three digits: 1.21 GiB."""
+    amount, unit = float(size), "B"
+    for larger in ("KiB", "MiB", "GiB", "TiB"):
+        if amount < 1000:
+            break
+        amount, unit = amount / 1024, larger
+    return f"{amount:.3g} {unit}"

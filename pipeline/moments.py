@@ -1,0 +1,60 @@
+"""The moments of Adam by the names of the parameters, out of an optimizer and back into one."""
+
+from collections.abc import Mapping
+
+import torch
+from torch import Tensor, nn
+
+MOMENTS = ("exp_avg", "exp_avg_sq")
+
+
+def moments(
+    optimizer: torch.optim.Optimizer, parameters: Mapping[str, nn.Parameter]
+) -> dict[str, Tensor]:
+    """Return the moments, as they are and where they are, by ``parameter/moment``."""
+    return {
+        f"{name}/{moment}": tensor.detach()
+        for name, parameter in parameters.items()
+        for moment, tensor in optimizer.state[parameter].items()
+    }
+
+
+def restore_moments(
+    optimizer: torch.optim.Optimizer,
+    parameters: Mapping[str, nn.Parameter],
+    tensors: Mapping[str, Tensor],
+    where: str,
+) -> None:
+    """Load the moments of Adam, which itself would take any shape and fail at the next step.
+
+    Args:
+        optimizer: To load them into.
+        parameters: By the names they were saved under.
+        tensors: As `moments` gives them.
+        where: They are from, for the message.
+
+    Raises:
+        ValueError: If they are of other parameters.
+    """
+    found: dict[str, dict[str, Tensor]] = {}
+    for key, tensor in tensors.items():
+        name, _, moment = key.rpartition("/")
+        found.setdefault(name, {})[moment] = tensor
+    if unknown := sorted(found.keys() - parameters.keys()):
+        raise ValueError(
+            f"{where} does not fit the network: moments of unknown {', '.join(unknown[:5])}."
+        )
+    for name, parameter in parameters.items():
+        held = found.get(name, {})
+        shapes = {moment: list(tensor.shape) for moment, tensor in held.items()}
+        # The count of steps has no dimensions; without it Adam forgets how warm it is.
+        expected = {**{moment: list(parameter.shape) for moment in MOMENTS}, "step": []}
+        if shapes != expected:
+            raise ValueError(
+                f"{where} does not fit the network: moments of {name} are {shapes} and should be "
+                f"{expected}."
+            )
+    for name, parameter in parameters.items():
+        optimizer.state[parameter] = {
+            moment: tensor.to(parameter.device) for moment, tensor in found[name].items()
+        }
