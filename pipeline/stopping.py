@@ -1,0 +1,113 @@
+"""Being asked to stop: training ends at the next step with a checkpoint, whoever asks.
+
+`ray job stop` and schedulers send SIGTERM to the process that started the job, not to its workers.
+So that process writes the request down in the run's folder, where worker 0 looks for it; all
+workers then leave at the same step. A second signal stops at once.
+"""
+
+import contextlib
+import logging
+import signal
+import threading
+import uuid
+from collections.abc import Iterator
+from types import FrameType, TracebackType
+from typing import Self
+
+from pipeline.progress import say
+from pipeline.storage import Folder
+
+logger = logging.getLogger(__name__)
+
+REQUEST = "stop.json"  # in the run's folder
+LOOK_EVERY_S = 1.0
+STOPPED = 128 + signal.SIGTERM  # exit status, as shells have it
+
+
+class StoppedError(SystemExit):
+    """Training was asked to stop, and did: what is there can be gone on with."""
+
+    def __init__(self) -> None:
+        super().__init__(STOPPED)
+
+
+class StopRequests:
+    """Takes SIGTERM in the process that started a job and hands it to its workers.
+
+    Args:
+        run: Folder of the run.
+
+    Attributes:
+        token: Of this start; a request that an earlier start left means nothing to this one.
+        asked: Whether a stop was asked for.
+    """
+
+    def __init__(self, run: Folder) -> None:
+        self.run = run
+        self.token = uuid.uuid4().hex
+        self.asked = False
+
+    @contextlib.contextmanager
+    def taken(self) -> Iterator[Self]:
+        """Take the signal; it is as before afterwards. Only the main thread can take it."""
+        if threading.current_thread() is not threading.main_thread():
+            yield self
+            return
+        before = signal.signal(signal.SIGTERM, self._take)
+        try:
+            yield self
+        finally:
+            signal.signal(signal.SIGTERM, before)
+            if self.asked:
+                self.run.delete(REQUEST)
+
+    def _take(self, number: int, frame: FrameType | None) -> None:
+        if self.asked:
+            raise KeyboardInterrupt
+        self.asked = True
+        # Not here, between any two instructions of the main thread: it may hold a lock we need.
+        threading.Thread(target=self._write, name="stop-request").start()
+
+    def _write(self) -> None:
+        say("asked to stop: a checkpoint is saved at the next step. Again, and it stops at once.")
+        self.run.write_json(REQUEST, {"start": self.token})
+
+
+class StopWatch:
+    """Looks out, in a thread of worker 0, for a request to stop.
+
+    Args:
+        run: Folder of the run.
+        token: Of the start that this worker belongs to.
+        every_s: Seconds between two looks.
+
+    Attributes:
+        asked: Whether a stop was asked for.
+    """
+
+    def __init__(self, run: Folder, token: str, every_s: float = LOOK_EVERY_S) -> None:
+        self.run, self.token, self.every_s = run, token, every_s
+        self.asked = False
+        self._end = threading.Event()
+        self._thread = threading.Thread(target=self._look, name="stop-watch", daemon=True)
+
+    def __enter__(self) -> Self:
+        self._thread.start()
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        at: TracebackType | None,
+    ) -> None:
+        self._end.set()
+        self._thread.join(timeout=10)
+
+    def _look(self) -> None:
+        while not self.asked and not self._end.wait(self.every_s):
+            try:
+                if self.run.exists(REQUEST):
+                    self.asked = self.run.read_json(REQUEST).get("start") == self.token
+            except (OSError, ValueError) as error:  # looked at again soon
+                logger.debug("no look at %s/%s: %s", self.run, REQUEST, error)

@@ -1,0 +1,62 @@
+"""Being asked to stop: a signal reaches the workers of this start, and of no other."""
+
+import os
+import signal
+import time
+
+import pytest
+
+from pipeline.stopping import REQUEST, StopRequests, StopWatch
+from pipeline.storage import Folder
+
+
+def wait_until(condition, seconds: float = 10) -> bool:
+    deadline = time.monotonic() + seconds
+    while not condition() and time.monotonic() < deadline:
+        time.sleep(0.01)
+    return bool(condition())
+
+
+def test_a_signal_reaches_the_worker_and_leaves_nothing_behind(tmp_path, capsys):
+    run = Folder(str(tmp_path))
+    requests = StopRequests(run)
+    before = signal.getsignal(signal.SIGTERM)
+
+    with requests.taken(), StopWatch(run, requests.token, every_s=0.01) as watch:
+        assert not watch.asked
+        os.kill(os.getpid(), signal.SIGTERM)
+        assert wait_until(lambda: watch.asked)
+
+    assert requests.asked
+    assert "asked to stop: a checkpoint is saved" in capsys.readouterr().out
+    assert signal.getsignal(signal.SIGTERM) == before
+    assert not run.exists(REQUEST)
+
+
+def test_a_second_signal_stops_at_once(tmp_path):
+    with StopRequests(Folder(str(tmp_path))).taken():
+        os.kill(os.getpid(), signal.SIGTERM)
+        with pytest.raises(KeyboardInterrupt):
+            os.kill(os.getpid(), signal.SIGTERM)
+        time.sleep(0.1)  # the first one's thread writes
+
+
+def test_the_request_of_an_earlier_start_means_nothing(tmp_path):
+    run = Folder(str(tmp_path))
+    run.write_json(REQUEST, {"start": "another"})
+
+    with StopWatch(run, "this one", every_s=0.01) as watch:
+        time.sleep(0.1)
+        assert not watch.asked
+        run.write_json(REQUEST, {"start": "this one"})
+        assert wait_until(lambda: watch.asked)
+
+
+def test_a_request_that_cannot_be_read_is_looked_at_again(tmp_path):
+    run = Folder(str(tmp_path))
+    run.write(REQUEST, b"{")
+
+    with StopWatch(run, "this one", every_s=0.01) as watch:
+        time.sleep(0.05)
+        run.write_json(REQUEST, {"start": "this one"})
+        assert wait_until(lambda: watch.asked)
