@@ -29,7 +29,7 @@ class Cost:
     peak_gib: float
 
 
-class _NoUpdate(torch.optim.Optimizer):
+class NoUpdate(torch.optim.Optimizer):
     """Takes Adam's place where only the networks' own work is counted."""
 
     def __init__(self, parameters: Any) -> None:
@@ -44,8 +44,8 @@ def count(base_channels: int = 64, batch_size: int = 24) -> tuple[Cost, Cost]:
     work = Workload(base_channels, batch_size, device="meta")
     reference, gan = work.reference(), work.ours()
     for side in (reference, gan):
-        side.generator_optimizer = _NoUpdate(side.generator.parameters())
-        side.discriminator_optimizer = _NoUpdate(side.discriminator.parameters())
+        side.generator_optimizer = NoUpdate(side.generator.parameters())
+        side.discriminator_optimizer = NoUpdate(side.discriminator.parameters())
     costs = []
     for step in (work.reference_step(reference), work.our_step(gan)):
         with Counter() as counter:
