@@ -5,6 +5,8 @@ Dimensions in this file:
 """
 
 import copy
+import math
+from collections.abc import Iterator
 from typing import Any
 
 import ray.train
@@ -13,10 +15,18 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from pipeline import collective
-from pipeline.checkpointing import restore, save_checkpoint
+from pipeline import collective, memory, precision
+from pipeline.checkpointing import STATE, restore, save_checkpoint
+from pipeline.compiling import compile_blocks
 from pipeline.config import TrainConfig
 from pipeline.dataset import Batch, Example, PreparedDataset
+from pipeline.health import (
+    Course,
+    Skips,
+    Watch,
+    refuse_to_go_back,
+    refuse_what_is_not_finite,
+)
 from pipeline.loop import Interval, Job, begin, resume, stream
 from pipeline.plan import Plan
 from pipeline.progress import duration, say
@@ -74,19 +84,37 @@ def work(fields: dict[str, Any]) -> None:
     job, config, device = begin(fields, TrainConfig)
     dataset = PreparedDataset(config.data.path)
     plan = Plan(dataset.units("train"), config.optim.batch_size, config.seed)
+    exactness = precision.settle(config.precision, config.tf32, device)
     gan = build(config, dataset.transform.dim, device)
+    if config.compile:
+        compile_blocks(gan.generator, device)
     transform = copy.deepcopy(dataset.transform).to(device)  # the dataset's own stays on the CPU
     checkpoints = Folder(job.run) / "checkpoints"
 
-    step = resume(config, checkpoints, device, lambda folder: restore(folder, gan))
+    before: dict[str, Any] = {}
+
+    def go_to(folder: Folder) -> None:
+        restore(folder, gan)
+        before.update(folder.read_json(STATE))
+
+    step = resume(config, checkpoints, device, go_to)
+    course, skips = Course.of(before), Skips(device, before.get("skipped_steps", 0))
     last = config.steps(plan.images)
     reporter = Reporter(config, job, dataset, device) if collective.rank() == 0 else None
+    if reporter:
+        say(exactness)
     if reporter and step == 0:
         reporter.sample(gan, 0)
 
     def checkpoint() -> None:
-        if reporter:
+        if reporter and step < last and skips.in_a_row():
+            # Where steps are being left out may be where they always are: no place to go back to.
+            say(f"step {step:,}: no checkpoint while losses or gradients are not finite")
+        elif reporter:
+            refuse_what_is_not_finite(gan)
             state = {
+                **course.record(),
+                "skipped_steps": skips.total(),
                 "run": config.name,
                 "images": step * config.optim.batch_size,
                 "config": config.record(),
@@ -104,46 +132,72 @@ def work(fields: dict[str, Any]) -> None:
                 keep=config.keep_checkpoints,
             )
 
-    batches = stream(
-        config,
-        dataset,
-        plan,
-        first_step=step,
-        last_step=last,
-        image_size=config.model.image_size,
-        captions=config.optim.mismatched == "published",
-    )
+    def batches_from(step: int) -> Iterator[Batch]:
+        return stream(
+            config,
+            dataset,
+            plan,
+            first_step=step + course.passed_over,
+            last_step=last + course.passed_over,
+            image_size=config.model.image_size,
+            captions=config.optim.mismatched == "published",
+        )
+
+    batches = batches_from(step)
     interval = Interval(step)
     while step < last:
-        batch = interval.wait_for(batches)
+        batch, number = interval.wait_for(batches), step + course.passed_over
         # The pairing is that of the whole batch, whoever holds which part of it.
         raw = collective.gather(batch.sentences.to(device, non_blocking=True))
         sentences = transform(raw)  # [B, S]
-        partners, weights = _pair(config, batch, step, device)
-        noise = _share(step_noise(config.seed, step, len(sentences), config.model.noise_dim))
-        values = train_step(
-            gan,
-            images=batch.images.to(device, non_blocking=True).float() / 127.5 - 1,
-            sentences=_share(sentences),
-            mismatched=sentences[_share(partners).to(device)],
-            mismatched_weights=None if weights is None else _share(weights).to(device),
-            noise=noise.to(device),  # [b, Z]
-            penalty_weight=config.optim.penalty_weight,
-            penalty_power=config.optim.penalty_power,
-            average_decay=_decay(config.optim.average_decay, step),
-            update=config.optim.update,
-            synchronize=collective.average_gradients,
-        )
+        partners, weights = _pair(config, batch, number, device)
+        noise = _share(step_noise(config.seed, number, len(sentences), config.model.noise_dim))
+        with (
+            memory.explained(
+                batch_size=config.optim.batch_size,
+                workers=collective.world(),
+                accumulate=config.optim.accumulate,
+                device=device,
+            ),
+            precision.autocast(config.precision, device),
+        ):
+            values = train_step(
+                gan,
+                images=batch.images.to(device, non_blocking=True).float() / 127.5 - 1,
+                sentences=_share(sentences),
+                mismatched=sentences[_share(partners).to(device)],
+                mismatched_weights=None if weights is None else _share(weights).to(device),
+                noise=noise.to(device),  # [b, Z]
+                penalty_weight=config.optim.penalty_weight,
+                penalty_power=config.optim.penalty_power,
+                average_decay=_decay(config.optim.average_decay, step),
+                update=config.optim.update,
+                accumulate=config.optim.accumulate,
+                synchronize=collective.average_gradients,
+            )
         step += 1
+        skips.add(values.pop("health/skipped"))
         interval.add(values)
 
         if reporter and (step % config.sample_every == 0 or step == last):
             reporter.sample(gan, step)
         if step % config.log_every == 0 or step == last:
             measured = interval.close(step, config.optim.batch_size, device)
+            measured["health/skipped_steps"] = skips.total()
             if reporter:
                 reporter.line(step, last, measured)
             ray.train.report(measured)
+            in_a_row = skips.in_a_row()
+            if in_a_row >= config.health.skipped_in_a_row:
+                reached, step = step, resume(config, checkpoints, device, go_to)
+                refuse_to_go_back(reached, step, in_a_row, course, config.health.rollbacks)
+                course = course.back(reached, step)
+                skips.end_row()
+                if reporter:
+                    reporter.went_back(reached, step, in_a_row)
+                # The stream that ran ahead ends when it is let go.
+                batches, interval = batches_from(step), Interval(step)
+                continue
             interval = Interval(step)
         if step % config.checkpoint_every == 0 or step == last:
             checkpoint()
@@ -195,6 +249,7 @@ class Reporter:
         split = "validation" if dataset.manifest.rows("validation") else "train"
         examples: list[Example] = dataset.examples(split, config.samples)
         self.captions = [example.caption for example in examples]
+        self.watch = Watch(self._warn, torch.stack([example.image for example in examples]))
         self.sentences = torch.stack([example.sentence for example in examples])
         self.noise = sample_noise(config.seed, len(examples), config.model.noise_dim)
         # Small pictures are shown larger, so that they can be seen and their captions read.
@@ -212,14 +267,32 @@ class Reporter:
             f"data wait {measured['speed/data_wait_share']:.0%}  mem {memory:.1f} GiB  "
             f"ETA {duration((last - step) * per_step / speed)}"
         )
+        measured |= self.watch.interval(step, measured)
         if step > self.logged:
-            self.tracker.metrics(step, measured)
+            finite = {name: value for name, value in measured.items() if math.isfinite(value)}
+            self.tracker.metrics(step, finite)
+
+    def went_back(self, reached: int, step: int, skips: int) -> None:
+        """Say that the run went back to an earlier step, and keep what it did out of the curves."""
+        say(
+            f"step {reached:,}: the last {skips:,} steps had losses or gradients not finite. "
+            f"Back to step {step:,}, and on with the batches after them"
+        )
+        self.tracker.tag("health.rollback", f"step {reached} to step {step}")
+        self.logged = max(self.logged, reached)
+
+    def _warn(self, tag: str, value: str, text: str) -> None:
+        say(f"warning: {text}")
+        self.tracker.tag(tag, value)
 
     def sample(self, gan: Gan, step: int) -> None:
         """Draw the fixed captions from the fixed noise with the averaged generator."""
         images = sample(gan.average, self.sentences, self.noise)
         picture = grid(images, self.captions, scale=self.scale)
         self._picture("samples", step, picture)
+        seen = self.watch.samples(step, images)
+        if seen and (step > self.logged or step == 0):
+            self.tracker.metrics(step, seen)
         if not self.attention:
             return
         with torch.no_grad():
