@@ -2,12 +2,12 @@
 
 import statistics
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from benchmarks.counting import Counter
 from benchmarks.reference import discriminator_tensors, generator_tensors
@@ -29,7 +29,7 @@ class Cost:
     peak_gib: float
 
 
-class _NoUpdate(torch.optim.Optimizer):
+class NoUpdate(torch.optim.Optimizer):
     """Takes Adam's place where only the networks' own work is counted."""
 
     def __init__(self, parameters: Any) -> None:
@@ -44,8 +44,8 @@ def count(base_channels: int = 64, batch_size: int = 24) -> tuple[Cost, Cost]:
     work = Workload(base_channels, batch_size, device="meta")
     reference, gan = work.reference(), work.ours()
     for side in (reference, gan):
-        side.generator_optimizer = _NoUpdate(side.generator.parameters())
-        side.discriminator_optimizer = _NoUpdate(side.discriminator.parameters())
+        side.generator_optimizer = NoUpdate(side.generator.parameters())
+        side.discriminator_optimizer = NoUpdate(side.discriminator.parameters())
     costs = []
     for step in (work.reference_step(reference), work.our_step(gan)):
         with Counter() as counter:
@@ -68,13 +68,7 @@ def float64_error(base_channels: int = 4, batch_size: int = 2, image_size: int =
     """
     work = Workload(base_channels, batch_size, image_size=image_size, dtype=torch.float64)
     reference, gan = work.reference(), work.ours()
-    # The image of our tensors in the reference, by network.
-    affines = work.generator.affines_per_block
-
-    def renamed(network: str, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        if network == "generator":
-            return generator_tensors(tensors, affines)
-        return discriminator_tensors(tensors)
+    renamings = _renamings(work)
 
     recorded: dict[str, list[dict[str, Tensor]]] = {"reference": [], "ours": []}
     for name, side in (("reference", reference), ("ours", gan)):
@@ -87,7 +81,7 @@ def float64_error(base_channels: int = 4, batch_size: int = 2, image_size: int =
                     if parameter.grad is not None
                 }
                 recorded[name].append(
-                    gradients if name == "reference" else renamed(network, gradients)
+                    gradients if name == "reference" else renamings[network](gradients)
                 )
 
             getattr(side, f"{network}_optimizer").register_step_pre_hook(record)
@@ -97,12 +91,81 @@ def float64_error(base_channels: int = 4, batch_size: int = 2, image_size: int =
     pairs += zip(recorded["ours"], recorded["reference"], strict=True)
     pairs += [
         (
-            renamed(network, getattr(gan, network).state_dict()),
+            renamings[network](getattr(gan, network).state_dict()),
             getattr(reference, network).state_dict(),
         )
         for network in ("discriminator", "generator")
     ]
     return max(_difference(ours, expected) for ours, expected in pairs)
+
+
+def _renamings(work: Workload) -> dict[str, Callable[[Mapping[str, Tensor]], dict[str, Tensor]]]:
+    """Return, by network, what gives our tensors the names and shapes of the reference's."""
+    affines = work.generator.affines_per_block
+    return {
+        "generator": lambda tensors: generator_tensors(tensors, affines),
+        "discriminator": discriminator_tensors,
+    }
+
+
+def bfloat16_error(
+    seed: int, base_channels: int = 8, batch_size: int = 4, image_size: int = 64
+) -> dict[str, tuple[float, float]]:
+    """Compare gradients under bfloat16 autocast with those in float64, of reference and ours.
+
+    Weights stay as they are, so that each gradient is taken at the same ones.
+
+    Args:
+        seed: Of weights and data.
+        base_channels: Width of the networks.
+        batch_size: Images in a step.
+        image_size: Pixels.
+
+    Returns:
+        By loss: the error of the reference and of ours, as the length of the difference over
+        that of the gradient in float64.
+    """
+    found: dict[str, list[dict[str, Tensor]]] = {"exact": [], "reference": [], "ours": []}
+    for way, gradients in found.items():
+        work = Workload(base_channels, batch_size, image_size=image_size, seed=seed)
+        if way == "exact":
+            work.generator.double()
+            work.discriminator.double()
+            work.batch = {name: tensor.double() for name, tensor in work.batch.items()}
+        side: Any = work.reference() if way == "reference" else work.ours()
+        for network, renamed in _renamings(work).items():
+            module = getattr(side, network)
+            optimizer = NoUpdate(module.parameters())
+            setattr(side, f"{network}_optimizer", optimizer)
+
+            def record(
+                *_: Any,
+                module: nn.Module = module,
+                renamed: Any = dict if way == "reference" else renamed,
+                gradients: list[dict[str, Tensor]] = gradients,
+            ) -> None:
+                held = {
+                    n: p.grad.double() for n, p in module.named_parameters() if p.grad is not None
+                }
+                gradients.append(renamed(held))
+
+            optimizer.register_step_pre_hook(record)
+        step = work.reference_step(side) if way == "reference" else work.our_step(side)
+        with torch.autocast("cpu", torch.bfloat16, enabled=way != "exact"):
+            step()
+    turns = ("hinge", "penalty", "generator")
+    return {
+        turn: (_relative(reference, exact), _relative(ours, exact))
+        for turn, exact, reference, ours in zip(turns, *found.values(), strict=True)
+    }
+
+
+def _relative(found: Mapping[str, Tensor], exact: Mapping[str, Tensor]) -> float:
+    """Return the length of a difference over that of what is exact; what is missing is zero."""
+    zero = torch.zeros(())
+    errors = [(found.get(name, zero) - tensor).norm() for name, tensor in exact.items()]
+    lengths = [tensor.norm() for tensor in exact.values()]
+    return float(torch.stack(errors).norm() / torch.stack(lengths).norm())
 
 
 def _difference(ours: Mapping[str, Tensor], expected: Mapping[str, Tensor]) -> float:

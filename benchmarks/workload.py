@@ -27,6 +27,7 @@ class Workload:
         image_size: Pixels.
         device: Where it runs.
         dtype: Of weights and data.
+        seed: Of weights and data.
     """
 
     def __init__(
@@ -37,9 +38,10 @@ class Workload:
         image_size: int = 256,
         device: str = "cpu",
         dtype: torch.dtype = torch.float32,
+        seed: int = 0,
     ) -> None:
         with torch.device("meta" if device == "meta" else "cpu"):
-            torch.manual_seed(0)
+            torch.manual_seed(seed)
             generator = Generator(image_size=image_size, base_channels=base_channels)
             # The published code trains without attention.
             discriminator = Discriminator(

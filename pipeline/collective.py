@@ -96,3 +96,12 @@ def from_rank_zero(number: int, device: torch.device) -> int:
     if world() > 1:
         distributed.broadcast(value, 0)
     return int(value)
+
+
+def any_of(flag: bool, device: torch.device) -> bool:
+    """Tell every worker whether any of them has the flag up."""
+    if world() == 1:
+        return flag
+    value = torch.tensor(float(flag), device=device)
+    distributed.all_reduce(value)
+    return bool(value)

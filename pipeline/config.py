@@ -4,6 +4,7 @@ from typing import Annotated, Any, Literal, Self
 
 from pydantic import Field, ValidationError, model_validator
 
+from pipeline.precision import Precision
 from pipeline.settings import Settings
 from ratgan.attention import AttentionKind
 
@@ -61,6 +62,9 @@ class OptimConfig(Settings):
 
     batch_size: Annotated[int, Field(ge=2)] = 24
     """Images per step over all workers; 24 in the paper, 48 for COCO."""
+    accumulate: PositiveInt = 1
+    """Parts in which each worker takes its share of a batch, for a device that cannot hold it: the
+    same result to rounding, with the memory of one part, 7 % slower."""
     generator_lr: LearningRate = 1e-4
     """Learning rate of the generator; 1e-4 in the paper."""
     discriminator_lr: LearningRate = 4e-4
@@ -83,6 +87,16 @@ class OptimConfig(Settings):
     average_decay: Annotated[float, Field(ge=0, lt=1)] = 0.999
     """Share that stays in the moving average of the generator's weights at each step; less in the
     first steps, so that the untrained weights are soon forgotten."""
+
+
+class HealthConfig(Settings):
+    """What happens when losses or gradients are not finite. Such a step is always left out."""
+
+    skipped_in_a_row: PositiveInt = 10
+    """So many steps in a row left out send the run back to its last checkpoint, and on with the
+    batches after them. Looked at whenever a line is written."""
+    rollbacks: Annotated[int, Field(ge=0)] = 3
+    """Times that a run may go back before it stops."""
 
 
 class TrackingConfig(Settings):
@@ -144,15 +158,34 @@ class TrainConfig(RunConfig):
     """Steps between two sample grids."""
     samples: Annotated[int, Field(ge=1, le=64)] = 16
     """Captions of the validation split in the sample grid."""
+    precision: Precision = "float32"
+    """Of the layers; the discriminator's score, losses, penalty and updates are in float32 always.
+    bfloat16 is for GPUs since Ampere; a CPU mostly imitates it, and is slower."""
+    tf32: bool = True
+    """Let a GPU round the factors of its float32 products to TF32, 10 bits of 23, for speed."""
+    compile: bool = False
+    """Compile the generator's blocks at the start, in seconds to minutes; needs a C++ compiler."""
     model: ModelConfig = ModelConfig()
     optim: OptimConfig = OptimConfig()
+    health: HealthConfig = HealthConfig()
+
+    @model_validator(mode="after")
+    def _check_parts(self) -> Self:
+        share = max(1, self.optim.batch_size // (self.workers or 1))
+        if self.optim.accumulate > share:
+            raise ValueError(
+                f"optim.accumulate={self.optim.accumulate} is more than the {share} images that "
+                f"optim.batch_size={self.optim.batch_size} gives a worker; {share} is the most."
+            )
+        return self
 
     def steps(self, images: int) -> int:
         """Return the number of steps for a training split of this many images."""
         return self.length(images, self.optim.batch_size)
 
 
-# Changing one of these between start and resume changes no weight that training would reach.
+# Changing one of these between start and resume changes no weight that training would reach, but by
+# rounding; those of health, what happens when it reaches none.
 RESUMABLE_CHANGES = frozenset(
     {
         "output",
@@ -166,6 +199,10 @@ RESUMABLE_CHANGES = frozenset(
         "keep_checkpoints",
         "keep_best",
         "samples",
+        "compile",
+        "optim.accumulate",
+        "health.skipped_in_a_row",
+        "health.rollbacks",
         "data.path",
         "data.decode_threads",
         "held_out",

@@ -33,6 +33,7 @@ class Job:
         tracking: Address of the tracker.
         run_id: Id of the run there.
         versions: Of what made it, for the record.
+        token: Of this start, for requests to stop it.
     """
 
     config: dict[str, Any]
@@ -40,6 +41,7 @@ class Job:
     tracking: str
     run_id: str
     versions: dict[str, str]
+    token: str = ""
 
 
 def begin(fields: dict[str, Any], config_type: type[Config]) -> tuple[Job, Config, torch.device]:
@@ -156,7 +158,8 @@ class Interval:
         self.first = step
         self.started = time.monotonic()
         self.waited_s = 0.0
-        self.sums: dict[str, Tensor] = {}
+        self.names: list[str] = []
+        self.sums: Tensor | None = None  # of what was finite, and how often it was, [2, names]
 
     def wait_for(self, batches: Iterator[Batch]) -> Batch:
         """Take the next batch, and note how long that took."""
@@ -166,17 +169,26 @@ class Interval:
         return batch
 
     def add(self, values: dict[str, Tensor]) -> None:
-        """Add the values of a step."""
-        for name, value in values.items():
-            self.sums[name] = self.sums[name] + value if name in self.sums else value
+        """Add the values of a step; one that is not finite counts for nothing."""
+        self.names = list(values)
+        row = torch.stack(list(values.values()))
+        finite = row.isfinite()
+        counted = torch.stack([row.where(finite, 0), finite.to(row.dtype)])
+        self.sums = counted if self.sums is None else self.sums + counted
 
     def close(self, step: int, batch_size: int, device: torch.device) -> dict[str, float]:
-        """Return means over steps and workers, and how fast it went."""
+        """Return means over steps and workers, and how fast it went.
+
+        The mean of a value that was never finite is NaN.
+        """
         steps = step - self.first
-        means = collective.mean(torch.stack(list(self.sums.values())) / steps).tolist()
+        if self.sums is None:
+            raise ValueError("an interval without a step has no means.")
+        sums, counts = collective.mean(self.sums)
+        means = (sums / counts).tolist()
         elapsed = time.monotonic() - self.started
         return {
-            **dict(zip(self.sums, means, strict=True)),
+            **dict(zip(self.names, means, strict=True)),
             "images_seen": step * batch_size,
             "speed/images_per_s": steps * batch_size / elapsed,
             "speed/data_wait_share": self.waited_s / elapsed,

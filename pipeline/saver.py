@@ -73,6 +73,12 @@ class Saver:
             error, self.error = self.error, None
             raise error
 
+    def finish(self) -> None:
+        """Wait for the save in flight: what is newest is known then."""
+        if self.thread is not None:
+            self.thread.join()
+        self.check()
+
     def save(
         self,
         step: int,

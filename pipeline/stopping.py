@@ -74,25 +74,29 @@ class StopRequests:
 
 
 class StopWatch:
-    """Looks out, in a thread of worker 0, for a request to stop.
+    """Looks out, in a thread, for a request to stop.
 
     Args:
         run: Folder of the run.
         token: Of the start that this worker belongs to.
+        looks: Only one worker needs to; the others hear of it from that one.
         every_s: Seconds between two looks.
 
     Attributes:
         asked: Whether a stop was asked for.
     """
 
-    def __init__(self, run: Folder, token: str, every_s: float = LOOK_EVERY_S) -> None:
-        self.run, self.token, self.every_s = run, token, every_s
+    def __init__(
+        self, run: Folder, token: str, *, looks: bool = True, every_s: float = LOOK_EVERY_S
+    ) -> None:
+        self.run, self.token, self.looks, self.every_s = run, token, looks, every_s
         self.asked = False
         self._end = threading.Event()
         self._thread = threading.Thread(target=self._look, name="stop-watch", daemon=True)
 
     def __enter__(self) -> Self:
-        self._thread.start()
+        if self.looks:
+            self._thread.start()
         return self
 
     def __exit__(
@@ -102,7 +106,8 @@ class StopWatch:
         at: TracebackType | None,
     ) -> None:
         self._end.set()
-        self._thread.join(timeout=10)
+        if self.looks:
+            self._thread.join(timeout=10)
 
     def _look(self) -> None:
         while not self.asked and not self._end.wait(self.every_s):

@@ -145,6 +145,11 @@ class Tracker:
         with _going_on(f"the curves of step {step}"):
             self.client.log_batch(self.run_id, metrics=points)
 
+    def tag(self, key: str, value: str) -> None:
+        """Mark the run."""
+        with _going_on(f"the tag {key}"):
+            self.client.set_tag(self.run_id, key, value)
+
     def image(self, key: str, step: int, image: Image.Image) -> None:
         """Log a picture that the UI shows with a slider over steps."""
         with _going_on(f"the {key} of step {step}"):

@@ -5,6 +5,8 @@ Dimensions in this file:
 """
 
 import copy
+import math
+from collections.abc import Iterator
 from functools import partial
 from typing import Any
 
@@ -14,15 +16,24 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from pipeline import collective
+from pipeline import collective, memory, precision
+from pipeline.checkpointing import STATE
+from pipeline.compiling import compile_blocks
 from pipeline.config import TrainConfig
 from pipeline.dataset import Batch, Example, PreparedDataset
 from pipeline.failpoints import reach
 from pipeline.gan_checkpoint import gan_files, gan_tensors, restore
+from pipeline.health import (
+    Course,
+    Skips,
+    Watch,
+    refuse_to_go_back,
+)
 from pipeline.loop import Interval, Job, begin, resume, run_state, stream
 from pipeline.plan import Plan
 from pipeline.progress import duration, say
 from pipeline.saver import Saver
+from pipeline.stopping import StopWatch
 from pipeline.storage import Folder
 from pipeline.tracking import Tracker
 from ratgan.discriminator import Discriminator
@@ -36,6 +47,7 @@ from ratgan.randomness import (
 )
 from ratgan.sampling import sample
 from ratgan.step import Gan, train_step
+from ratgan.text.transform import SentenceTransform
 from ratgan.text.vocabulary import MAX_WORDS, split_words
 
 
@@ -75,75 +87,147 @@ def work(fields: dict[str, Any]) -> None:
         fields: Of a `Job`.
     """
     job, config, device = begin(fields, TrainConfig)
-    checkpoints = Folder(job.run) / "checkpoints"
-    with Saver(checkpoints, keep=config.keep_checkpoints) as saver:
-        _train(job, config, device, saver)
+    run = Folder(job.run)
+    with (
+        Saver(run / "checkpoints", keep=config.keep_checkpoints) as saver,
+        StopWatch(run, job.token, looks=collective.rank() == 0) as stop,
+    ):
+        _train(job, config, device, saver, stop)
 
 
-def _train(job: Job, config: TrainConfig, device: torch.device, saver: Saver) -> None:
+def _train(
+    job: Job, config: TrainConfig, device: torch.device, saver: Saver, stop: StopWatch
+) -> None:
     """Restore and train; the saver is worker 0's to use."""
     dataset = PreparedDataset(config.data.path)
     plan = Plan(dataset.units("train"), config.optim.batch_size, config.seed)
+    exactness = precision.settle(config.precision, config.tf32, device)
     gan = build(config, dataset.transform.dim, device)
+    if config.compile:
+        compile_blocks(gan.generator, device)
     transform = copy.deepcopy(dataset.transform).to(device)  # the dataset's own stays on the CPU
-
-    step = resume(config, saver.root, device, lambda folder: restore(folder, gan))
-    last = config.steps(plan.images)
-    reporter = Reporter(config, job, dataset, device) if collective.rank() == 0 else None
-    if reporter and step == 0:
-        reporter.sample(gan, 0)
-
     pack = partial(
         gan_files, gan=gan, transform=dataset.transform, encoder_file=dataset.encoder_file()
     )
+    before: dict[str, Any] = {}
 
-    batches = stream(
-        config,
-        dataset,
-        plan,
-        first_step=step,
-        last_step=last,
-        image_size=config.model.image_size,
-        captions=config.optim.mismatched == "published",
-    )
-    interval = Interval(step)
-    while step < last:
-        batch = interval.wait_for(batches)
-        # The pairing is that of the whole batch, whoever holds which part of it.
-        raw = collective.gather(batch.sentences.to(device, non_blocking=True))
-        sentences = transform(raw)  # [B, S]
-        partners, weights = _pair(config, batch, step, device)
-        noise = _share(step_noise(config.seed, step, len(sentences), config.model.noise_dim))
-        if reach("worker.step", step=step, rank=collective.rank()):
-            noise = noise * float("nan")
-        values = train_step(
+    def go_to(folder: Folder) -> None:
+        restore(folder, gan)
+        before.update(folder.read_json(STATE))
+
+    step = resume(config, saver.root, device, go_to)
+    course, skips = Course.of(before), Skips(device, before.get("skipped_steps", 0))
+    last = config.steps(plan.images)
+    reporter = Reporter(config, job, dataset, device) if collective.rank() == 0 else None
+    if reporter:
+        say(exactness)
+    if reporter and step == 0:
+        reporter.sample(gan, 0)
+
+    def batches_from(step: int) -> Iterator[Batch]:
+        return stream(
+            config,
+            dataset,
+            plan,
+            first_step=step + course.passed_over,
+            last_step=last + course.passed_over,
+            image_size=config.model.image_size,
+            captions=config.optim.mismatched == "published",
+        )
+
+    batches, interval, stopping = batches_from(step), Interval(step), False
+    while step < last and not stopping:
+        batch, number = interval.wait_for(batches), step + course.passed_over
+        values = _step(gan, config, batch, transform, device, number=number, step=step)
+        step += 1
+        skips.add(values.pop("health/skipped"))
+        interval.add(values)
+        saver.check()
+        stopping = collective.any_of(stop.asked, device)
+
+        if reporter and (step % config.sample_every == 0 or step == last):
+            reporter.sample(gan, step)
+        if step % config.log_every == 0 or step == last:
+            measured = interval.close(step, config.optim.batch_size, device)
+            measured["health/skipped_steps"] = skips.total()
+            if reporter:
+                reporter.line(step, last, measured)
+            ray.train.report(measured)
+            in_a_row = skips.in_a_row()
+            if in_a_row >= config.health.skipped_in_a_row:
+                saver.finish()
+                reached, step = step, resume(config, saver.root, device, go_to)
+                refuse_to_go_back(reached, step, in_a_row, course, config.health.rollbacks)
+                course = course.back(reached, step)
+                skips.end_row()
+                if reporter:
+                    reporter.went_back(reached, step, in_a_row)
+                # The stream that ran ahead ends when it is let go.
+                batches, interval = batches_from(step), Interval(step)
+                continue
+            interval = Interval(step)
+        if reporter and (step % config.checkpoint_every == 0 or step == last or stopping):
+            if step < last and skips.in_a_row():
+                # Where steps are being left out may be where they always are: no place to return.
+                say(f"step {step:,}: no checkpoint while losses or gradients are not finite")
+                continue
+            state = run_state(job, config, dataset, plan, step)
+            state |= {**course.record(), "skipped_steps": skips.total()}
+            saver.save(step, gan_tensors(gan), pack, state)
+
+
+def _step(
+    gan: Gan,
+    config: TrainConfig,
+    batch: Batch,
+    transform: SentenceTransform,
+    device: torch.device,
+    *,
+    number: int,
+    step: int,
+) -> dict[str, Tensor]:
+    """Do one step on this worker's share of a batch.
+
+    Args:
+        gan: Updated in place.
+        config: Of the run.
+        batch: This worker's share.
+        transform: Of raw sentence vectors, on the device.
+        device: To train on.
+        number: Of the batch; decides noise and pairs.
+        step: Steps done before.
+    """
+    optim = config.optim
+    # The pairing is that of the whole batch, whoever holds which part of it.
+    raw = collective.gather(batch.sentences.to(device, non_blocking=True))
+    sentences = transform(raw)  # [B, S]
+    partners, weights = _pair(config, batch, number, device)
+    noise = _share(step_noise(config.seed, number, len(sentences), config.model.noise_dim))
+    if reach("worker.step", step=step, rank=collective.rank()):
+        noise = noise * float("nan")
+    with (
+        memory.explained(
+            batch_size=optim.batch_size,
+            workers=collective.world(),
+            accumulate=optim.accumulate,
+            device=device,
+        ),
+        precision.autocast(config.precision, device),
+    ):
+        return train_step(
             gan,
             images=batch.images.to(device, non_blocking=True).float() / 127.5 - 1,
             sentences=_share(sentences),
             mismatched=sentences[_share(partners).to(device)],
             mismatched_weights=None if weights is None else _share(weights).to(device),
             noise=noise.to(device),  # [b, Z]
-            penalty_weight=config.optim.penalty_weight,
-            penalty_power=config.optim.penalty_power,
-            average_decay=_decay(config.optim.average_decay, step),
-            update=config.optim.update,
+            penalty_weight=optim.penalty_weight,
+            penalty_power=optim.penalty_power,
+            average_decay=_decay(optim.average_decay, step),
+            update=optim.update,
+            accumulate=optim.accumulate,
             synchronize=collective.average_gradients,
         )
-        step += 1
-        interval.add(values)
-        saver.check()
-
-        if reporter and (step % config.sample_every == 0 or step == last):
-            reporter.sample(gan, step)
-        if step % config.log_every == 0 or step == last:
-            measured = interval.close(step, config.optim.batch_size, device)
-            if reporter:
-                reporter.line(step, last, measured)
-            ray.train.report(measured)
-            interval = Interval(step)
-        if reporter and (step % config.checkpoint_every == 0 or step == last):
-            state = run_state(job, config, dataset, plan, step)
-            saver.save(step, gan_tensors(gan), pack, state)
 
 
 def _pair(
@@ -192,6 +276,7 @@ class Reporter:
         split = "validation" if dataset.manifest.rows("validation") else "train"
         examples: list[Example] = dataset.examples(split, config.samples)
         self.captions = [example.caption for example in examples]
+        self.watch = Watch(self._warn, torch.stack([example.image for example in examples]))
         self.sentences = torch.stack([example.sentence for example in examples])
         self.noise = sample_noise(config.seed, len(examples), config.model.noise_dim)
         # Small pictures are shown larger, so that they can be seen and their captions read.
@@ -209,14 +294,32 @@ class Reporter:
             f"data wait {measured['speed/data_wait_share']:.0%}  mem {memory:.1f} GiB  "
             f"ETA {duration((last - step) * per_step / speed)}"
         )
+        measured |= self.watch.interval(step, measured)
         if step > self.logged:
-            self.tracker.metrics(step, measured)
+            finite = {name: value for name, value in measured.items() if math.isfinite(value)}
+            self.tracker.metrics(step, finite)
+
+    def went_back(self, reached: int, step: int, skips: int) -> None:
+        """Say that the run went back to an earlier step, and keep what it did out of the curves."""
+        say(
+            f"step {reached:,}: the last {skips:,} steps had losses or gradients not finite. "
+            f"Back to step {step:,}, and on with the batches after them"
+        )
+        self.tracker.tag("health.rollback", f"step {reached} to step {step}")
+        self.logged = max(self.logged, reached)
+
+    def _warn(self, tag: str, value: str, text: str) -> None:
+        say(f"warning: {text}")
+        self.tracker.tag(tag, value)
 
     def sample(self, gan: Gan, step: int) -> None:
         """Draw the fixed captions from the fixed noise with the averaged generator."""
         images = sample(gan.average, self.sentences, self.noise)
         picture = grid(images, self.captions, scale=self.scale)
         self._picture("samples", step, picture)
+        seen = self.watch.samples(step, images)
+        if seen and (step > self.logged or step == 0):
+            self.tracker.metrics(step, seen)
         if not self.attention:
             return
         with torch.no_grad():

@@ -5,12 +5,13 @@ Dimensions in this file:
 """
 
 import copy
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Literal, get_args
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from ratgan.discriminator import Discriminator
 from ratgan.generator import Generator
@@ -19,14 +20,10 @@ from ratgan.losses import (
     generator_hinge_loss,
     matching_aware_gradient_penalty,
 )
-from ratgan.precision import full_precision
+from ratgan.update import Synchronize, alone, update_network
 
 Update = Literal["fused", "separate"]
-Synchronize = Callable[[Iterable[nn.Parameter]], None]
-
-
-def alone(parameters: Iterable[nn.Parameter]) -> None:
-    """Synchronize nothing: what a single worker does with its gradients."""
+Values = dict[str, Tensor]  # scalars by the names they are logged under
 
 
 @dataclass
@@ -91,12 +88,16 @@ def train_step(
     penalty_power: float = 6.0,
     average_decay: float = 0.999,
     update: Update = "fused",
+    accumulate: int = 1,
     synchronize: Synchronize = alone,
-) -> dict[str, Tensor]:
+) -> Values:
     """Update D on hinge loss and penalty, G once, and the average of G.
 
     May run under `torch.autocast`: the discriminator's score, the penalty's sum and all
     updates then stay in float32.
+
+    An update whose gradients or loss are not finite is left out, on all workers, and so are those
+    that follow it in the step: weights, moments and average stay as they are.
 
     Args:
         gan: Updated in place.
@@ -111,69 +112,169 @@ def train_step(
         update: ``"fused"`` updates D once, on the sum of hinge loss and penalty, as DF-GAN
             does. ``"separate"`` updates it on the hinge loss and then on the penalty of the
             updated D, as the published code of RAT-GAN does.
+        accumulate: Parts, 1 to B, that the batch is taken in; gradients add up over them to
+            those of the whole, to rounding, with the memory of one part.
         synchronize: Averages the gradients of the given parameters over workers;
             called before each update of a network.
 
     Returns:
-        Losses and mean logits of this worker's share, as scalars on the device and
-        under the names they are logged by. Reading one waits for the device.
+        Losses, mean logits and the discriminator's accuracy of this worker's share, and over all
+        workers the norm of each network's last gradient and whether something was left out (1 or
+        0), as scalars on the device and under the names they are logged by. Reading one waits
+        for the device.
 
     Raises:
-        ValueError: If `update` is not one of those.
+        ValueError: If `update` is not one of those, or the batch does not have so many parts.
     """
     if update not in get_args(Update):
         raise ValueError(f'update={update!r} must be "fused" or "separate".')
-    generated = gan.generator(noise, sentences)
-
-    images = images.detach().requires_grad_()
-    matching = sentences.detach().requires_grad_()
-    real_logits, mismatched_logits = gan.discriminator(images, matching, mismatched)
-    (generated_logits,) = gan.discriminator(generated.detach(), sentences)
-    hinge = discriminator_hinge_loss(
-        real_logits, generated_logits, mismatched_logits, mismatched_weights
+    parts = _split(
+        gan.generator, accumulate, images, sentences, mismatched, mismatched_weights, noise
     )
-    penalized_logits = real_logits
-    if update == "separate":
-        _update(gan.discriminator, gan.discriminator_optimizer, hinge, synchronize)
-        (penalized_logits,) = gan.discriminator(images, matching)
-    penalty = matching_aware_gradient_penalty(
-        penalized_logits, images, matching, weight=penalty_weight, power=penalty_power
-    )
-    loss = penalty if update == "separate" else hinge + penalty
-    _update(gan.discriminator, gan.discriminator_optimizer, loss, synchronize)
+    penalize = partial(matching_aware_gradient_penalty, weight=penalty_weight, power=penalty_power)
+    values: Values = {}
 
-    (judged,) = gan.discriminator(generated, sentences)
-    generator_loss = generator_hinge_loss(judged)
-    _update(gan.generator, gan.generator_optimizer, generator_loss, synchronize)
+    def hinge(part: _Part) -> tuple[Tensor, Values]:
+        _, seen = _judge(gan.discriminator, part)
+        return seen["loss/discriminator"], seen
 
-    with torch.no_grad():
-        torch._foreach_lerp_(
-            list(gan.average.parameters()), list(gan.generator.parameters()), 1 - average_decay
+    def penalty(part: _Part) -> tuple[Tensor, Values]:
+        (real,) = gan.discriminator(part.images, part.matching)
+        loss = penalize(real, part.images, part.matching)
+        return loss, {"loss/penalty": loss}
+
+    def hinge_and_penalty(part: _Part) -> tuple[Tensor, Values]:
+        real, seen = _judge(gan.discriminator, part)
+        seen["loss/penalty"] = penalize(real, part.images, part.matching)
+        return seen["loss/discriminator"] + seen["loss/penalty"], seen
+
+    def deception(part: _Part) -> tuple[Tensor, Values]:
+        drawn = part.drawn if len(parts) == 1 else gan.generator(part.noise, part.sentences)
+        (judged,) = gan.discriminator(drawn, part.sentences)
+        loss = generator_hinge_loss(judged)
+        return loss, {"loss/generator": loss}
+
+    skipped = None
+    for objective in (hinge, penalty) if update == "separate" else (hinge_and_penalty,):
+        values["gradient/discriminator"], skipped = update_network(
+            gan.discriminator,
+            gan.discriminator_optimizer,
+            _weighed(parts, objective, values),
+            synchronize=synchronize,
+            skip=skipped,
         )
-    return {
-        "loss/discriminator": hinge.detach(),
-        "loss/penalty": penalty.detach(),
-        "loss/generator": generator_loss.detach(),
-        "logit/real": real_logits.detach().mean(),
-        "logit/generated": generated_logits.detach().mean(),
-        "logit/mismatched": mismatched_logits.detach().mean(),
+    values["gradient/generator"], skipped = update_network(
+        gan.generator,
+        gan.generator_optimizer,
+        _weighed(parts, deception, values),
+        synchronize=synchronize,
+        skip=skipped,
+    )
+    values["health/skipped"] = skipped
+
+    moved = (1 - average_decay) * (1 - skipped.to(images.dtype))
+    with torch.no_grad():
+        for average, weight in zip(
+            gan.average.parameters(), gan.generator.parameters(), strict=True
+        ):
+            average.lerp_(weight, moved)
+    return values
+
+
+@dataclass
+class _Part:
+    """Some of a batch: what goes through the networks at once.
+
+    Attributes:
+        share: Of the batch, in (0, 1].
+        images: Real images, requiring a gradient for the penalty.
+        sentences: Their sentences.
+        matching: The same, requiring a gradient for the penalty.
+        mismatched: Sentences of other images.
+        weights: Of the mismatched pairs in the mean over the batch; None if all are 1.
+        noise: To draw from.
+        drawn: Images drawn from noise and sentences.
+    """
+
+    share: float
+    images: Tensor
+    sentences: Tensor
+    matching: Tensor
+    mismatched: Tensor
+    weights: Tensor | None
+    noise: Tensor
+    drawn: Tensor
+
+
+def _split(
+    generator: Generator,
+    count: int,
+    images: Tensor,
+    sentences: Tensor,
+    mismatched: Tensor,
+    weights: Tensor | None,
+    noise: Tensor,
+) -> list[_Part]:
+    """Cut a batch into parts as equal as can be, and draw their images."""
+    size = len(images)
+    if not 1 <= count <= size:
+        raise ValueError(f"accumulate={count} must be from 1 to {size}, the images of the batch.")
+    # The whole is drawn once, for the turns of both. Parts are drawn without a graph, and once more
+    # in the generator's turn: 7 % more arithmetic, where their graphs would fill the memory
+    # that taking parts is to save.
+    with torch.set_grad_enabled(count == 1):
+        drawn = [
+            generator(z, s)
+            for z, s in zip(noise.tensor_split(count), sentences.tensor_split(count), strict=True)
+        ]
+    if count > 1:
+        torch.clear_autocast_cache()  # it holds weights without a graph
+    return [
+        _Part(
+            share=len(x) / size,
+            images=x.detach().requires_grad_(),
+            sentences=s,
+            matching=s.detach().requires_grad_(),
+            mismatched=o,
+            weights=w,
+            noise=z,
+            drawn=d,
+        )
+        for x, s, o, w, z, d in zip(
+            images.tensor_split(count),
+            sentences.tensor_split(count),
+            mismatched.tensor_split(count),
+            [None] * count if weights is None else weights.tensor_split(count),
+            noise.tensor_split(count),
+            drawn,
+            strict=True,
+        )
+    ]
+
+
+def _judge(discriminator: Discriminator, part: _Part) -> tuple[Tensor, Values]:
+    """Compute the logits of real images with their sentences, the hinge loss, and what it tells."""
+    real, mismatched = discriminator(part.images, part.matching, part.mismatched)
+    (drawn,) = discriminator(part.drawn.detach(), part.sentences)
+    loss = discriminator_hinge_loss(real, drawn, mismatched, part.weights)
+    return real, {
+        "loss/discriminator": loss,
+        "logit/real": real.mean(),
+        "logit/generated": drawn.mean(),
+        "logit/mismatched": mismatched.mean(),
+        "health/discriminator_accuracy": torch.cat([real > 0, drawn < 0]).to(loss.dtype).mean(),
     }
 
 
-def _update(
-    network: nn.Module, optimizer: torch.optim.Optimizer, loss: Tensor, synchronize: Synchronize
-) -> None:
-    optimizer.zero_grad(set_to_none=True)
-    parameters = list(network.parameters())
-    with full_precision(loss):
-        # No other gradients: D's would be thrown away in the generator's turn, so D is as
-        # good as frozen there, and those of the real images in its own.
-        loss.backward(inputs=parameters)
-    for parameter in parameters:
-        if parameter.grad is None:
-            # The penalty does not depend on biases without an activation after them. Its
-            # gradient there is zero, and Adam must see it to forget their second moment.
-            parameter.grad = torch.zeros_like(parameter)
-    synchronize(parameters)
-    optimizer.step()
-    torch.clear_autocast_cache()  # it holds the weights from before the update
+def _weighed(
+    parts: Sequence[_Part],
+    objective: Callable[[_Part], tuple[Tensor, Values]],
+    values: Values,
+) -> Iterator[Tensor]:
+    """Yield the loss of each part by its share of the batch, and add up its values."""
+    for part in parts:
+        loss, seen = objective(part)
+        for name, value in seen.items():
+            mean = value.detach() * part.share
+            values[name] = values[name] + mean if name in values else mean
+        yield loss * part.share

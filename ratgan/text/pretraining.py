@@ -12,7 +12,6 @@ import torch
 from torch import Tensor, nn
 
 from ratgan.randomness import generator_for
-from ratgan.step import Synchronize, alone
 from ratgan.text.damsm import CaptionNetwork
 from ratgan.text.image_branch import InceptionBranch, SmallBranch
 from ratgan.text.matching import (
@@ -23,6 +22,7 @@ from ratgan.text.matching import (
     sentence_matches,
     word_matches,
 )
+from ratgan.update import Synchronize, alone
 
 DROPOUT_STREAM = 100  # keeps these draws apart from those of `randomness.py`
 Gather = Callable[[Tensor], Tensor]

@@ -1,9 +1,13 @@
 """The benchmark's counts, which are the same on every machine, and what they must reach."""
 
+import statistics
+
 import torch
 
-from benchmarks.comparison import count, float64_error
+from benchmarks.comparison import NoUpdate, bfloat16_error, count, float64_error
 from benchmarks.counting import Counter
+from benchmarks.workload import Workload
+from ratgan.step import train_step
 
 
 def test_step_needs_at_most_the_promised_share_of_the_references_arithmetic():
@@ -17,6 +21,29 @@ def test_step_needs_at_most_the_promised_share_of_the_references_arithmetic():
 
 def test_step_and_reference_compute_the_same_in_float64():
     assert float64_error(base_channels=2, image_size=64) <= 1e-10
+
+
+def test_gradients_in_bfloat16_are_no_further_from_float64_than_those_of_the_reference():
+    errors = [bfloat16_error(seed) for seed in range(5)]
+
+    for loss in ("hinge", "penalty", "generator"):
+        reference, ours = (statistics.median(e[loss][side] for e in errors) for side in (0, 1))
+        assert ours <= reference, loss
+        assert ours < 0.03, loss
+
+
+def test_four_parts_of_a_batch_need_a_quarter_of_its_memory_and_little_more_arithmetic():
+    counted = {}
+    for accumulate in (1, 4):
+        work = Workload(64, 24, device="meta")
+        gan = work.ours()
+        gan.generator_optimizer = NoUpdate(gan.generator.parameters())
+        gan.discriminator_optimizer = NoUpdate(gan.discriminator.parameters())
+        with Counter() as counted[accumulate]:
+            train_step(gan, **work.batch, accumulate=accumulate)
+
+    assert counted[4].peak_bytes < 0.25 * counted[1].peak_bytes
+    assert counted[4].flops < 1.08 * counted[1].flops
 
 
 def test_counter_counts_products_forward_and_backward():

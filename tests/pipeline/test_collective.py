@@ -1,4 +1,4 @@
-"""Two gloo processes on half batches equal one process on the whole."""
+"""Gloo processes on shares of a batch, whole or in parts, equal one process on the whole."""
 
 import pytest
 import torch
@@ -10,29 +10,50 @@ from ratgan.step import train_step
 from ratgan.text.pretraining import pretrain_step
 from tests.ratgan.test_pretraining import small_batch as small_captions
 from tests.ratgan.test_pretraining import small_pair
-from tests.ratgan.test_step import small_batch, small_gan
+from tests.ratgan.test_step import everything, published_batch, small_batch, small_gan
 
 STEPS = 3
+WAYS = {  # of taking a step; a share is of 12, 6, 4 or 3 images
+    "fused": {"accumulate": 1},
+    "fused in 2 parts": {"accumulate": 2},
+    "separate": {"accumulate": 1, "update": "separate"},
+    "separate in 3 parts": {"accumulate": 3, "update": "separate"},
+}
 
 
 def share(whole: torch.Tensor) -> torch.Tensor:
     return whole.chunk(collective.world())[collective.rank()]
 
 
-def train(output: str | None = None) -> dict[str, torch.Tensor]:
-    """Train a few steps on this process's share, in float64."""
+def train(way: str) -> dict[str, torch.Tensor]:
+    """Train a few steps on this process's share, in float64; return weights and gradients."""
     gan = small_gan()
     for _ in range(STEPS):
-        batch = {name: share(value) for name, value in small_batch(6).items()}
-        train_step(gan, **batch, synchronize=collective.average_gradients)
-    weights = {
-        f"{name}.{key}": value
-        for name in ("generator", "discriminator", "average")
-        for key, value in getattr(gan, name).state_dict().items()
+        batch = {name: share(value) for name, value in published_batch(12).items()}
+        values = train_step(gan, **batch, **WAYS[way], synchronize=collective.average_gradients)
+    networks = {name: getattr(gan, name) for name in ("generator", "discriminator")}
+    return {
+        **{name: value for name, value in everything(gan).items() if "optimizer" not in name},
+        **{
+            f"gradient of {network}.{name}": parameter.grad
+            for network, module in networks.items()
+            for name, parameter in module.named_parameters()
+        },
+        **{name: collective.mean(value) for name, value in values.items()},
     }
-    if output:
-        torch.save(weights, f"{output}/{collective.rank()}.pt")
-    return weights
+
+
+def meet_a_bad_share(number: float) -> dict[str, torch.Tensor]:
+    """Train two steps, the first of them with an image of the last process not finite."""
+    gan = small_gan()
+    for bad in (True, False):
+        batch = {name: share(value) for name, value in small_batch(12).items()}
+        if bad and collective.rank() == collective.world() - 1:
+            batch["images"][-1, 0, 3, 3] = number
+        values = train_step(gan, **batch, synchronize=collective.average_gradients)
+        if bad:
+            skipped = values["health/skipped"]
+    return everything(gan) | {"skipped": skipped}
 
 
 def pretrain(output: str | None = None) -> dict[str, torch.Tensor]:
@@ -70,33 +91,62 @@ def in_process(rank: int, world: int, output: str) -> None:
         },
         f"{output}/talk{rank}.pt",
     )
-    train(output)
-    pretrain(output)
+    for way in WAYS:
+        torch.save(train(way), f"{output}/{way}{rank}.pt")
+    for number in (float("nan"), float("inf")):
+        torch.save(meet_a_bad_share(number), f"{output}/{number}{rank}.pt")
+    if 6 % world == 0:
+        pretrain(output)
     distributed.destroy_process_group()
 
 
-@pytest.fixture(scope="module", params=[2, 3])
+@pytest.fixture(scope="module", params=[2, 3, 4])
 def processes(request, tmp_path_factory):
     output = tmp_path_factory.mktemp("gloo")
     mp.spawn(in_process, args=(request.param, str(output)), nprocs=request.param)
     return request.param, output
 
 
+@pytest.fixture(scope="module")
+def alone():
+    return {update: train(update) for update in ("fused", "separate")}
+
+
 @pytest.mark.slow
-def test_processes_train_what_one_process_trains(processes):
+@pytest.mark.parametrize("way", WAYS)
+def test_processes_train_what_one_process_trains(way, processes, alone):
     world, output = processes
 
-    alone = train()
+    expected = alone[way.split()[0]]
 
     for rank in range(world):
-        weights = torch.load(output / f"{rank}.pt", weights_only=True)
-        for name, value in alone.items():
-            torch.testing.assert_close(weights[name], value, rtol=0, atol=1e-9, msg=name)
+        found = torch.load(output / f"{way}{rank}.pt", weights_only=True)
+        assert found.keys() == expected.keys()
+        for name, value in expected.items():
+            torch.testing.assert_close(found[name], value, rtol=1e-10, atol=1e-10, msg=name)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("number", ["nan", "inf"])
+def test_one_bad_image_of_one_process_makes_all_of_them_skip_the_step(number, processes):
+    world, output = processes
+
+    found = [torch.load(output / f"{number}{rank}.pt", weights_only=True) for rank in range(world)]
+
+    twin = small_gan()
+    train_step(twin, **small_batch(12))
+    for each in found:
+        assert each.pop("skipped") == 1
+        assert all(torch.equal(each[name], value) for name, value in found[0].items()), "ranks part"
+        for name, value in everything(twin).items():
+            torch.testing.assert_close(each[name], value, rtol=1e-10, atol=1e-10, msg=name)
 
 
 @pytest.mark.slow
 def test_processes_pretrain_what_one_process_pretrains(processes):
     world, output = processes
+    if 6 % world:
+        pytest.skip("the batch of 6 has no equal shares")
 
     alone = pretrain()
 

@@ -268,6 +268,7 @@ def test_a_killed_job_goes_on_with_the_same_command(whole, shapes, tmp_path):
         "--model.controller-dim=8",
         "--model.affine-dim=8",
         "--optim.batch-size=12",
+        "--precision=float32",
     ]
     command = [sys.executable, str(ROOT / "jobs" / "train_coco.py"), *flags]
     environment = {k: v for k, v in os.environ.items() if k != "RAY_ADDRESS"}

@@ -12,6 +12,7 @@ from torch.nn import functional
 from ratgan.attention import AttentionKind
 from ratgan.losses import discriminator_hinge_loss
 from ratgan.step import Gan, train_step
+from ratgan.update import update_network
 from tests.ratgan.networks import small_discriminator, small_generator
 
 
@@ -156,6 +157,155 @@ def test_adam_forgets_the_second_moment_where_the_penalty_has_no_gradient():
     assert torch.equal(bias.grad, torch.zeros_like(bias))
     assert state["step"] == 2
     assert state["exp_avg_sq"].max() > 0  # of the hinge loss, decayed
+
+
+def published_batch(size: int) -> dict[str, torch.Tensor]:
+    """A batch with the weights of the published pairing, whose mean is over the whole of it."""
+    weights = torch.full((size,), size / (size - 1)).double()
+    weights[size // 2] = 0
+    return small_batch(size) | {"mismatched_weights": weights}
+
+
+@pytest.mark.parametrize("update", ["fused", "separate"])
+@pytest.mark.parametrize("accumulate", [2, 4, 6])  # of 6 images: parts of 3, of 2 and 1, of 1
+def test_parts_of_a_batch_train_what_the_whole_trains(accumulate, update):
+    whole, parts = small_gan(), small_gan()
+
+    for _ in range(3):
+        expected = train_step(whole, **published_batch(6), update=update)
+        values = train_step(parts, **published_batch(6), update=update, accumulate=accumulate)
+
+        assert values.keys() == expected.keys()
+        for name, value in expected.items():
+            torch.testing.assert_close(values[name], value, rtol=1e-10, atol=1e-10, msg=name)
+        for network in ("generator", "discriminator", "average"):
+            pair = getattr(parts, network), getattr(whole, network)
+            for ours, theirs in zip(*(each.parameters() for each in pair), strict=True):
+                torch.testing.assert_close(ours, theirs, rtol=0, atol=1e-10)
+                if network != "average":
+                    torch.testing.assert_close(ours.grad, theirs.grad, rtol=1e-10, atol=1e-10)
+
+
+def test_parts_train_every_parameter_under_autocast():
+    # Autocast keeps the weights it has cast, also those cast where no gradient was asked for.
+    gan = Gan.create(small_generator(), small_discriminator())
+    batch = {name: tensor.float() for name, tensor in small_batch().items()}
+
+    with torch.autocast("cpu", torch.bfloat16):
+        train_step(gan, **batch, accumulate=2)
+
+    for network in (gan.generator, gan.discriminator):
+        for name, parameter in network.named_parameters():
+            assert parameter.grad.abs().max() > 0, name
+
+
+@pytest.mark.parametrize("accumulate", [0, 5])
+def test_more_parts_than_images_are_refused(accumulate):
+    with pytest.raises(ValueError, match=f"accumulate={accumulate} must be from 1 to 4"):
+        train_step(small_gan(), **small_batch(4), accumulate=accumulate)
+
+
+def everything(gan: Gan) -> dict[str, torch.Tensor]:
+    """Copy weights, averages and moments."""
+    return {
+        **{
+            f"{network}.{name}": tensor.clone()
+            for network in ("generator", "discriminator", "average")
+            for name, tensor in getattr(gan, network).state_dict().items()
+        },
+        **{
+            f"{optimizer}.{number}.{name}": tensor.clone()
+            for optimizer in ("generator_optimizer", "discriminator_optimizer")
+            for number, state in enumerate(getattr(gan, optimizer).state.values())
+            for name, tensor in state.items()
+        },
+    }
+
+
+@pytest.mark.parametrize("update", ["fused", "separate"])
+@pytest.mark.parametrize("accumulate", [1, 2])
+@pytest.mark.parametrize("spoiled", ["images", "sentences", "mismatched", "noise"])
+@pytest.mark.parametrize("number", [float("nan"), float("inf")])
+def test_a_step_that_is_not_finite_changes_nothing(spoiled, number, update, accumulate):
+    gan = small_gan()
+    train_step(gan, **small_batch(), update=update)
+    before = everything(gan)
+    bad = small_batch()
+    bad[spoiled][3].view(-1)[5] = number
+
+    values = train_step(gan, **bad, update=update, accumulate=accumulate)
+
+    assert values["health/skipped"] == 1
+    after = everything(gan)
+    assert after.keys() == before.keys()
+    for name, tensor in before.items():
+        assert torch.equal(after[name], tensor), name
+
+
+def test_training_goes_on_after_a_skipped_step_as_if_it_had_not_been():
+    gan, twin = small_gan(), small_gan()
+    bad = small_batch() | {"images": torch.full((4, 3, 32, 32), float("nan")).double()}
+
+    skipped = [train_step(gan, **batch)["health/skipped"] for batch in (small_batch(), bad) * 2]
+
+    for _ in range(2):
+        train_step(twin, **small_batch())
+    assert [int(each) for each in skipped] == [0, 1, 0, 1]
+    for name, tensor in everything(twin).items():
+        assert torch.equal(everything(gan)[name], tensor), name
+
+
+def test_the_generator_waits_while_the_discriminator_cannot_learn():
+    # A generator that learns on against a discriminator that stands still would run away from it.
+    gan = small_gan()
+    before = copy.deepcopy(gan.generator)
+    bad = small_batch()
+    bad["images"][0] = float("nan")  # which the generator's loss does not see
+
+    values = train_step(gan, **bad)
+
+    assert values["loss/generator"].isfinite()
+    for old, new in zip(before.parameters(), gan.generator.parameters(), strict=True):
+        assert torch.equal(old, new)
+
+
+def test_no_optimizer_state_is_made_of_a_first_step_that_is_not_finite():
+    gan = small_gan()
+    bad = small_batch()
+    bad["noise"][:] = float("inf")
+
+    train_step(gan, **bad)
+
+    for optimizer in (gan.generator_optimizer, gan.discriminator_optimizer):
+        for state in optimizer.state.values():
+            assert all((moment == 0).all() for moment in state.values())
+
+
+@pytest.mark.parametrize(
+    ("scale", "constant"),
+    [(1e25, 0.0), (1.0, float("inf")), (1.0, float("nan"))],
+    ids=["gradient whose square overflows", "infinite loss", "loss that is not a number"],
+)
+def test_an_update_adam_could_not_forget_is_left_out(scale, constant):
+    network = nn.Linear(2, 1, bias=False)
+    before = network.weight.detach().clone()
+    optimizer = torch.optim.Adam(network.parameters(), fused=True)
+
+    _, skipped = update_network(network, optimizer, [network.weight.sum() * scale + constant])
+
+    assert skipped == 1
+    assert torch.equal(network.weight, before)
+
+
+def test_gradient_norms_are_those_of_the_update():
+    gan = small_gan()
+
+    values = train_step(gan, **small_batch())
+
+    for network in ("generator", "discriminator"):
+        gradients = [p.grad.flatten() for p in getattr(gan, network).parameters()]
+        norm = torch.cat(gradients).norm()
+        torch.testing.assert_close(values[f"gradient/{network}"], norm)
 
 
 def test_unknown_way_to_update_is_refused():

@@ -1,0 +1,188 @@
+"""Is a run well? Steps left out and the way back from them, and two ways in which GANs die."""
+
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, fields
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+WON_LOSS = 0.05  # of the discriminator; it is 2 where it tells nothing apart
+WON_ACCURACY = 0.99
+LOST_GRADIENT = 1e-3  # share of the generator's largest gradient
+CONSTANT_LOSS = 1e-3  # change of the generator's loss from one interval to the next, relative
+SILENT_INTERVALS = 5
+ALIKE = 0.25  # distance of drawn images, as a share of that of real ones
+THUMBNAIL = 16  # pixels: what makes images different, without their noise
+
+
+class Skips:
+    """Counts the steps that were left out, on the device; the same on every worker.
+
+    Args:
+        device: Where steps are done.
+        total: How many there were before this start.
+    """
+
+    def __init__(self, device: torch.device, total: int = 0) -> None:
+        self._total = torch.tensor(float(total), device=device)
+        self._in_a_row = torch.zeros((), device=device)
+
+    def add(self, skipped: Tensor) -> None:
+        """Count a step, given 1 if it was left out and 0 if not."""
+        self._total = self._total + skipped
+        self._in_a_row = (self._in_a_row + 1) * skipped
+
+    def end_row(self) -> None:
+        """Forget that the last steps were left out: the run has gone back."""
+        self._in_a_row = torch.zeros_like(self._in_a_row)
+
+    def total(self) -> int:
+        """Return how many there were; waits for the device."""
+        return int(self._total)
+
+    def in_a_row(self) -> int:
+        """Return how many of the last steps were; waits for the device."""
+        return int(self._in_a_row)
+
+
+@dataclass(frozen=True)
+class Course:
+    """Which batches a run takes, kept with its checkpoints so that a resumed run takes them too.
+
+    Attributes:
+        passed_over: Batches left out by going back: step n takes batch n + passed_over.
+        rollbacks: How often the run went back.
+    """
+
+    passed_over: int = 0
+    rollbacks: int = 0
+
+    @classmethod
+    def of(cls, state: dict[str, Any]) -> "Course":
+        """Read it from the state of a checkpoint; one from before there was a course has none."""
+        return cls(**{field.name: state.get(field.name, 0) for field in fields(cls)})
+
+    def record(self) -> dict[str, int]:
+        """Return it as JSON types."""
+        return asdict(self)
+
+    def back(self, step: int, target: int) -> "Course":
+        """Go back from a step to an earlier one, and on with the batches after the first."""
+        return Course(self.passed_over + step - target, self.rollbacks + 1)
+
+
+def refuse_to_go_back(step: int, target: int, skips: int, course: Course, allowed: int) -> None:
+    """Stop a run that going back cannot help.
+
+    Args:
+        step: It has reached.
+        target: Step of its last checkpoint; 0 if there is none.
+        skips: Steps in a row that were left out.
+        course: Of the run.
+        allowed: Times that it may go back.
+
+    Raises:
+        ValueError: If it may not, or has nowhere to go back to.
+    """
+    happened = f"at step {step:,} the last {skips:,} steps had losses or gradients not finite"
+    advice = (
+        "Try a lower --optim.discriminator-lr and --optim.generator-lr or --precision float32 in a "
+        "new run with another --name."
+    )
+    if not target:
+        raise ValueError(f"{happened}, and there is no checkpoint yet to go back to. {advice}")
+    if course.rollbacks >= allowed:
+        raise ValueError(
+            f"{happened}, and the run has gone back {course.rollbacks} times already "
+            f"(health.rollbacks={allowed}). Its last checkpoint is of step {target:,}. {advice}"
+        )
+
+
+class Watch:
+    """Says once, and tags the run, when a GAN is dying; training goes on.
+
+    Args:
+        tell: Takes the name of a tag, its value and what to say.
+        real: Real images for the captions that are drawn, uint8, [N, 3, H, W].
+    """
+
+    def __init__(self, tell: Callable[[str, str, str], None], real: Tensor) -> None:
+        self.tell = tell
+        self.real_distance = distance(real)
+        self.silent = 0
+        self.largest_gradient = 0.0
+        self.last_loss: float | None = None
+        self.differed = False
+        self.told: set[str] = set()
+
+    def interval(self, step: int, measured: dict[str, float]) -> dict[str, float]:
+        """Look at the means of an interval, and return what is to be logged with them.
+
+        Args:
+            step: At its end.
+            measured: By name, of `train_step` and more.
+        """
+        loss, gradient = measured["loss/generator"], measured["gradient/generator"]
+        won = (
+            measured["loss/discriminator"] < WON_LOSS
+            or measured["health/discriminator_accuracy"] > WON_ACCURACY
+        )
+        constant = self.last_loss is not None and (
+            abs(loss - self.last_loss) < CONSTANT_LOSS * max(1.0, abs(loss))
+        )
+        lost = constant or gradient < LOST_GRADIENT * self.largest_gradient
+        self.largest_gradient, self.last_loss = max(self.largest_gradient, gradient), loss
+        self.silent = self.silent + 1 if won and lost else 0
+        collapsed = self.silent >= SILENT_INTERVALS
+        if collapsed:
+            self._tell_once(
+                "health.discriminator_collapse",
+                step,
+                f"the discriminator has won for {self.silent} intervals, and the generator learns "
+                "nothing from it any more. Try a lower --optim.discriminator-lr or a larger "
+                "--optim.penalty-weight, in a new run.",
+            )
+        return {"health/discriminator_collapse": float(collapsed)}
+
+    def samples(self, step: int, images: Tensor) -> dict[str, float]:
+        """Look at images drawn for the captions, and return what is to be logged.
+
+        Args:
+            step: At which they were drawn.
+            images: uint8, [N, 3, H, W].
+        """
+        if not self.real_distance:  # one image, or several that are the same
+            return {}
+        share = distance(images) / self.real_distance
+        if self.differed and share < ALIKE:
+            self._tell_once(
+                "health.mode_collapse",
+                step,
+                f"the images of the sample grid have become alike: they differ {share:.0%} as much "
+                "as real ones. Try a lower --optim.generator-lr or a larger --optim.batch-size, in "
+                "a new run.",
+            )
+        self.differed = self.differed or share >= ALIKE
+        return {"health/sample_distance": share}
+
+    def _tell_once(self, tag: str, step: int, text: str) -> None:
+        if tag not in self.told:
+            self.told.add(tag)
+            self.tell(tag, f"step {step}", f"step {step:,}: {text}")
+
+
+def distance(images: Tensor) -> float:
+    """Return the mean distance of two of some images; 0 for one image.
+
+    Args:
+        images: uint8, [N, 3, H, W].
+
+    Returns:
+        Root mean square over pixels and colours of thumbnails, in [0, 255].
+    """
+    if len(images) < 2:
+        return 0.0
+    small = functional.adaptive_avg_pool2d(images.double(), THUMBNAIL).flatten(1)
+    return float(functional.pdist(small).mean()) / small.shape[1] ** 0.5

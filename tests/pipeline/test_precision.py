@@ -1,0 +1,54 @@
+"""How a run is set up to compute."""
+
+import pytest
+import torch
+
+from pipeline import precision
+
+GPU = torch.device("cuda:0")
+
+
+@pytest.fixture
+def settings(monkeypatch):
+    """What was set, of a GPU that is not there."""
+    found = {"capability": (9, 0)}
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: found["capability"])
+    monkeypatch.setattr(torch.cuda, "get_device_name", lambda device: "Some GPU")
+    monkeypatch.setattr(torch, "set_float32_matmul_precision", lambda to: found.update(products=to))
+    monkeypatch.setattr(torch.backends.cudnn, "allow_tf32", torch.backends.cudnn.allow_tf32)
+    return found
+
+
+@pytest.mark.parametrize(("tf32", "products"), [(True, "high"), (False, "highest")])
+def test_tf32_is_set_for_products_and_convolutions_and_said(tf32, products, settings):
+    said = precision.settle("bfloat16", tf32, GPU)
+
+    assert settings["products"] == products
+    assert torch.backends.cudnn.allow_tf32 is tf32
+    assert said.startswith("layers in bfloat16, float32 products " + ("round" if tf32 else "exact"))
+
+
+def test_a_gpu_without_bfloat16_is_refused(settings):
+    settings["capability"] = (7, 5)
+
+    with pytest.raises(
+        ValueError, match=r"Ampere and later.*Some GPU does not.*--precision float32"
+    ):
+        precision.settle("bfloat16", True, GPU)
+
+
+def test_on_a_cpu_nothing_is_set(settings):
+    said = precision.settle("float32", True, torch.device("cpu"))
+
+    assert said == "layers in float32"
+    assert "products" not in settings
+
+
+@pytest.mark.parametrize(
+    ("name", "dtype"), [("float32", torch.float32), ("bfloat16", torch.bfloat16)]
+)
+def test_layers_compute_in_the_chosen_precision(name, dtype):
+    with precision.autocast(name, torch.device("cpu")):
+        result = torch.nn.Linear(2, 2)(torch.ones(1, 2))
+
+    assert result.dtype == dtype

@@ -1,0 +1,114 @@
+"""Real runs that meet bad batches, no memory, parts and bfloat16."""
+
+import json
+import math
+from pathlib import Path
+
+import pytest
+import torch
+from mlflow import MlflowClient
+from safetensors.torch import load_file
+
+from pipeline import worker
+from pipeline.train import train
+from tests.pipeline.test_train import config, weights
+
+pytestmark = pytest.mark.slow
+
+
+@pytest.fixture
+def bad(monkeypatch):
+    """Numbers of batches whose noise is not finite."""
+    numbers: set[int] = set()
+    draw = worker.step_noise
+
+    def step_noise(seed, number, *sizes):
+        noise = draw(seed, number, *sizes)
+        return noise * float("nan") if number in numbers else noise
+
+    monkeypatch.setattr(worker, "step_noise", step_noise)
+    return numbers
+
+
+def curve(output: Path, key: str) -> dict[int, float]:
+    client = MlflowClient(f"sqlite:///{output}/mlflow.db")
+    run_id = json.loads((output / "run" / "run.json").read_text())["mlflow_run_id"]
+    return {point.step: point.value for point in client.get_metric_history(run_id, key)}
+
+
+def state(output: Path, step: int) -> dict:
+    return json.loads((output / f"run/checkpoints/step-{step:08d}/state.json").read_text())
+
+
+def test_a_bad_batch_is_left_out_and_counted(bad, shapes, tmp_path):
+    bad.add(2)
+
+    train(config(shapes, tmp_path))
+
+    assert curve(tmp_path, "health/skipped_steps") == {2: 0, 4: 1, 6: 1, 8: 1}
+    assert all(math.isfinite(value) for value in curve(tmp_path, "loss/generator").values())
+    assert state(tmp_path, 8)["skipped_steps"] == 1
+    assert state(tmp_path, 8)["rollbacks"] == 0
+
+
+def test_bad_batches_in_a_row_send_a_run_back_and_past_them(bad, shapes, tmp_path, capsys):
+    bad.update((5, 6, 7))
+    health = {"skipped_in_a_row": 2}
+
+    train(config(shapes, tmp_path, total_steps=10, health=health))
+
+    said = capsys.readouterr().out
+    assert "step 8: the last 3 steps had losses or gradients not finite. Back to step 4" in said
+    assert (state(tmp_path, 8)["passed_over"], state(tmp_path, 8)["rollbacks"]) == (4, 1)
+    # A run that is stopped after the way back takes the same batches when it goes on.
+    train(config(shapes, tmp_path / "cut", total_steps=8, health=health))
+    train(config(shapes, tmp_path / "cut", total_steps=10, health=health))
+    assert weights(tmp_path / "cut" / "run", 10) == weights(tmp_path / "run", 10)
+
+
+def test_a_run_that_stays_bad_stops_with_its_last_good_checkpoint(bad, shapes, tmp_path):
+    bad.update(range(5, 1000))
+    health = {"skipped_in_a_row": 2, "rollbacks": 1}
+
+    with pytest.raises(Exception, match="has gone back 1 times already") as stopped:
+        train(config(shapes, tmp_path, total_steps=12, health=health))
+
+    assert "Its last checkpoint is of step 4" in str(stopped.value)
+    (kept,) = (tmp_path / "run" / "checkpoints").iterdir()
+    for file in kept.rglob("*.safetensors"):
+        assert all(tensor.isfinite().all() for tensor in load_file(file).values())
+
+
+def test_a_run_without_memory_says_how_to_train_the_same_batch(monkeypatch, shapes, tmp_path):
+    def no_memory(*_, **__):
+        raise torch.OutOfMemoryError("CUDA out of memory.")
+
+    monkeypatch.setattr(worker, "train_step", no_memory)
+
+    with pytest.raises(Exception, match=r"Use --optim\.accumulate 2: the same batch"):
+        train(config(shapes, tmp_path))
+
+
+def test_a_run_in_parts_trains_what_the_whole_trains_and_resumes_as_either(shapes, tmp_path):
+    optim = {"batch_size": 12, "mismatched": "published"}
+    train(config(shapes, tmp_path / "whole", optim=optim))
+    train(config(shapes, tmp_path / "parts", optim=optim | {"accumulate": 3}, total_steps=4))
+
+    train(config(shapes, tmp_path / "parts", optim=optim | {"accumulate": 2}))
+
+    # In float32, Adam makes full steps of gradients that are only rounding; the equality in
+    # float64 is in test_collective.py.
+    for loss in ("loss/discriminator", "loss/generator"):
+        whole, parts = (curve(tmp_path / way, loss) for way in ("whole", "parts"))
+        assert parts == pytest.approx(whole, rel=1e-3, abs=1e-4)
+
+
+def test_a_run_in_bfloat16_resumes_bit_for_bit_and_in_no_other_precision(shapes, tmp_path, capsys):
+    train(config(shapes, tmp_path / "through", precision="bfloat16"))
+    assert "layers in bfloat16" in capsys.readouterr().out
+    train(config(shapes, tmp_path / "cut", precision="bfloat16", total_steps=4))
+    train(config(shapes, tmp_path / "cut", precision="bfloat16"))
+
+    assert weights(tmp_path / "cut" / "run", 8) == weights(tmp_path / "through" / "run", 8)
+    with pytest.raises(ValueError, match="precision: bfloat16 → float32"):
+        train(config(shapes, tmp_path / "cut", total_steps=9))
