@@ -143,6 +143,7 @@ def _images_only(config: PrepareConfig, output: Path, count: int) -> float:
         quality=config.quality,
         row_group_rows=config.row_group_rows,
         digest="benchmark",
+        fingerprint=listing.fingerprint,
     )
     started = time.monotonic()
     for _ in on_each(MakeShard(recipe), [asdict(part) for part in listing.parts]):

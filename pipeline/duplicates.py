@@ -82,7 +82,7 @@ class DropRepeats:
         """Write a shard anew without its repeats; `item` is one of `Repeats.as_item`."""
         part = Part(**item["part"])
         folder = self.recipe.folder
-        before = finished(folder, part, self.recipe.digest)
+        before = finished(folder, part, self.recipe.digest, self.recipe.fingerprint)
         if before is None:
             raise OSError(f"{folder}/{part.shard} was changed during preparation. Start it again.")
         with folder.open(part.shard) as stream:
@@ -90,8 +90,10 @@ class DropRepeats:
         ids = table["id"].to_pylist()
         rejects = read_rejects(folder, part)
         names = {ids[row]: first for row, first in zip(item["rows"], item["firsts"], strict=True)}
-        rejects = [row for row in rejects if row["id"] not in names]  # nor captions of theirs
-        locations = {record.id: record.location for record in read_part(folder, part)}
+        # Nor captions of theirs. Captions without an image may go by the name of one.
+        rejects = [row for row in rejects if row["kind"] == "image" or row["id"] not in names]
+        listed = read_part(folder, part)
+        locations = {record.id: record.location for record in listed if record.location}
         rejects += [
             {
                 "kind": "image",
@@ -114,5 +116,5 @@ class DropRepeats:
             row_group_rows=self.recipe.row_group_rows,
             seen=before.seen,
         )
-        commit(folder, part, self.recipe.digest, shard)
+        commit(folder, part, self.recipe.digest, self.recipe.fingerprint, shard)
         return {"shard": shard.model_dump_json()}

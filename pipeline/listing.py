@@ -18,6 +18,7 @@ from pipeline.manifest import PROGRESS, REJECTS
 from pipeline.sources.source import SPLITS, Record, Source
 from pipeline.storage import Folder
 
+LIST = "-records.parquet"  # how the names of the lists end
 # Captions as bytes: as found, they need not be valid text.
 SCHEMA = pa.schema([("record", pa.string()), ("captions", pa.list_(pa.binary()))])
 
@@ -56,7 +57,7 @@ class Part:
     @property
     def file(self) -> str:
         """File of the list in the dataset."""
-        return f"{PROGRESS}/{self.name}-records.parquet"
+        return f"{PROGRESS}/{self.name}{LIST}"
 
 
 @dataclass(frozen=True)

@@ -9,6 +9,7 @@ progress/ …                      only while preparation is unfinished
 """
 
 import hashlib
+import json
 from typing import Any
 
 import pyarrow as pa
@@ -152,16 +153,20 @@ def read_manifest(folder: Folder) -> tuple[Manifest, str]:
         )
     content = folder.read(MANIFEST)
     try:
+        version = json.loads(content)["schema_version"]
+    except (ValueError, TypeError, KeyError, RecursionError):
+        version = SCHEMA_VERSION  # what is wrong with it shows below
+    if version != SCHEMA_VERSION:
+        raise ValueError(
+            f"{folder} has schema version {version}, and this version of ratgan reads "
+            f"{SCHEMA_VERSION}. Prepare the dataset anew, with --overwrite to do so in its place."
+        )
+    try:
         manifest = Manifest.model_validate_json(content)
     except ValidationError as error:
         raise ValueError(
             f"{folder}/{MANIFEST} is not a manifest this version can read: {error}"
         ) from error
-    if manifest.schema_version != SCHEMA_VERSION:
-        raise ValueError(
-            f"{folder} has schema version {manifest.schema_version}, and this version of ratgan "
-            f"reads {SCHEMA_VERSION}. Prepare the dataset anew."
-        )
     return manifest, hashlib.sha256(content).hexdigest()
 
 

@@ -5,11 +5,11 @@ which options; only the same options go on there.
 """
 
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from typing import Any
 
 from pipeline.encoders import EncoderPlace
-from pipeline.listing import Part
+from pipeline.listing import LIST, Listing
 from pipeline.lock import LOCK_NAME, Lock
 from pipeline.manifest import MANIFEST, PROGRESS, REJECTS, TRANSFORM, Manifest, read_manifest
 from pipeline.shards import commit
@@ -19,6 +19,9 @@ from ratgan.checkpoint import TEXT_ENCODER
 
 PLAN = f"{PROGRESS}/options.json"
 TEMPORARY = r"(\..*\.tmp)?"
+ABANDONED = re.compile(
+    rf"({re.escape(MANIFEST)}|{re.escape(TRANSFORM)}|{re.escape(TEXT_ENCODER)})\..*\.tmp|\.probe-.*"
+)
 OURS = {  # names that preparation writes, by folder
     "": re.compile(
         rf"({re.escape(MANIFEST)}|{re.escape(TRANSFORM)}|{re.escape(TEXT_ENCODER)}"
@@ -58,6 +61,8 @@ class OutputFolder:
         Raises:
             ValueError: If it does: `--overwrite` must never delete somebody's originals.
         """
+        if not self.folder.is_s3 and self.folder.fs.isfile(self.folder.path):
+            raise ValueError(f"{self.folder} is a file. Name a new or empty folder with --output.")
         strange = [
             name
             for place, ours in OURS.items()
@@ -114,23 +119,34 @@ class OutputFolder:
         return found
 
     def clear(self) -> None:
-        """Delete what preparation wrote, the manifest first: nobody may read half a dataset."""
+        """Delete what preparation wrote, the manifest first: nobody may read half a dataset.
+
+        The lists of originals stay, which are of the dataset to come.
+        """
         names = [name for name in self.folder.names() if not LOCK_NAME.match(name)]
         for name in sorted(names, key=lambda name: name != MANIFEST):
-            self._delete(name)
+            if name != PROGRESS:
+                self._delete(name)
+        for name in (self.folder / PROGRESS).names():
+            if not name.endswith(LIST):
+                self.folder.delete(f"{PROGRESS}/{name}")
 
     def begin(self) -> None:
         """Write down the options that are at work."""
         self.folder.write_json(PLAN, {"source": self.source, "options": self.options})
 
-    def trust_manifest(self, parts: Sequence[Part], recipe: str) -> None:
-        """Take the shards of a complete dataset for finished if their bytes are as it says."""
+    def trust_manifest(self, listing: Listing, recipe: str) -> None:
+        """Take the shards of a complete dataset for finished if their bytes are as it says.
+
+        Raises:
+            ValueError: If it was prepared from other originals.
+        """
         if self.is_complete():
-            found, _ = read_manifest(self.folder)
+            found = self.same_originals(listing.fingerprint)
             shards = {shard.file: shard for shard in found.shards}
-            for part in parts:
+            for part in listing.parts:
                 if part.shard in shards:
-                    commit(self.folder, part, recipe, shards[part.shard])
+                    commit(self.folder, part, recipe, listing.fingerprint, shards[part.shard])
 
     def finish(self, manifest: Manifest) -> None:
         """Make it a dataset, and take away what is not of it."""
@@ -141,6 +157,9 @@ class OutputFolder:
             for name in (self.folder / place).names():
                 if f"{place}/{name}" not in kept:
                     self.folder.delete(f"{place}/{name}")
+        for name in self.folder.names():
+            if ABANDONED.fullmatch(name):  # by one who was killed while it wrote
+                self.folder.delete(name)
         self._delete(PROGRESS)
 
     def _delete(self, name: str) -> None:

@@ -87,7 +87,8 @@ class PrepareConfig(Settings):
     repair: bool = False
     """Check every shard of a complete dataset by its hash, and make damaged ones anew."""
     overwrite: bool = False
-    """Delete a dataset that is in the output folder already."""
+    """Delete a dataset that is in the output folder already, once the originals are listed. To go
+    on after a stop, leave it out: it starts anew."""
 
     @field_validator("max_rejects")
     @classmethod
@@ -153,6 +154,11 @@ def prepare(config: PrepareConfig) -> Manifest:
             images cannot be used, or another preparation is at work in the folder.
     """
     output = OutputFolder(config.output, config.recorded_source(), config.recorded_options())
+    if config.images_of is not None and Folder(config.images_of).location == str(output.folder):
+        raise ValueError(
+            f"images_of and output are both {output.folder}. Name another folder with --output; "
+            "the old one can be deleted when the new one is complete."
+        )
     place, encoder_file = find_encoder(config.encoder, config.encoder_path)
     output.refuse_strangers()
     if not config.overwrite:
@@ -171,8 +177,8 @@ def prepare(config: PrepareConfig) -> Manifest:
     encoder = place.loaded()  # before anything is written: what is wrong with it shows at once
     output.folder.check_writable("output")
     with output.lock() as lock:
-        if config.overwrite:
-            output.clear()
+        if not config.overwrite:
+            output.refuse_unlike(place)  # somebody may have been quicker
         manifest = _prepare(config, output, place, encoder_file, encoder.sha256, encoder.dim)
         lock.check()
         output.finish(manifest)
@@ -188,14 +194,19 @@ def _prepare(
     encoder_sha256: str,
     encoder_dim: int,
 ) -> Manifest:
+    # What a user may have got wrong shows before the folder is this dataset's, and before
+    # another one is deleted.
     folder = output.folder
-    if encoder_file is not None:
-        folder.write(TEXT_ENCODER, encoder_file)
-        place = replace(place, location=f"{folder}/{TEXT_ENCODER}")
-    output.begin()
     listing = _list(config, folder)
     if not listing.parts:
         raise ValueError(f"{config.source.name} lists no images. Options: {config.source!r}")
+    images_of = _images_of(config, listing)
+    if config.overwrite:
+        output.clear()
+    output.begin()
+    if encoder_file is not None:
+        folder.write(TEXT_ENCODER, encoder_file)
+        place = replace(place, location=f"{folder}/{TEXT_ENCODER}")
     say(f"preparing {listing.rows:,} records of {config.source.name} into {folder}")
     recipe = Recipe(
         source=config.source,
@@ -205,9 +216,10 @@ def _prepare(
         quality=config.quality,
         row_group_rows=config.row_group_rows,
         digest=_recipe_digest(config, encoder_sha256),
-        images_of=_images_of(config, listing),
+        fingerprint=listing.fingerprint,
+        images_of=images_of,
     )
-    output.trust_manifest(listing.parts, recipe.digest)
+    output.trust_manifest(listing, recipe.digest)
     shards = _make_shards(config, listing, recipe)
     if config.duplicates == "reject":
         shards = _drop_repeats(config, listing, recipe, shards)

@@ -3,6 +3,7 @@
 import re
 from collections import Counter
 from dataclasses import dataclass
+from fractions import Fraction
 
 from pipeline.storage import Folder
 
@@ -18,7 +19,7 @@ class Budget:
     """
 
     text: str
-    share: float | None = None
+    share: Fraction | None = None
     count: int | None = None
 
     @classmethod
@@ -28,8 +29,8 @@ class Budget:
         Raises:
             ValueError: If it is neither.
         """
-        if (match := re.fullmatch(r"(\d+(?:\.\d+)?)\s*%", text)) and float(match[1]) <= 100:
-            return cls(text, share=float(match[1]) / 100)
+        if (match := re.fullmatch(r"(\d+(?:\.\d+)?)\s*%", text)) and Fraction(match[1]) <= 100:
+            return cls(text, share=Fraction(match[1]) / 100)
         if re.fullmatch(r"\d+", text):
             return cls(text, count=int(text))
         raise ValueError(f"{text!r} is neither a share such as 5% nor a count such as 100.")
@@ -53,8 +54,9 @@ class Budget:
             raise ValueError(
                 f"{reasons.total():,} of {total:,} originals cannot be used, and max_rejects="
                 f"{self.text} allows {self.allowed(total):,}: {top(reasons)}.\n"
-                f"{folder}/rejects (parquet) lists them. Mend the originals, or allow more with "
-                "--max-rejects; the same command goes on from the shards that are complete."
+                f"{folder}/rejects (parquet) lists them. Allow more with --max-rejects: the same "
+                "command goes on from the shards that are complete. Or mend the originals, and "
+                "begin anew with --overwrite."
             )
 
 

@@ -21,10 +21,11 @@ from pydantic import ValidationError
 from pipeline.captions import clean_caption
 from pipeline.decoder import Decoder
 from pipeline.encoders import EncoderPlace
-from pipeline.images import RejectedError
+from pipeline.images import MAX_BYTES, RejectedError
 from pipeline.listing import Part, read_part
 from pipeline.manifest import PROGRESS, REJECT_SCHEMA, SHARD_SCHEMA, Shard
 from pipeline.printable import printable
+from pipeline.row_groups import MEND
 from pipeline.sources.source import Record, Source
 from pipeline.storage import Folder
 from ratgan.text.vocabulary import Vocabulary
@@ -35,8 +36,9 @@ READERS = 8  # files read at once: a bucket answers late, but many at a time
 READ_AHEAD = 16  # files held before they are decoded
 
 DUPLICATE = "IMG_DUPLICATE"
-# Rejections that another text encoder, or other duplicates, could have spared.
-REVISED = ("CAP_", "ORPHAN_IMAGE", DUPLICATE)
+# Rejections that another text encoder, or other duplicates, could have spared, and those that
+# concern no image.
+REVISED = ("CAP_", "ORPHAN_", DUPLICATE)
 
 
 @dataclass(frozen=True)
@@ -51,6 +53,7 @@ class Recipe:
         quality: Of the JPEGs.
         row_group_rows: Rows of a row group.
         digest: Of all that, and of the versions of what decodes and encodes.
+        fingerprint: Of all originals: they decide which pictures occur twice.
         images_of: A dataset of the same originals and image options, to take the images from.
     """
 
@@ -61,6 +64,7 @@ class Recipe:
     quality: int
     row_group_rows: int
     digest: str
+    fingerprint: str
     images_of: Folder | None = None
 
 
@@ -78,7 +82,7 @@ class MakeShard:
     def __call__(self, item: Row) -> Row:
         """Make the shard of a part; `item` holds the part's fields."""
         part = Part(**item)
-        shard = finished(self.recipe.folder, part, self.recipe.digest)
+        shard = finished(self.recipe.folder, part, self.recipe.digest, self.recipe.fingerprint)
         kept = shard is not None
         if shard is None:
             shard = self._make(part)
@@ -125,7 +129,7 @@ class MakeShard:
             row_group_rows=self.recipe.row_group_rows,
             seen=part.rows,
         )
-        commit(self.recipe.folder, part, self.recipe.digest, shard)
+        commit(self.recipe.folder, part, self.recipe.digest, self.recipe.fingerprint, shard)
         return shard
 
     def _originals(
@@ -161,6 +165,9 @@ class MakeShard:
             raise RejectedError("ORPHAN_IMAGE", "no caption goes with this image")
         if stored.image(record.id) is not None:
             return b"", captions
+        if record.size is not None and record.size > MAX_BYTES:  # or memory would not hold it
+            detail = f"{record.size} bytes, at most {MAX_BYTES} are taken"
+            raise RejectedError("IMG_TOO_LARGE", detail)
         try:
             return self.recipe.source.read_image(record), captions
         except (FileNotFoundError, IsADirectoryError, NotADirectoryError) as error:
@@ -204,7 +211,13 @@ class _Stored:
             return
         columns = ["id", "image", "digest", "original_width", "original_height"]
         shard = io.BytesIO(folder.read(part.shard))
-        for row in pq.read_table(shard, columns=columns).to_pylist():
+        try:
+            table = pq.read_table(shard, columns=columns, page_checksum_verification=True)
+        except (pa.ArrowException, OSError) as error:
+            raise ValueError(
+                f"images_of: {folder}/{part.shard} is damaged: {error}. {MEND}"
+            ) from error
+        for row in table.to_pylist():
             self._rows[row.pop("id")] = row
         for row in read_rejects(folder, part):
             if row["kind"] == "image" and not row["reason"].startswith(REVISED):
@@ -293,6 +306,8 @@ def write_shard(
         sink = io.BytesIO()
         pq.write_table(pa.Table.from_pylist(list(rejects), schema=REJECT_SCHEMA), sink)
         rejects_sha256 = folder.write(part.rejects, sink.getvalue())
+    else:
+        folder.delete(part.rejects)  # of a preparation before, from other originals
     content = buffer.getvalue()
     return Shard(
         file=part.shard,
@@ -318,18 +333,26 @@ def _reasons(rejects: Sequence[Row], kind: str) -> dict[str, int]:
     return dict(sorted(Counter(row["reason"] for row in rejects if row["kind"] == kind).items()))
 
 
-def commit(folder: Folder, part: Part, recipe: str, shard: Shard) -> None:
+def commit(folder: Folder, part: Part, recipe: str, fingerprint: str, shard: Shard) -> None:
     """Write down that a shard is complete, and from what it was made."""
-    record = {"recipe": recipe, "records": part.digest, "shard": shard.model_dump(mode="json")}
+    record = {
+        "recipe": recipe,
+        "records": part.digest,
+        "all_records": fingerprint,
+        "shard": shard.model_dump(mode="json"),
+    }
     folder.write_json(f"{PROGRESS}/{part.name}.json", record)
 
 
-def finished(folder: Folder, part: Part, recipe: str) -> Shard | None:
+def finished(folder: Folder, part: Part, recipe: str, fingerprint: str) -> Shard | None:
     """Return the entry of a shard that was made from the same, and is whole."""
     try:
         record = folder.read_json(f"{PROGRESS}/{part.name}.json")
         shard = Shard.model_validate(record["shard"])
         if (record["recipe"], record["records"]) != (recipe, part.digest):
+            return None
+        # What was left out as a copy may be the only one of its kind by now.
+        if DUPLICATE in shard.reasons and record["all_records"] != fingerprint:
             return None
         files = {part.shard: shard.sha256, part.rejects: shard.rejects_sha256}
         for file, sha256 in files.items():

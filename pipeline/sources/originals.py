@@ -9,7 +9,7 @@ from typing import Annotated
 
 from pydantic import AfterValidator, Field
 
-from pipeline.images import RejectedError
+from pipeline.images import MAX_BYTES, RejectedError
 from pipeline.inside import inside
 from pipeline.storage import Folder, absolute
 
@@ -56,7 +56,13 @@ def read_original(root: str, name: str, start: int | None = None, end: int | Non
     """
     folder = _folder(root)
     try:
-        return folder.read(safe_name(folder, name), start, end)
+        plain = safe_name(folder, name)
+        if folder.is_local and end is None:
+            size = os.stat(folder.file(plain)).st_size
+            if size > MAX_BYTES:  # memory need not hold it
+                detail = f"{size} bytes, at most {MAX_BYTES} are taken"
+                raise RejectedError("IMG_TOO_LARGE", detail)
+        return folder.read(plain, start, end)
     except NotADirectoryError as error:
         raise FileNotFoundError(str(error)) from error
     except OSError as error:

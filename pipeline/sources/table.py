@@ -121,6 +121,8 @@ class TableSource(Source):
             name = _word(self.id, row.values.get(self.id)) if self.id else None
             label = _word(self.label, row.values.get(self.label)) if self.label else None
             says = _word(self.split, row.values.get(self.split)) if self.split else None
+            if row.group is None and not image and not texts:
+                raise RejectedError("CAP_EMPTY", "neither an image nor a caption")
         except RejectedError as problem:
             # The row is accounted for: it is listed, and rejected when it is read.
             split = split_of(place, 0, table, self.validation_files)

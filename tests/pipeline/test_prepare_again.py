@@ -16,7 +16,9 @@ from pipeline.dataset import PreparedDataset
 from pipeline.lock import Lock
 from pipeline.manifest import MANIFEST
 from pipeline.prepare import PrepareConfig, prepare
+from pipeline.rejects import Budget
 from pipeline.sources.coco import CocoSource
+from pipeline.sources.folder import FolderSource
 from pipeline.sources.shapes import ShapesSource
 from pipeline.storage import Folder
 from tests.conftest import encoded, photo, write_coco
@@ -310,3 +312,121 @@ def test_shards_are_as_large_as_asked_for(tmp_path):
     assert rows(image_size=1024) == 128, "one row group at least"
     assert rows(image_size=512, shard_mib=256) == 1024
     assert rows(rows_per_shard=50) == 50
+
+
+def test_nothing_is_deleted_before_the_originals_are_listed(originals, whole, tmp_path):
+    output = tmp_path / "data"
+    shutil.copytree(whole, output)
+    missing = Unreliable(root=str(tmp_path / "nowhere"))
+
+    with pytest.raises(Exception, match=r"nowhere does not exist"):
+        prepare(options(missing, output, overwrite=True))
+    with pytest.raises(ValueError, match="does not exist, so there is no manifest"):
+        prepare(
+            options(
+                Unreliable(root=str(originals)),
+                output,
+                overwrite=True,
+                images_of=str(tmp_path / "x"),
+            )
+        )
+    with pytest.raises(ValueError, match="images_of and output are both"):
+        prepare(
+            options(Unreliable(root=str(originals)), output, overwrite=True, images_of=str(output))
+        )
+
+    kept = {n: c for n, c in files(output).items() if not n.startswith("progress/")}
+    assert kept == files(whole)
+
+
+def test_a_folder_belongs_to_nobody_until_the_originals_are_found(originals, whole, tmp_path):
+    output = tmp_path / "data"
+    with pytest.raises(Exception, match=r"nowhere does not exist"):
+        prepare(options(Unreliable(root=str(tmp_path / "nowhere")), output))
+
+    prepare(options(Unreliable(root=str(originals)), output))
+
+    assert files(output) == files(whole)
+
+
+def test_a_file_is_no_folder(originals, tmp_path):
+    (tmp_path / "file").touch()
+
+    with pytest.raises(ValueError, match=r"file is a file\. Name a new or empty folder"):
+        prepare(options(Unreliable(root=str(originals)), tmp_path / "file"))
+
+
+def test_originals_that_change_between_two_attempts_leave_no_trace(
+    ray_session, tmp_path, monkeypatch
+):
+    """Neither the rejects of what is gone, nor copies of pictures that are gone."""
+    root = tmp_path / "originals"
+    write_coco(root, "train2017", {n: [f"picture {n}"] for n in (1, 2, 3, 4, 5)}, bad={2})
+    write_coco(root, "val2017", {n: [f"held out {n}"] for n in (21, 22)})
+    folder = root / "train2017"
+    (folder / "000000000003.jpg").write_bytes((folder / "000000000001.jpg").read_bytes())
+    (folder / "000000000005.jpg").write_bytes((root / "val2017/000000000021.jpg").read_bytes())
+    config = options(CocoSource(root=str(root)), tmp_path / "out")
+    with monkeypatch.context() as patch:
+        patch.setattr("pipeline.prepare.fit_transform", lambda *_: 1 / 0)
+        with pytest.raises(ZeroDivisionError):
+            prepare(config)
+    for split, gone in (("train2017", 2), ("val2017", 21)):
+        path = root / f"annotations/captions_{split}.json"
+        content = json.loads(path.read_text())
+        for name, key in (("images", "id"), ("annotations", "image_id")):
+            content[name] = [entry for entry in content[name] if entry[key] != gone]
+        path.write_text(json.dumps(content))
+
+    manifest = prepare(config)
+    prepare(options(CocoSource(root=str(root)), tmp_path / "anew"))
+
+    assert manifest.reasons == {"IMG_DUPLICATE": 1}
+    assert files(tmp_path / "out") == files(tmp_path / "anew")
+
+
+def test_captions_that_go_by_the_name_of_an_image_are_counted_beside_it(ray_session, tmp_path):
+    root = tmp_path / "originals"
+    root.mkdir()
+    for number in range(4):
+        (root / f"{number}.jpg").write_bytes(encoded(photo(seed=number)))
+        (root / f"{number}.txt").write_text(f"picture {number}")
+    (root / "3.jpg").write_bytes((root / "0.jpg").read_bytes())
+    for name in ("1.jpg.txt", "3.jpg.txt"):
+        (root / name).write_text("an image by another convention")
+    source = FolderSource(root=str(root), validation=0)
+
+    manifest = prepare(options(source, tmp_path / "out"))
+    again = prepare(options(source, tmp_path / "again", images_of=str(tmp_path / "out")))
+
+    assert manifest.reasons == again.reasons == {"IMG_DUPLICATE": 1, "ORPHAN_CAPTION": 2}
+    assert (manifest.seen, manifest.written, again.written) == (6, 3, 3)
+
+
+def test_images_are_not_taken_from_a_damaged_dataset(originals, whole, tmp_path):
+    damaged = tmp_path / "damaged"
+    shutil.copytree(whole, damaged)
+    shard = damaged / "train/part-00000.parquet"
+    content = bytearray(shard.read_bytes())
+    middle = content.index(b"\xff\xd8\xff") + 300
+    content[middle] ^= 1
+    shard.write_bytes(content)
+
+    with pytest.raises(Exception, match=r"images_of: .*part-00000\.parquet is damaged"):
+        prepare(options(Unreliable(root=str(originals)), tmp_path / "out", images_of=str(damaged)))
+
+
+def test_a_dataset_of_another_version_is_named_so(whole, tmp_path):
+    output = tmp_path / "data"
+    shutil.copytree(whole, output)
+    (output / MANIFEST).write_text('{"schema_version": 1, "images": 3}')
+
+    with pytest.raises(ValueError, match=r"has schema version 1, .* reads 2\. .*--overwrite"):
+        PreparedDataset(str(output))
+
+
+@pytest.mark.parametrize(
+    ("text", "total", "allowed"), [("29%", 100, 29), ("5%", 59, 2), ("7", 9, 7)]
+)
+def test_a_share_allows_as_many_as_it_says(text, total, allowed):
+    assert Budget.parse(text).allowed(total) == allowed

@@ -344,3 +344,12 @@ def test_a_cut_parquet_and_a_column_of_numbers_are_said(tmp_path):
         table.write_bytes(cut)
         with pytest.raises(ValueError, match=r"rows\.parquet is not parquet that can be read"):
             listed(table)
+
+
+def test_a_row_of_neither_image_nor_caption_is_counted(tmp_path):
+    table = write(tmp_path / "rows.csv", b"image,caption,n\na.jpg,a cat,1\n,,2\n\n")
+
+    (row,) = [record for name, record in listed(table).items() if name != "a.jpg"]
+
+    with pytest.raises(RejectedError, match=r"CAP_EMPTY.*neither an image nor a caption"):
+        outcome(source_at(table), row)
