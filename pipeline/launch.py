@@ -18,12 +18,16 @@ from pipeline.checkpointing import newest_checkpoint
 from pipeline.config import flatten, refuse_changes
 from pipeline.dataset import PreparedDataset
 from pipeline.loop import Job
+from pipeline.mlflow_run import context_tags
 from pipeline.progress import say
+from pipeline.redaction import redacted
+from pipeline.run_record import read_record, update_record
+from pipeline.sender import Sender, send_rest, what_is_left
 from pipeline.session import connect, usable_cpus
+from pipeline.spool import SPOOL
 from pipeline.storage import Folder, absolute
-from pipeline.tracking import Tracker, git_state, redacted, tracking_uri
+from pipeline.tracking import Tracker, git_state, tracking_uri
 
-RUN_RECORD = "run.json"  # in the run's folder: its MLflow run, and which step's result is there
 RAY_RECORDS = "ray"  # in the run's folder, while it runs
 COLLECTIVE_TIMEOUT_S = 300  # a worker that is silent for so long is gone; Ray's default is 1800 s
 
@@ -102,6 +106,8 @@ def check(config: options.RunConfig, *, image_size: int, option: str, batch: int
 def is_finished(start: Launch, result: str) -> bool:
     """Tell whether a run has done its steps and handed over what came of them.
 
+    What its tracker does not have yet is sent to it then.
+
     Args:
         start: Of this start.
         result: What the run leaves, for the message.
@@ -119,12 +125,13 @@ def is_finished(start: Launch, result: str) -> bool:
             f"run {name} was trained on another dataset than {start.dataset.folder} holds "
             "now. Start a new run with another --name."
         )
-    if state["step"] < start.total or _record(start.run).get("handed_over") != state["step"]:
+    if state["step"] < start.total or read_record(start.run).get("handed_over") != state["step"]:
         return False
     say(
         f"run {name} is finished: {state['step']:,} of {start.total:,} steps. "
         f"{result}. Train on with a larger --total-steps, or start a new run with another --name."
     )
+    _say_what_is_left(start.run, send_rest(start.run, _tracking_uri(start.config)))
     return True
 
 
@@ -135,6 +142,9 @@ def carry_out(
 ) -> None:
     """Run a function in every worker, then hand over what came of it; all of it recorded.
 
+    The tracker is never in the way: what it does not take is kept in the run's folder, and a
+    training that ends without it has ended well.
+
     Args:
         start: Checked.
         work: What each worker does, given the fields of a `Job`.
@@ -143,18 +153,21 @@ def carry_out(
     """
     config, run = start.config, start.run
     workers, use_gpu = _connect(config, start.batch)
+    known = read_record(run).get("mlflow_run_id", "new")
     tracker = _start_tracking(config, run, start.dataset)
+    uri = _tracking_uri(config)
     say(
         f"run {config.name}: {start.dataset.manifest.rows('train'):,} images of "
         f"{start.dataset.folder}, {start.total:,} steps of {start.batch}, "
         f"{_where(workers, use_gpu)}\n"
-        f"  folder {run}\n  mlflow {redacted(tracker.uri)} run {tracker.run_id}"
+        f"  folder {run}\n  mlflow {redacted(uri)} run {known}"
     )
+    sender = Sender(run, uri, say)
+    sender.start()
     job = Job(
-        config=config.model_dump(mode="json"),
+        # The tracker's address may hold a secret, and workers have no use for it.
+        config=config.record(),
         run=run.location,
-        tracking=tracker.uri,
-        run_id=tracker.run_id,
         versions=versions(),
     )
     status = "FAILED"
@@ -164,19 +177,46 @@ def carry_out(
         if found is None:
             raise OSError(f"{run}/checkpoints holds no complete checkpoint.")
         hand_over(*found, tracker)
-        run.write_json(RUN_RECORD, _record(run) | {"handed_over": found[1]["step"]})
+        tracker.flush()
+        update_record(run, handed_over=found[1]["step"])
         status = "FINISHED"
     except (KeyboardInterrupt, SystemExit) as stop:  # Ray turns Ctrl-C into an exit of its own
         status = "KILLED"
         raise KeyboardInterrupt from stop
     finally:
         tracker.finish(status)
+        _say_what_is_left(run, sender)
 
 
-def _record(run: Folder) -> dict[str, Any]:
-    """Read what the run keeps of itself; empty if it is new."""
-    record: dict[str, Any] = run.read_json(RUN_RECORD) if run.exists(RUN_RECORD) else {}
-    return record
+def record_afterwards(
+    config: options.RunConfig, run: Folder, step: int, values: dict[str, float]
+) -> None:
+    """Add to the curves of a run that has ended.
+
+    Args:
+        config: Of the run, with absolute places.
+        run: Its folder.
+        step: That the values are of.
+        values: By name of the curve.
+    """
+    tracker = Tracker(run)
+    tracker.metrics(step, values)
+    tracker.flush()
+    _say_what_is_left(run, send_rest(run, _tracking_uri(config)))
+
+
+def _say_what_is_left(run: Folder, sender: Sender) -> None:
+    """Let the sender end, and say what it leaves, if anything."""
+    if left := sender.close():
+        say(
+            f"{what_is_left(left)} of {run} are not in MLflow yet: {sender.problem or 'slow'}. "
+            f"They are kept in {run}/{SPOOL}; send them with\n"
+            f"  python jobs/sync.py --run {run}"
+        )
+
+
+def _tracking_uri(config: options.RunConfig) -> str:
+    return tracking_uri(config.tracking.uri, Folder(config.output))
 
 
 def _connect(config: options.RunConfig, batch: int) -> tuple[int, bool]:
@@ -248,38 +288,29 @@ def _fit(
 
 
 def _start_tracking(config: options.RunConfig, run: Folder, dataset: PreparedDataset) -> Tracker:
-    """Create the MLflow run, or go on with the one this run started."""
-    record = _record(run)
-    encoder = dataset.manifest.encoder
-    tracker = Tracker.start(
-        tracking_uri(config.tracking.uri, Folder(config.output)),
-        experiment=config.tracking.experiment,
-        name=config.name,
-        resume=record.get("mlflow_run_id"),
-        params=flatten(config.record()),
-        tags={
-            "dataset.digest": dataset.digest,
-            "dataset.path": dataset.folder.location,
-            "dataset.source": str(dataset.manifest.source["name"]),
-            "text_encoder": encoder.name,
-            "text_encoder.sha256": encoder.sha256,
-            "sentence_transform": f"{dataset.transform.kind} to {dataset.transform.dim}",
-            **git_state(),
-            **{f"version.{name}": value for name, value in versions().items()},
-        },
-    )
-    if tracker.run_id != record.get("mlflow_run_id"):
-        run.write_json(
-            RUN_RECORD, {"mlflow_run_id": tracker.run_id, "mlflow_uri": redacted(tracker.uri)}
-        )
-        tracker.dataset(
-            str(dataset.manifest.source["name"]),
-            dataset.digest,
-            dataset.folder.location,
-            dataset.manifest.rows("train"),
-        )
-        tracker.json(config.record(), "config.json")
-        tracker.json(dataset.manifest.model_dump(mode="json"), "dataset_manifest.json")
+    """Tell the tracker what run this is, or that it goes on."""
+    tracker = Tracker(run)
+    update_record(run, mlflow_uri=redacted(_tracking_uri(config)))
+    if not tracker.is_new():
+        tracker.resume()
+        return tracker
+    encoder, source = dataset.manifest.encoder, str(dataset.manifest.source["name"])
+    tags = {
+        "dataset.digest": dataset.digest,
+        "dataset.path": dataset.folder.location,
+        "dataset.source": source,
+        "text_encoder": encoder.name,
+        "text_encoder.sha256": encoder.sha256,
+        "sentence_transform": f"{dataset.transform.kind} to {dataset.transform.dim}",
+        **git_state(),
+        **{f"version.{name}": value for name, value in versions().items()},
+    }
+    tracker.options(flatten(config.record()), tags)
+    images = dataset.manifest.rows("train")
+    tracker.dataset(source, dataset.digest, dataset.folder.location, images)
+    tracker.json(config.record(), "config.json")
+    tracker.json(dataset.manifest.model_dump(mode="json"), "dataset_manifest.json")
+    tracker.begin(experiment=config.tracking.experiment, name=config.name, tags=context_tags())
     return tracker
 
 

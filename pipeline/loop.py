@@ -29,15 +29,11 @@ class Job:
     Attributes:
         config: Resolved options.
         run: Folder of the run.
-        tracking: Address of the tracker.
-        run_id: Id of the run there.
         versions: Of what made it, for the record.
     """
 
     config: dict[str, Any]
     run: str
-    tracking: str
-    run_id: str
     versions: dict[str, str]
 
 

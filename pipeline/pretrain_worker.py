@@ -65,7 +65,7 @@ def work(fields: dict[str, Any]) -> None:
 
     step = resume(config, checkpoints, device, lambda folder: restore(folder, pair))
     last = config.steps(plan.images)
-    tracker = Tracker(job.tracking, job.run_id) if collective.rank() == 0 else None
+    tracker = Tracker(Folder(job.run)) if collective.rank() == 0 else None
     batches = stream(
         config,
         dataset,
@@ -92,6 +92,8 @@ def work(fields: dict[str, Any]) -> None:
             if found:
                 tracker.metrics(step, {"eval/r_precision": found.share})
                 say(f"step {step:,}  {describe(found)}")
+            # What was told of these steps would not be told again by a start from here.
+            tracker.flush()
             state = {
                 "run": config.name,
                 "config": config.record(),

@@ -86,6 +86,8 @@ def work(fields: dict[str, Any]) -> None:
 
     def checkpoint() -> None:
         if reporter:
+            # What was told of these steps would not be told again by a start from here.
+            reporter.tracker.flush()
             state = {
                 "run": config.name,
                 "images": step * config.optim.batch_size,
@@ -185,10 +187,7 @@ class Reporter:
     def __init__(
         self, config: TrainConfig, job: Job, dataset: PreparedDataset, device: torch.device
     ) -> None:
-        self.tracker = Tracker(job.tracking, job.run_id)
-        # A start that was cut short logged steps after its last checkpoint. They are trained again,
-        # to the same numbers, and would stand in the curves twice. Pictures come before points.
-        self.logged = self.tracker.last_step("images_seen")
+        self.tracker = Tracker(Folder(job.run))
         self.folder = Folder(job.run) / "samples"
         self.device = device
         self.attention = config.model.attention != "none"
@@ -212,8 +211,7 @@ class Reporter:
             f"data wait {measured['speed/data_wait_share']:.0%}  mem {memory:.1f} GiB  "
             f"ETA {duration((last - step) * per_step / speed)}"
         )
-        if step > self.logged:
-            self.tracker.metrics(step, measured)
+        self.tracker.metrics(step, measured)
 
     def sample(self, gan: Gan, step: int) -> None:
         """Draw the fixed captions from the fixed noise with the averaged generator."""
@@ -230,6 +228,6 @@ class Reporter:
         self._picture("attention", step, grid(looked_at, self.captions, scale=self.scale))
 
     def _picture(self, name: str, step: int, picture: Image.Image) -> None:
-        self.folder.write(f"{name}-{step:08d}.png", png(picture))
-        if step > self.logged or step == 0:
-            self.tracker.image(name, step, picture)
+        file = f"{name}-{step:08d}.png"
+        self.folder.write(file, png(picture))
+        self.tracker.image(name, step, f"samples/{file}")

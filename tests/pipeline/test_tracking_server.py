@@ -12,7 +12,7 @@ import pytest
 import requests
 from mlflow import MlflowClient
 
-from pipeline.tracking import fluent_api
+from pipeline.mlflow_run import fluent_api
 from pipeline.train import train
 from tests.conftest import free_ports
 from tests.pipeline.test_train import config
