@@ -301,7 +301,7 @@ class Sender(threading.Thread):
                     raise BusyError("another process is sending the records of this run")
                 self.delivery.deliver()
             except Exception as error:  # whatever it is, it must not end what is measured
-                if not isinstance(error, UnavailableError):
+                if self.problem is None and not isinstance(error, UnavailableError):
                     logger.warning("records of %s wait", self.delivery.run, exc_info=error)
                 self._failed(error)
                 failures += 1
