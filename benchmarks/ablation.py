@@ -15,12 +15,12 @@ from typing import Any
 import ratgan
 from pipeline.cli import load_preset, run
 from pipeline.dataset import PreparedDataset
-from pipeline.launch import versions
 from pipeline.prepare import PrepareConfig, prepare
 from pipeline.progress import say
 from pipeline.quickstart import ATTRIBUTES, QuickstartConfig, ShapesReader
 from pipeline.settings import Settings
 from pipeline.train import train
+from pipeline.versions import versions
 
 CHANGES: dict[str, dict[str, Any]] = {
     "controller + attention": {},

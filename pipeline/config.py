@@ -131,6 +131,11 @@ class RunConfig(Settings):
     """Steps between two checkpoints."""
     keep_checkpoints: Annotated[int, Field(ge=2)] = 2
     """Newest checkpoints that are kept."""
+    max_restarts: Annotated[int, Field(ge=0)] = 3
+    """Times that training starts again from the last checkpoint because a worker was lost."""
+    allow_changes: tuple[str, ...] = ()
+    """Options that a resumed run may have otherwise than before, by name, for example
+    optim.generator_lr. The weights are then not those of one run any more."""
     data: DataConfig = DataConfig()
     tracking: TrackingConfig = TrackingConfig()
 
@@ -197,6 +202,8 @@ RESUMABLE_CHANGES = frozenset(
         "sample_every",
         "checkpoint_every",
         "keep_checkpoints",
+        "max_restarts",
+        "allow_changes",
         "keep_best",
         "samples",
         "compile",
@@ -244,10 +251,13 @@ def refuse_changes(before: dict[str, object], now: RunConfig) -> None:
     changed = [
         f"{name}: {old.get(name)} → {new.get(name)}"
         for name in sorted(old.keys() | new.keys())
-        if old.get(name) != new.get(name) and name not in RESUMABLE_CHANGES
+        if old.get(name) != new.get(name)
+        and name not in RESUMABLE_CHANGES
+        and name not in now.allow_changes
     ]
     if changed:
         raise ValueError(
             f"run {now.name} was started with other options:\n" + "\n".join(changed) + "\n"
-            "Take them back to resume it, or start a new run with another --name."
+            "Take them back to resume it, name them with --allow-changes, or start a new run with "
+            "another --name."
         )

@@ -1,11 +1,9 @@
 """What every training job does before and around its workers: check, find, start, record."""
 
 import os
-import platform
 import uuid
 from collections.abc import Callable
 from dataclasses import dataclass
-from importlib.metadata import PackageNotFoundError, version
 from typing import Any, TypeVar
 
 import ray
@@ -17,14 +15,22 @@ from pipeline import config as options
 from pipeline.checkpointing import newest_checkpoint
 from pipeline.config import flatten, refuse_changes
 from pipeline.dataset import PreparedDataset
+from pipeline.lock import Lock
 from pipeline.loop import Job
+from pipeline.losses import lost_worker
+from pipeline.mlflow_run import context_tags
 from pipeline.progress import say
+from pipeline.redaction import redacted
+from pipeline.run_record import read_record, update_record
 from pipeline.safe_loading import refuse_unsafe_loading
+from pipeline.sender import Sender, send_rest, what_is_left
 from pipeline.session import connect, usable_cpus
+from pipeline.spool import SPOOL
+from pipeline.stopping import StoppedError, StopRequests
 from pipeline.storage import Folder, absolute
-from pipeline.tracking import Tracker, git_state, redacted, tracking_uri
+from pipeline.tracking import Tracker, git_state, tracking_uri
+from pipeline.versions import versions
 
-RUN_RECORD = "run.json"  # in the run's folder: its MLflow run, and which step's result is there
 RAY_RECORDS = "ray"  # in the run's folder, while it runs
 COLLECTIVE_TIMEOUT_S = 300  # a worker that is silent for so long is gone; Ray's default is 1800 s
 
@@ -104,6 +110,8 @@ def check(config: options.RunConfig, *, image_size: int, option: str, batch: int
 def is_finished(start: Launch, result: str) -> bool:
     """Tell whether a run has done its steps and handed over what came of them.
 
+    What its tracker does not have yet is sent to it then.
+
     Args:
         start: Of this start.
         result: What the run leaves, for the message.
@@ -121,12 +129,13 @@ def is_finished(start: Launch, result: str) -> bool:
             f"run {name} was trained on another dataset than {start.dataset.folder} holds "
             "now. Start a new run with another --name."
         )
-    if state["step"] < start.total or _record(start.run).get("handed_over") != state["step"]:
+    if state["step"] < start.total or read_record(start.run).get("handed_over") != state["step"]:
         return False
     say(
         f"run {name} is finished: {state['step']:,} of {start.total:,} steps. "
         f"{result}. Train on with a larger --total-steps, or start a new run with another --name."
     )
+    _say_what_is_left(start.run, send_rest(start.run, _tracking_uri(start.config)))
     return True
 
 
@@ -137,48 +146,106 @@ def carry_out(
 ) -> None:
     """Run a function in every worker, then hand over what came of it; all of it recorded.
 
+    The tracker is never in the way: what it does not take is kept in the run's folder, and a
+    training that ends without it has ended well.
+
     Args:
         start: Checked.
         work: What each worker does, given the fields of a `Job`.
         hand_over: Puts the result into the run's folder and into MLflow, given the last
             checkpoint, its state and the run there. Done again if it was cut short.
+
+    Raises:
+        StoppedError: If a signal asked for it; the last step is in a checkpoint then.
+        ValueError: If another process is at work on the run.
     """
+    workers, use_gpu = _connect(start.config, start.batch)
+    with Lock(start.run, "train") as lock, StopRequests(start.run).taken() as stop:
+        _carry_out(start, work, hand_over, workers, use_gpu, lock, stop)
+
+
+def _carry_out(
+    start: Launch,
+    work: Callable[[dict[str, Any]], None],
+    hand_over: Callable[[Folder, dict[str, Any], Tracker], None],
+    workers: int,
+    use_gpu: bool,
+    lock: Lock,
+    stop: StopRequests,
+) -> None:
     config, run = start.config, start.run
-    workers, use_gpu = _connect(config, start.batch)
+    known = read_record(run).get("mlflow_run_id", "new")
     tracker = _start_tracking(config, run, start.dataset)
+    uri = _tracking_uri(config)
     say(
         f"run {config.name}: {start.dataset.manifest.rows('train'):,} images of "
         f"{start.dataset.folder}, {start.total:,} steps of {start.batch}, "
         f"{_where(workers, use_gpu)}\n"
-        f"  folder {run}\n  mlflow {redacted(tracker.uri)} run {tracker.run_id}"
+        f"  folder {run}\n  mlflow {redacted(uri)} run {known}"
     )
+    sender = Sender(run, uri, say)
+    sender.start()
     job = Job(
-        config=config.model_dump(mode="json"),
+        # The tracker's address may hold a secret, and workers have no use for it.
+        config=config.record(),
         run=run.location,
-        tracking=tracker.uri,
-        run_id=tracker.run_id,
         versions=versions(),
+        token=stop.token,
     )
     status = "FAILED"
     try:
-        _fit(work, vars(job), name=config.name, run=run, workers=workers, use_gpu=use_gpu)
+        _fit_through_losses(work, vars(job), config, run=run, workers=workers, use_gpu=use_gpu)
+        lock.check()
         found = newest_checkpoint(run / "checkpoints")
         if found is None:
             raise OSError(f"{run}/checkpoints holds no complete checkpoint.")
+        if found[1]["step"] < start.total and stop.asked:
+            say(f"stopped at step {found[1]['step']:,}. The same command goes on from there.")
+            raise StoppedError
         hand_over(*found, tracker)
-        run.write_json(RUN_RECORD, _record(run) | {"handed_over": found[1]["step"]})
+        tracker.flush()
+        update_record(run, handed_over=found[1]["step"])
         status = "FINISHED"
-    except (KeyboardInterrupt, SystemExit) as stop:  # Ray turns Ctrl-C into an exit of its own
+    except StoppedError:
         status = "KILLED"
-        raise KeyboardInterrupt from stop
+        raise
+    except (KeyboardInterrupt, SystemExit) as end:  # Ray turns Ctrl-C into an exit of its own
+        status = "KILLED"
+        raise KeyboardInterrupt from end
     finally:
         tracker.finish(status)
+        _say_what_is_left(run, sender)
 
 
-def _record(run: Folder) -> dict[str, Any]:
-    """Read what the run keeps of itself; empty if it is new."""
-    record: dict[str, Any] = run.read_json(RUN_RECORD) if run.exists(RUN_RECORD) else {}
-    return record
+def record_afterwards(
+    config: options.RunConfig, run: Folder, step: int, values: dict[str, float]
+) -> None:
+    """Add to the curves of a run that has ended.
+
+    Args:
+        config: Of the run, with absolute places.
+        run: Its folder.
+        step: That the values are of.
+        values: By name of the curve.
+    """
+    tracker = Tracker(run)
+    tracker.metrics(step, values)
+    tracker.flush()
+    _say_what_is_left(run, send_rest(run, _tracking_uri(config)))
+
+
+def _say_what_is_left(run: Folder, sender: Sender) -> None:
+    """Let the sender end, and say what it leaves, if anything."""
+    if left := sender.close():
+        say(
+            f"{what_is_left(left)} of {run} are not in MLflow yet: {sender.problem or 'slow'}. "
+            f"They are kept in {run}/{SPOOL}; send them with\n"
+            f"  python jobs/sync.py --run {run}"
+        )
+
+
+def _tracking_uri(config: options.RunConfig) -> str:
+    return tracking_uri(config.tracking.uri, Folder(config.output))
 
 
 def _connect(config: options.RunConfig, batch: int) -> tuple[int, bool]:
@@ -218,6 +285,30 @@ def _where(workers: int, use_gpu: bool) -> str:
     return f"{place}{' on GPU' if on_gpu else ''}"
 
 
+def _fit_through_losses(
+    work: Callable[[dict[str, Any]], None],
+    fields: dict[str, Any],
+    config: options.RunConfig,
+    *,
+    run: Folder,
+    workers: int,
+    use_gpu: bool,
+) -> None:
+    """Run a function in every worker, and again from the last checkpoint if one is lost."""
+    for restarts in range(config.max_restarts + 1):
+        try:
+            _fit(work, fields, name=config.name, run=run, workers=workers, use_gpu=use_gpu)
+            return
+        except Exception as error:
+            loss = lost_worker(error)
+            if loss is None or restarts == config.max_restarts:
+                raise
+            say(
+                f"{loss}. Starting again from the last checkpoint "
+                f"({restarts + 1} of {config.max_restarts} times)"
+            )
+
+
 def _fit(
     work: Callable[[dict[str, Any]], None],
     fields: dict[str, Any],
@@ -250,47 +341,27 @@ def _fit(
 
 
 def _start_tracking(config: options.RunConfig, run: Folder, dataset: PreparedDataset) -> Tracker:
-    """Create the MLflow run, or go on with the one this run started."""
-    record = _record(run)
-    encoder = dataset.manifest.encoder
-    tracker = Tracker.start(
-        tracking_uri(config.tracking.uri, Folder(config.output)),
-        experiment=config.tracking.experiment,
-        name=config.name,
-        resume=record.get("mlflow_run_id"),
-        params=flatten(config.record()),
-        tags={
-            "dataset.digest": dataset.digest,
-            "dataset.path": dataset.folder.location,
-            "dataset.source": str(dataset.manifest.source["name"]),
-            "text_encoder": encoder.name,
-            "text_encoder.sha256": encoder.sha256,
-            "sentence_transform": f"{dataset.transform.kind} to {dataset.transform.dim}",
-            **git_state(),
-            **{f"version.{name}": value for name, value in versions().items()},
-        },
-    )
-    if tracker.run_id != record.get("mlflow_run_id"):
-        run.write_json(
-            RUN_RECORD, {"mlflow_run_id": tracker.run_id, "mlflow_uri": redacted(tracker.uri)}
-        )
-        tracker.dataset(
-            str(dataset.manifest.source["name"]),
-            dataset.digest,
-            dataset.folder.location,
-            dataset.manifest.rows("train"),
-        )
-        tracker.json(config.record(), "config.json")
-        tracker.json(dataset.manifest.model_dump(mode="json"), "dataset_manifest.json")
+    """Tell the tracker what run this is, or that it goes on."""
+    tracker = Tracker(run)
+    update_record(run, mlflow_uri=redacted(_tracking_uri(config)))
+    if not tracker.is_new():
+        tracker.resume()
+        return tracker
+    encoder, source = dataset.manifest.encoder, str(dataset.manifest.source["name"])
+    tags = {
+        "dataset.digest": dataset.digest,
+        "dataset.path": dataset.folder.location,
+        "dataset.source": source,
+        "text_encoder": encoder.name,
+        "text_encoder.sha256": encoder.sha256,
+        "sentence_transform": f"{dataset.transform.kind} to {dataset.transform.dim}",
+        **git_state(),
+        **{f"version.{name}": value for name, value in versions().items()},
+    }
+    tracker.options(flatten(config.record()), tags)
+    images = dataset.manifest.rows("train")
+    tracker.dataset(source, dataset.digest, dataset.folder.location, images)
+    tracker.json(config.record(), "config.json")
+    tracker.json(dataset.manifest.model_dump(mode="json"), "dataset_manifest.json")
+    tracker.begin(experiment=config.tracking.experiment, name=config.name, tags=context_tags())
     return tracker
-
-
-def versions() -> dict[str, str]:
-    """Return the versions of what decides the numbers."""
-    found: dict[str, Any] = {"python": platform.python_version(), "torch": torch.__version__}
-    for name in ("ratgan", "ray", "torchvision", "mlflow"):
-        try:
-            found[name] = version(name)
-        except PackageNotFoundError:  # runs from a folder that was not installed
-            found[name] = "not installed"
-    return found

@@ -19,6 +19,7 @@ from pipeline.progress import say
 from pipeline.safe_loading import refuse_unsafe_loading
 from pipeline.session import settle
 from pipeline.storage import Folder
+from pipeline.versions import differences, refuse_skew
 
 Config = TypeVar("Config", bound=RunConfig)
 
@@ -30,16 +31,12 @@ class Job:
     Attributes:
         config: Resolved options.
         run: Folder of the run.
-        tracking: Address of the tracker.
-        run_id: Id of the run there.
         versions: Of what made it, for the record.
         token: Of this start, for requests to stop it.
     """
 
     config: dict[str, Any]
     run: str
-    tracking: str
-    run_id: str
     versions: dict[str, str]
     token: str = ""
 
@@ -56,6 +53,7 @@ def begin(fields: dict[str, Any], config_type: type[Config]) -> tuple[Job, Confi
     """
     refuse_unsafe_loading()
     job = Job(**fields)
+    refuse_skew(job.versions)
     config = config_type.model_validate(job.config)
     settle()
     if config.threads:
@@ -85,6 +83,8 @@ def resume(
             say(f"resuming from step {step:,} ({folder})")
             if changes := _rounding_changes(before):
                 say(f"  the same images, but numbers equal only to rounding: {changes}")
+            if changes := differences(before.get("versions", {})):
+                say(f"  with other versions than before, so perhaps other numbers: {changes}")
     return step
 
 

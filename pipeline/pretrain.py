@@ -53,7 +53,7 @@ def _hand_over(run: Folder, checkpoint: Folder, state: dict[str, Any], tracker: 
     retrieval = {"step": state["step"], "sha256": sha256, "r_precision": state["retrieval"]}
     run.write_json(RETRIEVAL, retrieval)
     tracker.json(retrieval, RETRIEVAL)
-    tracker.file(content, TEXT_ENCODER)
+    tracker.file(TEXT_ENCODER, sha256)
     measured = state["retrieval"]
     say(
         f"finished. text encoder {run}/{TEXT_ENCODER}\n  sha256 {sha256}\n  "

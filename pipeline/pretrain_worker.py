@@ -27,6 +27,7 @@ from pipeline.plan import Plan
 from pipeline.pretrain_config import PretrainConfig
 from pipeline.progress import duration, say
 from pipeline.saver import Saver
+from pipeline.stopping import StopWatch
 from pipeline.storage import Folder
 from pipeline.tracking import Tracker
 from ratgan.checkpoint import TEXT_ENCODER
@@ -63,12 +64,17 @@ def work(fields: dict[str, Any]) -> None:
         fields: Of a `Job`.
     """
     job, config, device = begin(fields, PretrainConfig)
-    checkpoints = Folder(job.run) / "checkpoints"
-    with Saver(checkpoints, keep=config.keep_checkpoints) as saver:
-        _pretrain(job, config, device, saver)
+    run = Folder(job.run)
+    with (
+        Saver(run / "checkpoints", keep=config.keep_checkpoints) as saver,
+        StopWatch(run, job.token, looks=collective.rank() == 0) as stop,
+    ):
+        _pretrain(job, config, device, saver, stop)
 
 
-def _pretrain(job: Job, config: PretrainConfig, device: torch.device, saver: Saver) -> None:
+def _pretrain(
+    job: Job, config: PretrainConfig, device: torch.device, saver: Saver, stop: StopWatch
+) -> None:
     """Restore and pretrain; the saver is worker 0's to use."""
     dataset = PreparedDataset(config.data.path)
     plan = Plan(dataset.units("train"), config.optim.batch_size, config.seed)
@@ -79,7 +85,7 @@ def _pretrain(job: Job, config: PretrainConfig, device: torch.device, saver: Sav
 
     step = resume(config, saver.root, device, lambda folder: restore(folder, pair))
     last = config.steps(plan.images)
-    tracker = Tracker(job.tracking, job.run_id) if collective.rank() == 0 else None
+    tracker = Tracker(Folder(job.run)) if collective.rank() == 0 else None
     batches = stream(
         config,
         dataset,
@@ -89,13 +95,14 @@ def _pretrain(job: Job, config: PretrainConfig, device: torch.device, saver: Sav
         image_size=config.pair.image_size,
         captions=True,
     )
-    interval = Interval(step)
-    while step < last:
+    interval, stopping = Interval(step), False
+    while step < last and not stopping:
         batch = interval.wait_for(batches)
         reach("worker.step", step=step, rank=collective.rank())
         interval.add(_step(config, pair, batch, vocabulary, step, plan.images, device))
         step += 1
         saver.check()
+        stopping = collective.any_of(stop.asked, device)
 
         if step % config.log_every == 0 or step == last:
             measured = interval.close(step, config.optim.batch_size, device)
@@ -103,11 +110,13 @@ def _pretrain(job: Job, config: PretrainConfig, device: torch.device, saver: Sav
                 _tell(tracker, step, last, measured)
             ray.train.report(measured)
             interval = Interval(step)
-        if tracker and (step % config.checkpoint_every == 0 or step == last):
-            found = measure(config, pair, dataset, vocabulary, device)
+        if tracker and (step % config.checkpoint_every == 0 or step == last or stopping):
+            found = None if stopping else measure(config, pair, dataset, vocabulary, device)
             if found:
                 tracker.metrics(step, {R_PRECISION: found.share})
                 say(f"step {step:,}  {describe(found)}")
+            # What was told of these steps would not be told again by a start from here.
+            tracker.flush()
             state = run_state(job, config, dataset, plan, step)
             state["retrieval"] = found._asdict() if found else None
             score = Score(R_PRECISION, found.share) if found and config.keep_best else None

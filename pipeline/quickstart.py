@@ -9,14 +9,14 @@ import torch
 from pipeline.config import TrainConfig
 from pipeline.dataset import Example, PreparedDataset
 from pipeline.generate import load_from
-from pipeline.launch import RUN_RECORD
+from pipeline.launch import record_afterwards
 from pipeline.prepare import PrepareConfig, prepare
 from pipeline.progress import say
+from pipeline.run_record import read_record
 from pipeline.session import connect
 from pipeline.settings import Settings
 from pipeline.sources.shapes import COLOURS, PLACES, SHAPES, SIZES, ShapesSource
 from pipeline.storage import Folder
-from pipeline.tracking import Tracker, tracking_uri
 from pipeline.train import train
 from ratgan.metrics.agreement import agreement, train_classifier
 from ratgan.pictures import grid, png
@@ -130,7 +130,8 @@ def quickstart(config: QuickstartConfig) -> dict[str, Any]:
     agreed = reader.agreement_of(model, seed=config.train.seed)
     stage("measure")
 
-    run_id = folder.read_json(RUN_RECORD)["mlflow_run_id"]
+    # None if MLflow did not answer all the while.
+    run_id = read_record(folder).get("mlflow_run_id")
     summary = {
         "agreement": {name: round(share, 4) for name, share in agreed.items()},
         "classifier_accuracy": {name: round(share, 4) for name, share in reader.accuracy.items()},
@@ -145,10 +146,8 @@ def quickstart(config: QuickstartConfig) -> dict[str, Any]:
         if (before["mlflow_run_id"], before["steps"]) == (run_id, summary["steps"]):
             summary["seconds"] = before["seconds"]
     folder.write_json("summary.json", summary)
-    Tracker(tracking_uri(config.train.tracking.uri, Folder(config.train.output)), run_id).metrics(
-        summary["steps"],
-        {f"eval/agreement_{name}": share for name, share in summary["agreement"].items()},
-    )
+    shares = {f"eval/agreement_{name}": share for name, share in summary["agreement"].items()}
+    record_afterwards(config.train, folder, summary["steps"], shares)
     _tell(folder, summary, len(reader.held_out))
     return summary
 
@@ -211,7 +210,7 @@ def _tell(folder: Folder, summary: dict[str, Any], count: int) -> None:
         "",
         f"grid     {summary['grid']}",
         f"model    {folder}/model",
-        f"run      {summary['mlflow_run_id']} in MLflow; see its curves with: make ui",
+        f"run      {summary['mlflow_run_id'] or 'not yet'} in MLflow; see its curves with: make ui",
         "next     .venv/bin/python jobs/generate.py "
         f'--model {folder}/model "a huge green triangle at the top right"',
     ]

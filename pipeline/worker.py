@@ -173,6 +173,8 @@ def _train(
                 continue
             state = run_state(job, config, dataset, plan, step)
             state |= {**course.record(), "skipped_steps": skips.total()}
+            # What was told of these steps would not be told again by a start from here.
+            reporter.tracker.flush()
             saver.save(step, gan_tensors(gan), pack, state)
 
 
@@ -266,10 +268,7 @@ class Reporter:
     def __init__(
         self, config: TrainConfig, job: Job, dataset: PreparedDataset, device: torch.device
     ) -> None:
-        self.tracker = Tracker(job.tracking, job.run_id)
-        # A start that was cut short logged steps after its last checkpoint. They are trained again,
-        # to the same numbers, and would stand in the curves twice. Pictures come before points.
-        self.logged = self.tracker.last_step("images_seen")
+        self.tracker = Tracker(Folder(job.run))
         self.folder = Folder(job.run) / "samples"
         self.device = device
         self.attention = config.model.attention != "none"
@@ -295,18 +294,16 @@ class Reporter:
             f"ETA {duration((last - step) * per_step / speed)}"
         )
         measured |= self.watch.interval(step, measured)
-        if step > self.logged:
-            finite = {name: value for name, value in measured.items() if math.isfinite(value)}
-            self.tracker.metrics(step, finite)
+        finite = {name: value for name, value in measured.items() if math.isfinite(value)}
+        self.tracker.metrics(step, finite)
 
     def went_back(self, reached: int, step: int, skips: int) -> None:
-        """Say that the run went back to an earlier step, and keep what it did out of the curves."""
+        """Say that the run went back to an earlier step; its curves keep what they have."""
         say(
             f"step {reached:,}: the last {skips:,} steps had losses or gradients not finite. "
             f"Back to step {step:,}, and on with the batches after them"
         )
         self.tracker.tag("health.rollback", f"step {reached} to step {step}")
-        self.logged = max(self.logged, reached)
 
     def _warn(self, tag: str, value: str, text: str) -> None:
         say(f"warning: {text}")
@@ -318,7 +315,7 @@ class Reporter:
         picture = grid(images, self.captions, scale=self.scale)
         self._picture("samples", step, picture)
         seen = self.watch.samples(step, images)
-        if seen and (step > self.logged or step == 0):
+        if seen:
             self.tracker.metrics(step, seen)
         if not self.attention:
             return
@@ -330,6 +327,6 @@ class Reporter:
         self._picture("attention", step, grid(looked_at, self.captions, scale=self.scale))
 
     def _picture(self, name: str, step: int, picture: Image.Image) -> None:
-        self.folder.write(f"{name}-{step:08d}.png", png(picture))
-        if step > self.logged or step == 0:
-            self.tracker.image(name, step, picture)
+        file = f"{name}-{step:08d}.png"
+        self.folder.write(file, png(picture))
+        self.tracker.image(name, step, f"samples/{file}")

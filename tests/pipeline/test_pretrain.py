@@ -72,6 +72,7 @@ def test_a_run_leaves_an_encoder_its_measure_and_its_record(whole, shapes):
         "checkpoints",
         "retrieval.json",
         "run.json",
+        "spool",
         "text_encoder.safetensors",
     ]
     assert encoder.vocabulary == Vocabulary.of(shapes.captions("train"))

@@ -1,20 +1,13 @@
 """A run recorded by a real MLflow server: options, curves, pictures and the model reach it."""
 
-import os
-import subprocess
-import sys
-import time
-from pathlib import Path
-
 import mlflow
 import pandas as pd
 import pytest
-import requests
 from mlflow import MlflowClient
 
-from pipeline.tracking import fluent_api
+from pipeline.mlflow_run import fluent_api
 from pipeline.train import train
-from tests.conftest import free_ports
+from tests.mlflow_server import MlflowServer
 from tests.pipeline.test_train import config
 
 pytestmark = pytest.mark.slow
@@ -23,38 +16,10 @@ pytestmark = pytest.mark.slow
 @pytest.fixture(scope="module")
 def server(tmp_path_factory):
     """Address of a server that keeps artifacts itself, as a team's does."""
-    folder = tmp_path_factory.mktemp("mlflow")
-    (port,) = free_ports(1)
-    command = [
-        *(sys.executable, "-m", "mlflow", "server", "--host", "127.0.0.1", "--port", str(port)),
-        *("--backend-store-uri", f"sqlite:///{folder}/mlflow.db", "--workers", "1"),
-        *("--artifacts-destination", str(folder / "artifacts")),
-    ]
-    with (folder / "log").open("wb") as log:
-        process = subprocess.Popen(
-            command,
-            stdout=log,
-            stderr=log,
-            env=os.environ | {"MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"},
-        )
-    address = f"http://127.0.0.1:{port}"
-    try:
-        _wait_for(f"{address}/health", process, folder / "log")
-        yield address
-    finally:
-        process.terminate()
-        process.wait(timeout=30)
-
-
-def _wait_for(url: str, process: subprocess.Popen, log: Path) -> None:
-    deadline = time.monotonic() + 180
-    while time.monotonic() < deadline and process.poll() is None:
-        try:
-            if requests.get(url, timeout=5).ok:
-                return
-        except requests.RequestException:
-            time.sleep(0.5)
-    raise AssertionError(f"the server did not start:\n{log.read_text()}")
+    server = MlflowServer(tmp_path_factory.mktemp("mlflow"))
+    server.start()
+    yield server.uri
+    server.kill()
 
 
 def test_a_server_holds_curves_pictures_and_a_model_that_draws(server, shapes, tmp_path):

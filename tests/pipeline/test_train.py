@@ -20,10 +20,9 @@ from mlflow import MlflowClient
 import ratgan
 from pipeline.config import TrainConfig
 from pipeline.manifest import MANIFEST
+from pipeline.mlflow_run import fluent_api
 from pipeline.storage import Folder
-from pipeline.tracking import Tracker, fluent_api, redacted
 from pipeline.train import train
-from tests.conftest import free_ports
 
 pytestmark = pytest.mark.slow
 
@@ -77,6 +76,7 @@ def test_a_run_leaves_model_samples_checkpoints_and_record(whole):
         "model",
         "run.json",
         "samples",
+        "spool",
     ]
     assert sorted(p.name for p in (run / "checkpoints").iterdir()) == [
         "step-00000004",
@@ -317,15 +317,3 @@ def test_a_run_killed_while_it_hands_over_its_model_does_so_the_next_time(whole,
     assert ratgan.load(run / "model").origin["step"] == 8
     assert status(output) == "FINISHED"
     assert weights(run, 8) == weights(whole / "run", 8)
-
-
-def test_a_tracker_that_does_not_answer_stops_no_step(caplog):
-    (port,) = free_ports(1)
-    tracker = Tracker(f"http://user:secret@127.0.0.1:{port}", "0" * 32)
-
-    tracker.metrics(3, {"loss/generator": 1.0})
-    tracker.finish("FINISHED")
-
-    assert "MLflow did not take the curves of step 3" in caplog.text
-    assert redacted(tracker.uri) == f"http://127.0.0.1:{port}"
-    assert redacted("sqlite:////runs/mlflow.db") == "sqlite:////runs/mlflow.db"

@@ -1,0 +1,11 @@
+"""Send to MLflow what was measured while it did not answer.
+
+python jobs/sync.py --run outputs/NAME
+python jobs/sync.py --run outputs
+"""
+
+from pipeline.cli import run
+from pipeline.sync import SyncConfig, sync
+
+if __name__ == "__main__":
+    run(sync, SyncConfig)

@@ -1,0 +1,35 @@
+"""Telling the loss of a worker, which a new start mends, from an error, which it does not."""
+
+import ray.exceptions
+
+# What the others say when one of them is gone; torch has no types for it.
+GONE = ("connection closed by peer", "connection reset", "broken pipe", "timed out waiting")
+DEATHS = (
+    ray.exceptions.RayActorError,
+    ray.exceptions.WorkerCrashedError,
+    ray.exceptions.OutOfMemoryError,
+    ray.exceptions.NodeDiedError,
+)
+
+
+def lost_worker(error: BaseException) -> str | None:
+    """Say which worker was lost, or None if the error is of another kind.
+
+    Args:
+        error: That Ray Train ended with.
+    """
+    failures: dict[int, BaseException] = {}
+    seen: set[int] = set()
+    while error is not None and id(error) not in seen:
+        seen.add(id(error))
+        failures = getattr(error, "worker_failures", None) or failures
+        if isinstance(error, DEATHS):
+            return f"a worker was lost ({type(error).__name__})"
+        error = error.__cause__  # type: ignore[assignment]
+    lost = [rank for rank, failure in sorted(failures.items()) if isinstance(failure, DEATHS)]
+    if lost:
+        return f"worker {', '.join(map(str, lost))} was lost (killed, crashed or out of memory)"
+    texts = [str(failure).lower() for failure in failures.values()]
+    if texts and all(any(word in text for word in GONE) for text in texts):
+        return "workers lost each other"
+    return None

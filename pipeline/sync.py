@@ -1,0 +1,73 @@
+"""Sends to MLflow what runs measured while it did not answer."""
+
+import os
+
+from pipeline.progress import say
+from pipeline.redaction import redacted
+from pipeline.run_record import RUN_RECORD, read_record
+from pipeline.sender import send_rest, what_is_left
+from pipeline.settings import Settings
+from pipeline.spool import SPOOL
+from pipeline.storage import Folder, absolute
+from pipeline.tracking import START, tracking_uri
+
+
+class SyncConfig(Settings):
+    """Send to MLflow what is left of one run, or of all runs in a folder. Safe to repeat."""
+
+    run: str = "outputs"
+    """Folder or bucket address of a run, or of many."""
+    uri: str | None = None
+    """MLflow server or store. Default: the one the run was started with; MLFLOW_TRACKING_URI
+    names it where it needs a password."""
+
+
+def sync(config: SyncConfig) -> None:
+    """Send what is left, run after run, and say how much it was.
+
+    Raises:
+        ValueError: If there is no run.
+        ConnectionError: If something is left all the same.
+    """
+    place = Folder(absolute(config.run, "run"))
+    runs = [run for run in (place, *(place / name for name in place.names())) if _is_run(run)]
+    if not runs:
+        raise ValueError(
+            f"run={place} is not the folder of a run and holds none: a run has {SPOOL}/{START}. "
+            "Name one, for example --run outputs/NAME, or the folder they are in."
+        )
+    unsent = []
+    for run in runs:
+        uri = address(run, config.uri)
+        sender = send_rest(run, uri)
+        delivery = sender.delivery
+        left = {lane: count for lane, count in delivery.left().items() if count}
+        refused = f", {delivery.refused:,} refused (see {delivery.spool}/refused)"
+        say(
+            f"{run}: {delivery.delivered:,} records sent to {redacted(uri)}"
+            f"{refused if delivery.refused else ''}"
+            f"{f', {what_is_left(left)} left' if left else ''}"
+        )
+        if left:
+            unsent.append(f"{run}: {sender.problem or 'not all of it was sent in time'}")
+    if unsent:
+        raise ConnectionError(
+            "MLflow did not take everything. Nothing is lost: see that it answers, and run the "
+            "same command again.\n" + "\n".join(unsent)
+        )
+
+
+def address(run: Folder, configured: str | None = None) -> str:
+    """Find the tracker of a run: the option, else what its record says.
+
+    The record has no password; the environment may name the same place with one.
+    """
+    recorded: str | None = read_record(run).get("mlflow_uri")
+    if configured or recorded is None:
+        return tracking_uri(configured, Folder(run.location.rpartition("/")[0]))
+    named = os.environ.get("MLFLOW_TRACKING_URI", "")
+    return named if redacted(named) == recorded else recorded
+
+
+def _is_run(folder: Folder) -> bool:
+    return folder.exists(RUN_RECORD) and (folder / SPOOL).exists(START)

@@ -1,0 +1,329 @@
+"""Metrics are never lost and never in the way: dead, hung and broken trackers, killed drivers."""
+
+import json
+import logging
+import subprocess
+import sys
+import threading
+import time
+from pathlib import Path
+
+import pytest
+from mlflow import MlflowClient
+from PIL import Image
+
+from pipeline.run_record import read_record
+from pipeline.sender import Sender, send_rest
+from pipeline.spool import read
+from pipeline.storage import Folder
+from pipeline.sync import SyncConfig, sync
+from pipeline.tracking import Tracker
+from pipeline.train import train
+from tests.conftest import free_ports
+from tests.mlflow_server import Door, MlflowServer
+from tests.pipeline.test_train import config
+
+pytestmark = pytest.mark.slow
+
+ROOT = Path(__file__).parents[2]
+
+
+@pytest.fixture(scope="module")
+def server(tmp_path_factory):
+    server = MlflowServer(tmp_path_factory.mktemp("mlflow"))
+    server.start()
+    yield server
+    server.kill()
+
+
+@pytest.fixture(scope="module")
+def store(tmp_path_factory):
+    """A store in a file, as a run has it where no server is named."""
+    uri = f"sqlite:///{tmp_path_factory.mktemp('store')}/mlflow.db"
+    MlflowClient(uri).search_experiments()
+    return uri
+
+
+@pytest.fixture
+def dead():
+    (port,) = free_ports(1)
+    return f"http://127.0.0.1:{port}"
+
+
+def new_run(folder: Path, uri: str) -> Tracker:
+    """Begin a run as a driver does."""
+    run = Folder(str(folder))
+    run.write_json("run.json", {"mlflow_uri": uri})
+    tracker = Tracker(run)
+    tracker.options({"seed": 1}, {"dataset.digest": "d"})
+    tracker.dataset("shapes", "d", "/data", 120)
+    tracker.json({"seed": 1}, "config.json")
+    # An experiment of its own: two runs in it would be one too many.
+    tracker.begin(experiment=folder.name, name=folder.name, tags={"mlflow.user": "me"})
+    return tracker
+
+
+def told(run: Path) -> list[tuple[int, float, int]]:
+    """Return step, value and time of each point in the spool."""
+    return [
+        (e.record["step"], e.record["values"]["loss"], e.record["time"])
+        for e in read(Folder(str(run / "spool" / "records")), {})
+        if e.record["kind"] == "points"
+    ]
+
+
+def arrived(uri: str, run: Path, key: str = "loss") -> list[tuple[int, float, int]]:
+    """Return step, value and time of each point in MLflow, of the only run there is."""
+    client = MlflowClient(uri)
+    experiment = client.get_experiment_by_name(run.name)
+    (only,) = client.search_runs([experiment.experiment_id])
+    assert only.info.run_id == read_record(Folder(str(run)))["mlflow_run_id"]
+    history = client.get_metric_history(only.info.run_id, key)
+    return sorted((p.step, p.value, p.timestamp) for p in history)
+
+
+def wait_for(condition, timeout_s: float = 60) -> bool:
+    deadline = time.monotonic() + timeout_s
+    while not condition() and time.monotonic() < deadline:
+        time.sleep(0.1)
+    return condition()
+
+
+@pytest.mark.parametrize("kind", ["server", "store"])
+def test_all_arrives_while_the_run_goes_on_and_stays_one_when_sent_again(kind, request, tmp_path):
+    found = request.getfixturevalue(kind)
+    uri = found if kind == "store" else found.uri
+    run = tmp_path / f"all-{kind}"
+    tracker = new_run(run, uri)
+    said = []
+    sender = Sender(tracker.run, uri, said.append)
+    sender.start()
+    (run / "samples").mkdir()
+    Image.new("RGB", (40, 20)).save(run / "samples" / "a.png")
+    for step in range(1, 6):
+        tracker.metrics(step, {"loss": 1 / step, "not a number": float("nan")})
+    assert wait_for(lambda: sender.delivery.delivered >= 8), "beside the run, not at its end"
+    tracker.image("samples", 5, "samples/a.png")
+    tracker.finish("FINISHED")
+
+    left = sender.close()
+
+    assert (left, said) == ({}, [])
+    assert arrived(uri, run) == told(run)
+    assert [step for step, *_ in arrived(uri, run, "not a number")] == [1, 2, 3, 4, 5]
+    client, run_id = MlflowClient(uri), read_record(tracker.run)["mlflow_run_id"]
+    assert client.get_run(run_id).info.status == "FINISHED"
+    assert client.get_run(run_id).data.params == {"seed": "1"}
+    assert [i.dataset.name for i in client.get_run(run_id).inputs.dataset_inputs] == ["shapes"]
+    images = {i.path.rpartition(".")[2] for i in client.list_artifacts(run_id, "images")}
+    assert images == {"png", "webp"}
+    assert client.list_artifacts(run_id)[0].path == "config.json"
+
+    # What was sent last is forgotten, as if the sender had been killed before it noted that.
+    sent = json.loads((run / "spool" / "sent.json").read_text())
+    for change in ({"lanes": {"values": {}, "files": {}}, "points": {}, "images": {}}, None):
+        if change is None:
+            # Nor is the run's id known: it is found by the tag that it was created with.
+            (run / "spool" / "sent.json").unlink()
+            tracker.run.write_json("run.json", {"mlflow_uri": uri})
+        else:
+            (run / "spool" / "sent.json").write_text(json.dumps(sent | change))
+        assert send_rest(tracker.run, uri).delivery.delivered > 5
+        assert arrived(uri, run) == told(run)
+        assert len(client.list_artifacts(run_id, "images")) == 2
+    assert send_rest(tracker.run, uri).delivery.delivered == 0
+
+
+def test_steps_that_are_trained_again_after_a_kill_stay_one_point(store, tmp_path):
+    run = tmp_path / "resumed"
+    first = new_run(run, store)
+    for step in (1, 2, 3):
+        first.metrics(step, {"loss": 1 / step})
+    send_rest(first.run, store)
+    first.metrics(4, {"loss": 1 / 4})  # is left unsent
+    before = told(run)
+
+    second = Tracker(Folder(str(run)))
+    second.resume()
+    for step in (3, 4, 5):
+        second.metrics(step, {"loss": 1 / step})
+    send_rest(second.run, store)
+
+    assert arrived(store, run) == [*before, told(run)[-1]]
+    assert [step for step, *_ in arrived(store, run)] == [1, 2, 3, 4, 5]
+
+
+@pytest.mark.parametrize(("mode", "reason"), [("hang", "timed out"), ("500", "500")])
+def test_a_tracker_that_breaks_in_between_gets_all_of_it_later(mode, reason, server, tmp_path):
+    door = Door(server.port)
+    run = tmp_path / f"door-{mode}"
+    tracker = new_run(run, door.uri)
+    said = []
+    sender = Sender(tracker.run, door.uri, said.append)
+    sender.start()
+    tracker.metrics(1, {"loss": 1.0})
+    assert wait_for(lambda: sender.delivery.delivered >= 3)
+
+    door.turn(mode)
+    slowest = 0.0
+    for step in range(2, 40):
+        started = time.perf_counter()
+        tracker.metrics(step, {"loss": 1 / step})
+        slowest = max(slowest, time.perf_counter() - started)
+        time.sleep(0.05)
+    assert wait_for(lambda: reason in (sender.problem or "")), sender.problem
+    door.turn("pass")
+    assert wait_for(lambda: sender.problem is None, 120)
+
+    assert sender.close() == {}
+    assert arrived(door.uri, run) == told(run)
+    assert "does not answer; training goes on" in said[0]
+    assert f"{run}/spool" in said[0]
+    assert "answers again" in said[1]
+    assert slowest < 0.5, "no call waited for the tracker"
+    door.close()
+
+
+def test_a_server_that_is_dead_at_the_start_and_killed_in_between(tmp_path):
+    folder = tmp_path / "server"
+    folder.mkdir()
+    server = MlflowServer(folder)
+    run = tmp_path / "dead"
+    tracker = new_run(run, server.uri)
+    said = []
+    sender = Sender(tracker.run, server.uri, said.append)
+    sender.start()
+    tracker.metrics(1, {"loss": 1.0})
+    assert wait_for(lambda: said)
+    assert "mlflow_run_id" not in read_record(tracker.run)
+
+    server.start()
+    try:
+        assert wait_for(lambda: sender.problem is None, 120)
+        assert arrived(server.uri, run) == told(run)
+        server.kill()
+        tracker.metrics(2, {"loss": 0.5})
+        tracker.finish("FINISHED")
+        started = time.monotonic()
+        left = sender.close()
+        assert left == {"values": 2}
+        assert time.monotonic() - started < 30
+        with pytest.raises(ConnectionError, match=r"Nothing is lost(?s:.)*dead: .*refused"):
+            sync(SyncConfig(run=str(run)))
+        server.start()
+
+        sync(SyncConfig(run=str(tmp_path)))
+
+        assert arrived(server.uri, run) == told(run)
+        assert len(told(run)) == 2
+    finally:
+        server.kill()
+
+
+def test_a_killed_driver_leaves_points_that_two_syncs_at_once_send_once(server, tmp_path, dead):
+    run = tmp_path / "killed"
+    new_run(run, server.uri)
+    code = (
+        "import os, sys; from pipeline.sender import Sender; from pipeline.storage import Folder\n"
+        "from pipeline.tracking import Tracker; run = Folder(sys.argv[1]); tracker = Tracker(run)\n"
+        "Sender(run, sys.argv[2]).start()\n"
+        "for step in range(1, 3001): tracker.metrics(step, {'loss': 1 / step})\n"
+        "os.kill(os.getpid(), 9)"
+    )
+    killed = subprocess.run(
+        [sys.executable, "-c", code, str(run), dead], cwd=ROOT, check=False, timeout=120
+    )
+    assert killed.returncode == -9
+
+    command = [sys.executable, "jobs/sync.py", "--run", str(run)]
+    both = [
+        subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
+        for _ in range(2)
+    ]
+    said = [each.communicate(timeout=120)[0].decode() for each in both]
+
+    assert 0 in [each.returncode for each in both], said
+    assert len(told(run)) == 3000
+    assert arrived(server.uri, run) == told(run)
+    sync(SyncConfig(run=str(run)))
+    assert arrived(server.uri, run) == told(run)
+
+
+def test_what_is_refused_for_ever_is_put_aside_and_the_rest_passes(store, tmp_path, caplog):
+    run = tmp_path / "refused"
+    tracker = new_run(run, store)
+    for step in (1, 2, 3):
+        tracker.metrics(step, {"loss": 1 / step, "bad\nname": 1.0})
+    tracker.image("samples", 1, "samples/gone.png")
+    tracker.finish("FINISHED")
+
+    with caplog.at_level(logging.WARNING):
+        sender = send_rest(tracker.run, store)
+
+    assert not any(sender.delivery.left().values())
+    assert sender.delivery.refused == 4
+    assert arrived(store, run) == told(run)
+    letters = [e.record for e in read(Folder(str(run / "spool" / "refused")), {})]
+    assert [each["record"]["kind"] for each in letters] == ["points"] * 3 + ["image"]
+    assert letters[0]["record"]["key"] == "bad\nname"
+    assert "bad" in letters[0]["reason"]
+    assert "is not there any more" in letters[3]["reason"]
+    assert len([r for r in caplog.records if "MLflow refuses" in r.getMessage()]) == 1
+
+
+def test_a_run_that_was_deleted_in_mlflow_is_made_anew_with_its_history(store, tmp_path):
+    run = tmp_path / "deleted"
+    tracker = new_run(run, store)
+    tracker.metrics(1, {"loss": 1.0})
+    send_rest(tracker.run, store)
+    MlflowClient(store).delete_run(read_record(tracker.run)["mlflow_run_id"])
+    tracker.metrics(2, {"loss": 0.5})
+
+    send_rest(tracker.run, store)
+
+    assert arrived(store, run) == told(run)
+    assert len(told(run)) == 2
+
+
+def test_one_sender_at_a_time_creates_one_run(store, tmp_path):
+    run = tmp_path / "twins"
+    tracker = new_run(run, store)
+    tracker.metrics(1, {"loss": 1.0})
+    twins = [threading.Thread(target=send_rest, args=(tracker.run, store)) for _ in range(2)]
+
+    for each in twins:
+        each.start()
+    for each in twins:
+        each.join(60)
+
+    assert arrived(store, run) == told(run)
+
+
+def test_a_training_without_its_tracker_ends_well_and_is_sent_later(
+    server, shapes, tmp_path, capsys, dead
+):
+    secret = dead.replace("http://", "http://user:hush@")
+    train(config(shapes, tmp_path, total_steps=4, tracking={"uri": secret}))
+
+    said, run = capsys.readouterr().out, tmp_path / "run"
+    assert f"MLflow at {dead} does not answer; training goes on" in said
+    assert f"python jobs/sync.py --run {run}" in said
+    assert "finished. model" in said
+    kept = [p for p in run.rglob("*") if p.is_file()]
+    assert not any(b"hush" in file.read_bytes() for file in kept)
+
+    sync(SyncConfig(run=str(run), uri=server.uri))
+
+    assert "left" not in capsys.readouterr().out
+    client = MlflowClient(server.uri)
+    recorded = client.get_run(read_record(Folder(str(run)))["mlflow_run_id"])
+    assert recorded.info.status == "FINISHED"
+    history = client.get_metric_history(recorded.info.run_id, "loss/generator")
+    assert [point.step for point in history] == [2, 4]
+    (model,) = client.search_logged_models([recorded.info.experiment_id])
+    assert (model.source_run_id, model.status) == (recorded.info.run_id, "READY")
+
+    # The same tracker as at the start, forgotten what was sent: the model is not logged twice.
+    (run / "spool" / "sent.json").unlink()
+    sync(SyncConfig(run=str(run), uri=server.uri))
+    assert len(client.search_logged_models([recorded.info.experiment_id])) == 1
