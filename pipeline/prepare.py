@@ -10,7 +10,7 @@
 import hashlib
 import json
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import asdict, replace
 from importlib.metadata import version
 from typing import Annotated, Any, Literal, Self
@@ -179,7 +179,9 @@ def prepare(config: PrepareConfig) -> Manifest:
     with output.lock() as lock:
         if not config.overwrite:
             output.refuse_unlike(place)  # somebody may have been quicker
-        manifest = _prepare(config, output, place, encoder_file, encoder.sha256, encoder.dim)
+        manifest = _prepare(
+            config, output, place, encoder_file, encoder.sha256, encoder.dim, lock.check
+        )
         lock.check()
         output.finish(manifest)
     _tell(output.folder, manifest)
@@ -193,6 +195,7 @@ def _prepare(
     encoder_file: bytes | None,
     encoder_sha256: str,
     encoder_dim: int,
+    check_owner: Callable[[], None],
 ) -> Manifest:
     # What a user may have got wrong shows before the folder is this dataset's, and before
     # another one is deleted.
@@ -220,7 +223,7 @@ def _prepare(
         images_of=images_of,
     )
     output.trust_manifest(listing, recipe.digest)
-    shards = _make_shards(config, listing, recipe)
+    shards = _make_shards(config, listing, recipe, check_owner)
     if config.duplicates == "reject":
         shards = _drop_repeats(config, listing, recipe, shards)
     splits = {
@@ -315,7 +318,9 @@ def _images_of(config: PrepareConfig, listing: Listing) -> Folder | None:
     return folder
 
 
-def _make_shards(config: PrepareConfig, listing: Listing, recipe: Recipe) -> dict[str, Shard]:
+def _make_shards(
+    config: PrepareConfig, listing: Listing, recipe: Recipe, check_owner: Callable[[], None]
+) -> dict[str, Shard]:
     """Make all shards, or keep those that are there, and hold to the budget of rejects."""
     progress = Progress("prepared", listing.rows, "images")
     budget, reasons = Budget.parse(config.max_rejects), Counter[str]()
@@ -325,6 +330,7 @@ def _make_shards(config: PrepareConfig, listing: Listing, recipe: Recipe) -> dic
         shard = Shard.model_validate_json(row["shard"])
         shards[shard.file] = shard
         kept += row["kept"]
+        check_owner()  # one that slept for long may have lost the folder to another
         _check_visible(recipe.folder, shard)
         reasons.update(shard.reasons)
         budget.check(reasons, listing.rows, recipe.folder)

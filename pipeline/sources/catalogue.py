@@ -120,7 +120,7 @@ class Catalogue:
         )
         images = self._db.execute("SELECT key, id, location, rest FROM images ORDER BY key, id")
         captions = self._db.execute(
-            "SELECT key, text, file, split FROM captions ORDER BY key, number, rowid"
+            "SELECT key, text, file, split FROM captions ORDER BY key, number, file, rowid"
         )
         captioned = groupby(captions, key=itemgetter(0))
         key, texts = _next(captioned)

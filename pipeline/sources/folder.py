@@ -11,14 +11,12 @@ from pipeline.inside import inside
 from pipeline.progress import say
 from pipeline.sources.caption_files import ENDINGS, listed, order, read_captions
 from pipeline.sources.catalogue import Catalogue
+from pipeline.sources.endings import IMAGES, OTHERS
 from pipeline.sources.held_out import split_of
 from pipeline.sources.originals import Root, open_root, read_original, some_names
 from pipeline.sources.source import Record, Source
 from pipeline.storage import Folder
 
-USABLE = (".jpg", ".jpeg", ".png", ".webp")
-# Decoding refuses these. They are listed so that they are counted, not left out without a word.
-OTHERS = (".gif", ".bmp", ".tif", ".tiff", ".avif", ".heic", ".svg", ".jfif", ".jp2", ".jxl")
 VALIDATION_FOLDERS = ("validation", "val", "test")
 
 
@@ -65,7 +63,7 @@ class FolderSource(Source):
                 for file, size in (folder / place if place else folder).walk():
                     stem, ending = posixpath.splitext(file)
                     kind = ending.lower()
-                    is_image = place == images and kind in USABLE + OTHERS
+                    is_image = place == images and kind in IMAGES + OTHERS
                     is_caption = place == captions and kind in ENDINGS
                     if _hidden(file) or not (is_image or is_caption):
                         continue
@@ -84,7 +82,7 @@ class FolderSource(Source):
                     count["images"] += 1
             if not count.pop("images", 0):
                 raise ValueError(
-                    f"{folder}/{images} holds no images ({', '.join(USABLE)}) below. It holds "
+                    f"{folder}/{images} holds no images ({', '.join(IMAGES)}) below. It holds "
                     f"{some_names(folder / images if images else folder)}."
                 )
             for what, number in count.items():

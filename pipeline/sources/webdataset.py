@@ -12,8 +12,10 @@ from typing import IO, Annotated, ClassVar
 from pydantic import Field
 
 from pipeline.images import RejectedError
+from pipeline.progress import say
 from pipeline.sources.caption_files import ENDINGS, captions_of, chosen, listed, order
 from pipeline.sources.catalogue import Catalogue
+from pipeline.sources.endings import IMAGES, OTHERS
 from pipeline.sources.held_out import split_of
 from pipeline.sources.matching_files import base_folder, check_pattern, matching_files
 from pipeline.sources.originals import Root, read_original
@@ -21,7 +23,6 @@ from pipeline.sources.refusals import raise_refusals, refusal
 from pipeline.sources.source import Record, Source
 from pipeline.storage import Folder
 
-IMAGES = (".jpg", ".jpeg", ".png", ".webp")
 COMPRESSED = (".tar.gz", ".tgz", ".tar.bz2", ".tar.xz", ".tar.zst")
 PLACE = re.compile(r"(?P<tar>.+)#(?P<start>\d+)\+(?P<size>\d+)(?P<ending>\.\w+)")
 
@@ -88,14 +89,16 @@ class WebDatasetSource(Source):
 
     def _list(self, folder: Folder, tar: str, catalogue: Catalogue) -> int:
         """Enter the members of a tar, and count its images."""
-        images = 0
+        images = others = 0
         with folder.open(tar) as stream:
             try:
                 for member in _members(stream):
                     parent, slash, base = member.name.rpartition("/")
                     stem, _, ending = base.partition(".")
                     kind, key = f".{ending.lower()}", f"{tar}/{parent}{slash}{stem}"
-                    if kind not in IMAGES + ENDINGS:
+                    # `0.seg.png` is another image of its sample, and none of the captions' own.
+                    others += kind.count(".") > 1 and kind.endswith(IMAGES)
+                    if kind not in IMAGES + OTHERS + ENDINGS:
                         continue
                     split = split_of(key, self.validation, tar, self.validation_files)
                     place = f"{tar}#{member.offset_data}+{member.size}{kind}"
@@ -115,6 +118,8 @@ class WebDatasetSource(Source):
                 split = split_of(tar, 0, tar, self.validation_files)
                 catalogue.image(tar, tar, split=split)
                 catalogue.text_file(tar, refusal("TAR_CUT", f"{folder}/{tar} {cut}"))
+        if others:
+            say(f"{tar}: {others:,} images of endings such as .seg.png are left out, as is usual")
         return images
 
 

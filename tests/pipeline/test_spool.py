@@ -13,7 +13,6 @@ from pipeline.redaction import redacted
 from pipeline.spool import Spool, read
 from pipeline.storage import Folder
 from pipeline.turn import Turn
-from tests.pipeline.test_bucket import bucket  # noqa: F401 - a fixture
 
 
 def steps(folder: Folder, position=None) -> list[int]:
@@ -104,7 +103,7 @@ def test_one_process_at_a_time_has_the_turn(tmp_path):
 
 
 @pytest.mark.slow
-def test_in_a_bucket_records_are_objects_and_the_turn_is_a_lease(bucket, monkeypatch):  # noqa: F811
+def test_in_a_bucket_records_are_objects_and_the_turn_is_a_lease(bucket, monkeypatch):
     for name, value in bucket[0].items():
         monkeypatch.setenv(name, value)
     fsspec.get_filesystem_class("s3").clear_instance_cache()

@@ -71,7 +71,7 @@ def whole(shapes, tmp_path_factory):
 def test_a_run_leaves_model_samples_checkpoints_and_record(whole):
     run = whole / "run"
 
-    assert sorted(p.name for p in run.iterdir()) == [
+    assert sorted(p.name for p in run.glob("[!.]*")) == [
         "checkpoints",
         "model",
         "run.json",
