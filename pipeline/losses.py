@@ -26,10 +26,16 @@ def lost_worker(error: BaseException) -> str | None:
         if isinstance(error, DEATHS):
             return f"a worker was lost ({type(error).__name__})"
         error = error.__cause__  # type: ignore[assignment]
-    lost = [rank for rank, failure in sorted(failures.items()) if isinstance(failure, DEATHS)]
+    lost = [rank for rank, failure in sorted(failures.items()) if _is_death(failure)]
     if lost:
         return f"worker {', '.join(map(str, lost))} was lost (killed, crashed or out of memory)"
     texts = [str(failure).lower() for failure in failures.values()]
     if texts and all(any(word in text for word in GONE) for text in texts):
         return "workers lost each other"
     return None
+
+
+def _is_death(failure: BaseException) -> bool:
+    # Ray Train's own type for it is not public; it wraps what says how the worker died.
+    health = type(failure).__name__ == "WorkerHealthCheckFailedError"
+    return health or isinstance(failure, DEATHS)
