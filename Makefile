@@ -7,7 +7,7 @@ READY := $(VENV)/.ready
 OUTPUT ?= outputs
 PORT ?= 5000
 
-.PHONY: setup quickstart ui test test-fast lint lock clean
+.PHONY: setup quickstart ui test test-fast chaos lint lock clean
 
 setup: $(READY)
 
@@ -31,6 +31,10 @@ test: $(READY)  ## all tests
 
 test-fast: $(READY)  ## without those that start worker processes
 	$(BIN)/python -m pytest -m "not slow"
+
+chaos: $(READY)  ## all faults, those too that make test leaves out
+	$(BIN)/python -m pytest -m "thorough or not thorough" tests/chaos tests/pipeline/test_exact_resume.py \
+		tests/pipeline/test_sender.py tests/pipeline/test_rollback.py tests/pipeline/test_prepare_again.py
 
 lint: $(READY)  ## format, lint, types, import contracts
 	$(BIN)/ruff format --check .

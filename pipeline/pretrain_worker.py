@@ -108,7 +108,8 @@ def _pretrain(
             measured = interval.close(step, config.optim.batch_size, device)
             if tracker:
                 _tell(tracker, step, last, measured)
-            ray.train.report(measured)
+            if step % config.checkpoint_every == 0 or step == last:
+                ray.train.report(measured)  # waits for Ray's controller, which looks every 2 s
             interval = Interval(step)
         if tracker and (step % config.checkpoint_every == 0 or step == last or stopping):
             found = None if stopping else measure(config, pair, dataset, vocabulary, device)

@@ -66,7 +66,7 @@ def test_a_killed_worker_is_replaced_and_the_weights_are_the_same(shapes, tmp_pa
     assert status(tmp_path / "killed") == "FINISHED"
 
 
-@pytest.mark.parametrize("workers", [0, 2])
+@pytest.mark.parametrize("workers", [0, pytest.param(2, marks=pytest.mark.thorough)])
 def test_a_run_asked_to_stop_saves_its_step_and_goes_on_to_the_same_weights(
     workers, shapes, tmp_path
 ):
