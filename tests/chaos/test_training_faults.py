@@ -113,7 +113,9 @@ def test_an_option_may_change_on_resume_only_if_it_is_named(shapes, tmp_path):
     changed = options(shapes, tmp_path, total_steps=4).model_dump()
     changed["optim"]["generator_lr"] = 5e-5
 
-    with pytest.raises(ValueError, match=r"optim\.generator_lr: 0\.0001 → 5e-05.*--allow-changes"):
+    with pytest.raises(
+        ValueError, match=r"(?s)optim\.generator_lr: 0\.0001 → 5e-05.*--allow-changes"
+    ):
         train(TrainConfig.model_validate(changed))
     changed["allow_changes"] = ("optim.generator_lr",)
     run = train(TrainConfig.model_validate(changed))
