@@ -68,7 +68,7 @@ def test_a_run_leaves_an_encoder_its_measure_and_its_record(whole, shapes):
     encoder = Damsm.load(run / "text_encoder.safetensors")
     record = json.loads((run / "retrieval.json").read_text())
 
-    assert sorted(p.name for p in run.iterdir()) == [
+    assert sorted(p.name for p in run.glob("[!.]*")) == [
         "checkpoints",
         "retrieval.json",
         "run.json",

@@ -104,6 +104,9 @@ def test_one_process_at_a_time_has_the_turn(tmp_path):
 
 @pytest.mark.slow
 def test_in_a_bucket_records_are_objects_and_the_turn_is_a_lease(bucket, monkeypatch):
+    endpoint = {"endpoint_url": bucket[0]["AWS_ENDPOINT_URL"], "key": "test", "secret": "test"}
+    # fsspec keeps file systems by their options, and an address in the environment is none.
+    monkeypatch.setitem(fsspec.config.conf, "s3", endpoint)
     for name, value in bucket[0].items():
         monkeypatch.setenv(name, value)
     fsspec.get_filesystem_class("s3").clear_instance_cache()
