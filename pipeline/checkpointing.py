@@ -23,9 +23,10 @@ from safetensors import SafetensorError
 from safetensors.torch import load
 from torch import Tensor
 
-from pipeline.disk_space import NO_ROOM, DiskFullError, check_room, disk_full
+from pipeline.disk_space import DiskFullError, check_room, disk_full
 from pipeline.failpoints import reach
 from pipeline.host_copy import refuse_not_finite
+from pipeline.local_files import NO_ROOM
 from pipeline.storage import Folder
 
 logger = logging.getLogger(__name__)

@@ -3,13 +3,9 @@
 import errno
 import os
 import resource
-import shutil
-from pathlib import Path
 
+from pipeline import local_files
 from pipeline.storage import Folder
-
-# A full disk, a quota that is used up, a limit on the size of one file.
-NO_ROOM = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
 
 
 class DiskFullError(OSError):
@@ -18,12 +14,7 @@ class DiskFullError(OSError):
 
 def free_bytes(folder: Folder) -> int | None:
     """Return the bytes that can still be written to a folder; None in a bucket."""
-    if not folder.is_local:
-        return None
-    place = Path(folder.path)
-    while not place.exists():
-        place = place.parent
-    return shutil.disk_usage(place).free
+    return local_files.free_bytes(folder.path) if folder.is_local else None
 
 
 def check_room(folder: Folder, size: int, what: str) -> None:

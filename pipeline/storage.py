@@ -14,23 +14,21 @@ import json
 import os
 import re
 import secrets
-import stat
 import threading
 import uuid
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
-from typing import IO, TYPE_CHECKING, Any
+from typing import IO, Any
 
 import fsspec
 from fsspec.implementations.local import LocalFileSystem
 
+from pipeline.byte_ranges import ByteRanges
 from pipeline.failpoints import reach
-
-if TYPE_CHECKING:
-    from _typeshed import WriteableBuffer
+from pipeline.local_files import NO_ROOM, link, no_room, walk
 
 PROBE_LIMIT_S = 10.0
-_NO_ROOM = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 
 
 def absolute(location: str, option: str = "path") -> str:
@@ -124,7 +122,7 @@ class Folder:
         `inside` refuses it.
         """
         if self.is_local:
-            yield from self._local_files()
+            yield from walk(self.path)
         elif self.is_s3:
             yield from ((name, size) for name, size in self._s3_entries() if name[-1:] != "/")
         else:
@@ -244,7 +242,7 @@ class Folder:
         size = self.size(name)
         if size is None:
             raise FileNotFoundError(errno.ENOENT, "no such file", f"{self}/{name}")
-        return io.BufferedReader(_Ranges(self, name, size), 2**16)
+        return io.BufferedReader(ByteRanges(partial(self.read, name), size), 2**16)
 
     def write(self, name: str, content: bytes) -> str:
         """Write a whole file atomically and return its sha256.
@@ -280,7 +278,7 @@ class Folder:
             try:
                 if self.is_local:
                     with self._temporary(name, content) as temporary:
-                        return _link(temporary, self.file(name), content)
+                        return link(temporary, self.file(name), content)
                 self._asked(
                     lambda: self.fs.pipe_file(self.file(name), content, mode="create"),
                 )
@@ -352,25 +350,11 @@ class Folder:
                 if isinstance(error, FileExistsError):
                     raise
                 raise explained(error, doing, address) from error
-            if isinstance(error, OSError) and error.errno in _NO_ROOM:
-                raise OSError(error.errno, self._no_room(error, doing, address, size)) from error
+            if isinstance(error, OSError) and error.errno in NO_ROOM:
+                raise OSError(
+                    error.errno, no_room(error, doing, address, self.path, size)
+                ) from error
             raise
-
-    def _no_room(self, error: OSError, doing: str, address: str, size: int) -> str:
-        """Say how many bytes are needed and how many there are."""
-        place = self.path
-        while not os.path.isdir(place) and place != os.path.dirname(place):
-            place = os.path.dirname(place)
-        disk = os.statvfs(place)
-        room = f"{disk.f_bavail * disk.f_frsize:,} bytes are free"
-        if error.errno == errno.EDQUOT:
-            room += " on the disk, but not in your quota"
-        if error.errno == errno.EFBIG:
-            room += " on the disk, but a file may not grow so large (ulimit -f)"
-        return (
-            f"{error.strerror}: {doing} {address} needs {size:,} bytes, and {room}. "
-            "Make room there, or name a folder on another disk."
-        )
 
     @contextlib.contextmanager
     def _temporary(self, name: str, content: bytes) -> Iterator[str]:
@@ -405,81 +389,6 @@ class Folder:
             for entry in page.get("Contents", ()):
                 if entry["Key"][prefix:]:  # the empty object that some tools make as a folder
                     yield entry["Key"][prefix:], int(entry["Size"])
-
-    def _local_files(self) -> Iterator[tuple[str, int]]:
-        open_folders: list[tuple[str, Iterator[os.DirEntry[str]]]] = []
-        try:
-            open_folders.append(("", os.scandir(self.path)))
-        except FileNotFoundError:
-            return
-        while open_folders:
-            below, entries = open_folders[-1]
-            entry = next(entries, None)
-            if entry is None:
-                open_folders.pop()
-                continue
-            name = below + entry.name
-            with contextlib.suppress(FileNotFoundError):  # deleted while we look
-                if entry.is_dir(follow_symlinks=False):
-                    open_folders.append((f"{name}/", os.scandir(entry.path)))
-                elif (size := _file_size(entry)) is not None:
-                    yield name, size
-
-
-class _Ranges(io.RawIOBase):
-    """A file in a bucket, read by ranges."""
-
-    def __init__(self, folder: Folder, name: str, size: int) -> None:
-        super().__init__()
-        self.folder, self.name, self.size, self.position = folder, name, size, 0
-
-    def readable(self) -> bool:
-        return True
-
-    def seekable(self) -> bool:
-        return True
-
-    def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
-        start = {io.SEEK_SET: 0, io.SEEK_CUR: self.position, io.SEEK_END: self.size}[whence]
-        self.position = max(0, start + offset)
-        return self.position
-
-    def readinto(self, buffer: "WriteableBuffer") -> int:
-        view = memoryview(buffer).cast("B")
-        end = min(self.position + len(view), self.size)
-        if end <= self.position:
-            return 0
-        content = self.folder.read(self.name, self.position, end)
-        view[: len(content)] = content
-        self.position += len(content)
-        return len(content)
-
-
-def _file_size(entry: os.DirEntry[str]) -> int | None:
-    """Return the size of what an entry leads to in bytes; None if that is not a file."""
-    try:
-        found = entry.stat()
-    except OSError:
-        return 0 if entry.is_symlink() else None  # leads nowhere, or in a circle
-    return found.st_size if stat.S_ISREG(found.st_mode) else None
-
-
-def _link(temporary: str, target: str, content: bytes) -> bool:
-    """Give a finished file its name, unless the name is taken."""
-    try:
-        os.link(temporary, target)
-    except FileExistsError:
-        # NFS may do it and lose the answer; then the file has its two names.
-        return os.stat(temporary).st_nlink == 2
-    except OSError as error:
-        if error.errno not in {errno.EPERM, errno.ENOTSUP, errno.ENOSYS, errno.EMLINK}:
-            raise
-        # A disk without links: exclusive all the same, but seen while it is written.
-        with open(target, "xb") as stream:
-            stream.write(content)
-            stream.flush()
-            os.fsync(stream.fileno())
-    return True
 
 
 def _shown(address: str) -> str:
