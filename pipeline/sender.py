@@ -16,6 +16,7 @@ import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
 
+from pipeline.lock import FolderInUseError, Lock
 from pipeline.mlflow_run import (
     UPLOAD_TIMEOUT_S,
     GoneError,
@@ -30,7 +31,6 @@ from pipeline.run_record import read_record, update_record
 from pipeline.spool import RECORDS, SPOOL, Entry, Position, Record, Spool, read
 from pipeline.storage import Folder
 from pipeline.tracking import START
-from pipeline.turn import Turn
 
 logger = logging.getLogger(__name__)
 
@@ -265,12 +265,10 @@ def _is_of(lane: str, record: Record | None) -> bool:
     return (record is None or record["kind"] in VALUES) == (lane == "values")
 
 
-class BusyError(UnavailableError):
-    """Another process sends the records of the run."""
-
-
 class Sender(threading.Thread):
     """Delivers while training goes on, and tries again, ever less often, where that fails.
+
+    One process at a time may send: the one that has the run's lock.
 
     Args:
         run: Folder of the run.
@@ -288,7 +286,6 @@ class Sender(threading.Thread):
         self._tell = tell or (lambda line: None)
         self._ending = threading.Event()
         self._awake = threading.Event()
-        self._turn = Turn(run / SPOOL)
 
     def run(self) -> None:
         """Deliver until the end; the work of the thread."""
@@ -297,8 +294,6 @@ class Sender(threading.Thread):
         while not self.delivery.stopped.is_set():
             ending = self._ending.is_set()  # before the look, which sees all that was told by then
             try:
-                if not self._turn.take():
-                    raise BusyError("another process is sending the records of this run")
                 self.delivery.deliver()
             except Exception as error:  # whatever it is, it must not end what is measured
                 if self.problem is None and not isinstance(error, UnavailableError):
@@ -314,7 +309,6 @@ class Sender(threading.Thread):
                     break
             self._awake.wait(pause_s)
             self._awake.clear()
-        self._turn.give_back()
 
     def close(self) -> dict[str, int]:
         """Wait for what is left to be sent, for as long as it goes on.
@@ -337,7 +331,7 @@ class Sender(threading.Thread):
 
     def _failed(self, error: Exception) -> None:
         first, self.problem = self.problem is None, str(error)
-        if first and not isinstance(error, BusyError):
+        if first:
             self._tell(
                 f"MLflow at {redacted(self.delivery.uri)} does not answer; training goes on, and "
                 f"what is measured is kept in {self.delivery.spool}. It is sent as soon as MLflow "
@@ -354,12 +348,16 @@ def send_rest(run: Folder, uri: str) -> Sender:
     """Send what a run that is not being trained still has, and return when that ends.
 
     Returns:
-        The sender, which knows how it went.
+        The sender, which knows how it went; if another process has the run, that one sends.
     """
     sender = Sender(run, uri)
     if any(sender.delivery.left().values()):
-        sender.start()
-        sender.close()
+        try:
+            with Lock(run, "send"):
+                sender.start()
+                sender.close()
+        except FolderInUseError as error:
+            sender.problem = str(error)
     return sender
 
 

@@ -1,4 +1,4 @@
-"""What is kept before it is sent: order, ends, torn lines, full disks, buckets, turns."""
+"""What is kept before it is sent: order, ends, torn lines, full disks, buckets."""
 
 import json
 import resource
@@ -12,7 +12,6 @@ import pytest
 from pipeline.redaction import redacted
 from pipeline.spool import Spool, read
 from pipeline.storage import Folder
-from pipeline.turn import Turn
 
 
 def steps(folder: Folder, position=None) -> list[int]:
@@ -92,18 +91,8 @@ def test_no_password_is_kept(tmp_path):
     )
 
 
-def test_one_process_at_a_time_has_the_turn(tmp_path):
-    first, second = Turn(Folder(str(tmp_path))), Turn(Folder(str(tmp_path)))
-
-    assert first.take()
-    assert first.take()
-    assert not second.take()
-    first.give_back()
-    assert second.take()
-
-
 @pytest.mark.slow
-def test_in_a_bucket_records_are_objects_and_the_turn_is_a_lease(bucket, monkeypatch):
+def test_in_a_bucket_records_are_objects(bucket, monkeypatch):
     endpoint = {"endpoint_url": bucket[0]["AWS_ENDPOINT_URL"], "key": "test", "secret": "test"}
     # fsspec keeps file systems by their options, and an address in the environment is none.
     monkeypatch.setitem(fsspec.config.conf, "s3", endpoint)
@@ -127,8 +116,3 @@ def test_in_a_bucket_records_are_objects_and_the_turn_is_a_lease(bucket, monkeyp
     found = list(read(folder, {}))
     assert [entry.record["step"] for entry in found] == [1, 2, 3]
     assert steps(folder, {found[1].writer: list(found[1].end)}) == [3]
-    first, second = Turn(folder / "turns"), Turn(folder / "turns")
-    assert first.take()
-    assert not second.take()
-    first.give_back()
-    assert second.take()
