@@ -6,6 +6,7 @@ double. The copy in validation stays, so that a published validation set stays w
 
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
+from functools import lru_cache
 
 import numpy as np
 import pyarrow as pa
@@ -36,7 +37,7 @@ class Repeats:
 
 
 def find_repeats(folder: Folder, parts: Sequence[Part], *, across: bool) -> list[Repeats]:
-    """Find pictures that occur more than once; holds some 50 bytes for each picture.
+    """Find pictures that occur more than once; holds the digests, some 50 bytes a picture.
 
     Args:
         folder: The dataset's.
@@ -47,25 +48,31 @@ def find_repeats(folder: Folder, parts: Sequence[Part], *, across: bool) -> list
     found: list[Repeats] = []
     for group in [splits] if across else [[split] for split in splits]:
         ordered = [part for split in group for part in parts if part.split == split]
-        tables = [_read(folder, part) for part in ordered]
-        together = pa.concat_tables(tables).combine_chunks()
-        codes = together["digest"].combine_chunks().dictionary_encode().indices.to_numpy()
+        columns = [_column(folder, part, "digest") for part in ordered]
+        starts = np.concatenate([[0], np.cumsum([len(column) for column in columns])])
+        codes = pa.concat_arrays(columns).dictionary_encode().indices.to_numpy()
+        del columns
         _, first = np.unique(codes, return_index=True)
         first_of = first[codes]
-        start = 0
-        for part, table in zip(ordered, tables, strict=True):
-            mine = first_of[start : start + len(table)]
-            rows = np.flatnonzero(mine != np.arange(start, start + len(table)))
+
+        @lru_cache(maxsize=8)
+        def ids(number: int, ordered: list[Part] = ordered) -> pa.Array:
+            return _column(folder, ordered[number], "id")
+
+        for part, start, end in zip(ordered, starts[:-1], starts[1:], strict=True):
+            rows = np.flatnonzero(first_of[start:end] != np.arange(start, end))
             if len(rows):
-                firsts = [together["id"][int(n)].as_py() for n in mine[rows]]
+                repeated = first_of[start:end][rows]
+                numbers = np.searchsorted(starts, repeated, side="right") - 1
+                places = zip(numbers.tolist(), (repeated - starts[numbers]).tolist(), strict=True)
+                firsts = [ids(number)[row].as_py() for number, row in places]
                 found.append(Repeats(part, rows.tolist(), firsts))
-            start += len(table)
     return found
 
 
-def _read(folder: Folder, part: Part) -> pa.Table:
+def _column(folder: Folder, part: Part, name: str) -> pa.Array:
     with folder.open(part.shard) as stream:
-        return pq.read_table(stream, columns=["id", "digest"])
+        return pq.read_table(stream, columns=[name])[name].combine_chunks()
 
 
 class DropRepeats:

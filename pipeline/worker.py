@@ -120,7 +120,7 @@ def _train(
     last = config.steps(plan.images)
     reporter = Reporter(config, job, dataset, device) if collective.rank() == 0 else None
     if reporter:
-        say(exactness)
+        say(f"  {exactness}")
     if reporter and step == 0:
         reporter.sample(gan, 0)
 

@@ -10,6 +10,16 @@ from pipeline import decoder as decoder_rules
 from pipeline.captions import JOINERS, clean_caption
 from pipeline.decoder import Decoder
 from pipeline.images import RejectedError
+from pipeline.manifest import (
+    MANIFEST,
+    SCHEMA_VERSION,
+    Encoder,
+    Manifest,
+    Shard,
+    TransformRecord,
+    read_manifest,
+)
+from pipeline.storage import Folder
 from tests.conftest import encoded, photo
 from tests.corpus import Refused, images
 
@@ -95,3 +105,62 @@ def test_any_caption_becomes_one_clean_line_or_is_refused(text):
     assert cleaned == unicodedata.normalize("NFC", cleaned) == " ".join(cleaned.split())
     assert all(unicodedata.category(c)[0] != "C" for c in cleaned if c not in JOINERS)
     assert clean_caption(cleaned) == cleaned == clean_caption(cleaned.encode())
+
+
+MANIFEST_BYTES = Manifest(
+    schema_version=SCHEMA_VERSION,
+    source={"name": "coco", "root": "/data"},
+    fingerprint="0" * 64,
+    options={"image_size": 64},
+    cache_size=76,
+    mirrors=True,
+    encoder=Encoder(name="minilm", sha256="0" * 64, dim=384),
+    transform=TransformRecord(kind="whiten", dim=96, sha256="0" * 64),
+    overlapping_splits=False,
+    splits={
+        "train": (
+            Shard(
+                file="train/part-00000.parquet",
+                rows=3,
+                row_groups=(2, 1),
+                bytes=1000,
+                sha256="0" * 64,
+                seen=4,
+                captions=6,
+                reasons={"IMG_CORRUPT": 1},
+            ),
+        ),
+        "validation": (),
+    },
+    seen=4,
+    written=3,
+    rejected=1,
+    captions=6,
+).model_dump_json(indent=1)
+
+
+@FUZZ
+@given(data=st.data())
+def test_any_manifest_is_read_or_refused_with_its_place(data, tmp_path_factory):
+    content = bytearray(MANIFEST_BYTES.encode())
+    for _ in range(data.draw(st.integers(1, 3))):
+        place = data.draw(st.integers(0, max(0, len(content) - 1)))
+        match data.draw(st.sampled_from(["flip", "cut", "text"])):
+            case "flip" if content:
+                content[place] ^= data.draw(st.integers(1, 255))
+            case "cut":
+                del content[place:]
+            case "text":
+                content[place:place] = data.draw(st.text(max_size=20)).encode()
+    folder = Folder(str(tmp_path_factory.getbasetemp() / "fuzzed-manifest"))
+    folder.write(MANIFEST, bytes(content))
+
+    assert manifest_outcome(folder) in {"read", "refused with its place"}
+
+
+def manifest_outcome(folder: Folder) -> str:
+    try:
+        read_manifest(folder)
+    except ValueError as refusal:
+        return "refused with its place" if str(folder) in str(refusal) else str(refusal)
+    return "read"
