@@ -4,6 +4,7 @@ from typing import Annotated, Any, Literal, Self
 
 from pydantic import Field, ValidationError, model_validator
 
+from pipeline.batches import ReaderName
 from pipeline.precision import Precision
 from pipeline.settings import Settings
 from ratgan.attention import AttentionKind
@@ -20,6 +21,10 @@ class DataConfig(Settings):
     """Prepared dataset: a folder or bucket address that jobs/prepare.py wrote."""
     flip: bool = True
     """Mirror half of the images. Not for captions that say left and right."""
+    reader: ReaderName = "auto"
+    """How images come to a worker; always the same ones. resident: from its memory, where it holds
+    all of them decoded; threads: its own threads read and decode; ray: any CPU of the cluster does.
+    auto: resident where that takes at most a quarter of the free memory, else threads."""
     decode_threads: PositiveInt = 2
     """Threads of each worker that decode images."""
 
@@ -212,6 +217,7 @@ RESUMABLE_CHANGES = frozenset(
         "health.rollbacks",
         "data.path",
         "data.decode_threads",
+        "data.reader",
         "held_out",
         "tracking.experiment",
     }

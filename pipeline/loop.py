@@ -11,9 +11,10 @@ import torch
 from torch import Tensor
 
 from pipeline import collective
+from pipeline.batches import Batch, BatchReader
 from pipeline.checkpointing import PREFIX, STATE, newest_checkpoint
 from pipeline.config import RunConfig, refuse_changes
-from pipeline.dataset import Batch, PreparedDataset, prefetch
+from pipeline.dataset import PreparedDataset
 from pipeline.plan import Plan
 from pipeline.progress import say
 from pipeline.safe_loading import refuse_unsafe_loading
@@ -125,29 +126,26 @@ def _rounding_changes(before: dict[str, Any]) -> str:
     )
 
 
-def stream(
+def reader(
     config: RunConfig,
     dataset: PreparedDataset,
     plan: Plan,
     *,
-    first_step: int,
-    last_step: int,
     image_size: int,
     captions: bool,
-) -> Iterator[Batch]:
-    """Stream this worker's share of the batches, some of them prepared ahead."""
-    return prefetch(
-        dataset.batches(
-            plan,
-            rank=collective.rank(),
-            world=collective.world(),
-            first_step=first_step,
-            last_step=last_step,
-            image_size=image_size,
-            flip=config.data.flip,
-            threads=config.data.decode_threads,
-            captions=captions,
-        )
+) -> BatchReader:
+    """Make what brings this worker its share of the batches."""
+    return BatchReader(
+        dataset,
+        plan,
+        rank=collective.rank(),
+        world=collective.world(),
+        holders=ray.train.get_context().get_local_world_size(),
+        image_size=image_size,
+        flip=config.data.flip,
+        threads=config.data.decode_threads,
+        captions=captions,
+        reader=config.data.reader,
     )
 
 

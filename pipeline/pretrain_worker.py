@@ -17,11 +17,12 @@ from safetensors.torch import save
 from torch import Tensor
 
 from pipeline import collective
+from pipeline.batches import Batch, prefetch
 from pipeline.checkpointing import Score, read_tensors
-from pipeline.dataset import Batch, PreparedDataset
+from pipeline.dataset import PreparedDataset
 from pipeline.failpoints import reach
 from pipeline.host_copy import Groups, holding
-from pipeline.loop import Interval, Job, begin, resume, run_state, stream
+from pipeline.loop import Interval, Job, begin, reader, resume, run_state
 from pipeline.moments import moments, restore_moments
 from pipeline.plan import Plan
 from pipeline.pretrain_config import PretrainConfig
@@ -86,15 +87,8 @@ def _pretrain(
     step = resume(config, saver.root, device, lambda folder: restore(folder, pair))
     last = config.steps(plan.images)
     tracker = Tracker(Folder(job.run)) if collective.rank() == 0 else None
-    batches = stream(
-        config,
-        dataset,
-        plan,
-        first_step=step,
-        last_step=last,
-        image_size=config.pair.image_size,
-        captions=True,
-    )
+    incoming = reader(config, dataset, plan, image_size=config.pair.image_size, captions=True)
+    batches = prefetch(incoming.batches(step, last), device)
     interval, stopping = Interval(step), False
     while step < last and not stopping:
         batch = interval.wait_for(batches)

@@ -17,10 +17,11 @@ from PIL import Image
 from torch import Tensor
 
 from pipeline import collective, memory, precision
+from pipeline.batches import Batch, prefetch
 from pipeline.checkpointing import STATE
 from pipeline.compiling import compile_blocks
 from pipeline.config import TrainConfig
-from pipeline.dataset import Batch, Example, PreparedDataset
+from pipeline.dataset import Example, PreparedDataset
 from pipeline.failpoints import reach
 from pipeline.gan_checkpoint import gan_files, gan_tensors, restore
 from pipeline.health import (
@@ -29,7 +30,7 @@ from pipeline.health import (
     Watch,
     refuse_to_go_back,
 )
-from pipeline.loop import Interval, Job, begin, resume, run_state, stream
+from pipeline.loop import Interval, Job, begin, reader, resume, run_state
 from pipeline.plan import Plan
 from pipeline.progress import duration, say
 from pipeline.saver import Saver
@@ -124,16 +125,17 @@ def _train(
     if reporter and step == 0:
         reporter.sample(gan, 0)
 
+    incoming = reader(
+        config,
+        dataset,
+        plan,
+        image_size=config.model.image_size,
+        captions=config.optim.mismatched == "published",
+    )
+
     def batches_from(step: int) -> Iterator[Batch]:
-        return stream(
-            config,
-            dataset,
-            plan,
-            first_step=step + course.passed_over,
-            last_step=last + course.passed_over,
-            image_size=config.model.image_size,
-            captions=config.optim.mismatched == "published",
-        )
+        passed_over = course.passed_over
+        return prefetch(incoming.batches(step + passed_over, last + passed_over), device)
 
     batches, interval, stopping = batches_from(step), Interval(step), False
     while step < last and not stopping:
