@@ -12,6 +12,8 @@ import yaml
 from pydantic import ValidationError
 
 from pipeline.progress import say
+from pipeline.redaction import redacted_output
+from pipeline.safe_loading import refuse_unsafe_loading
 from pipeline.settings import Settings, explain
 
 Config = TypeVar("Config", bound=Settings)
@@ -32,7 +34,18 @@ def run(job: Callable[[Config], Any], config_type: type[Config], preset: str | N
     common.add_argument("--print-config", action="store_true")
     common.add_argument("--debug", action="store_true")
     options, flags = common.parse_known_args()
+    with redacted_output():
+        _run(job, config_type, options, flags)
+
+
+def _run(
+    job: Callable[[Config], Any],
+    config_type: type[Config],
+    options: argparse.Namespace,
+    flags: list[str],
+) -> None:
     try:
+        refuse_unsafe_loading()
         config = parse(config_type, flags, options.preset)
         if options.print_config:
             say(yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False))

@@ -17,6 +17,7 @@ from pipeline.config import RunConfig, refuse_changes
 from pipeline.dataset import PreparedDataset
 from pipeline.plan import Plan
 from pipeline.progress import say
+from pipeline.redaction import redact_logs
 from pipeline.safe_loading import refuse_unsafe_loading
 from pipeline.session import settle
 from pipeline.storage import Folder
@@ -52,6 +53,7 @@ def begin(fields: dict[str, Any], config_type: type[Config]) -> tuple[Job, Confi
     Returns:
         The job, its options, and the device to train on.
     """
+    redact_logs()
     refuse_unsafe_loading()
     job = Job(**fields)
     refuse_skew(job.versions)

@@ -37,7 +37,9 @@ def explained(
     """
     try:
         yield
-    except torch.OutOfMemoryError as error:
+    except (torch.OutOfMemoryError, MemoryError, RuntimeError) as error:
+        if not _is_lack_of_memory(error):
+            raise
         share = batch_size // workers
         smaller = smaller_parts(share, accumulate)
         raise ValueError(
@@ -66,6 +68,12 @@ def smaller_parts(share: int, accumulate: int) -> int | None:
     return next(
         (n for n in range(1, share + 1) if share % n == 0 and 2 * share // n <= largest), None
     )
+
+
+def _is_lack_of_memory(error: Exception) -> bool:
+    # On a CPU torch has no type of its own for it.
+    ours = isinstance(error, torch.OutOfMemoryError | MemoryError)
+    return ours or "DefaultCPUAllocator: can't allocate memory" in str(error)
 
 
 def _use(device: torch.device) -> str:

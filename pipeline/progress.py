@@ -3,6 +3,8 @@
 import sys
 import time
 
+from pipeline.redaction import redacted
+
 
 def duration(seconds: float) -> str:
     """Format seconds as 0:07, 12:05 or 3:02:05."""
@@ -12,8 +14,8 @@ def duration(seconds: float) -> str:
 
 
 def say(text: str) -> None:
-    """Write a line for the person who started the job, at once."""
-    sys.stdout.write(text + "\n")
+    """Write a line for the person who started the job, at once, and no secret."""
+    sys.stdout.write(redacted(text) + "\n")
     sys.stdout.flush()
 
 

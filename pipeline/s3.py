@@ -28,6 +28,8 @@ from botocore.parsers import ResponseParserError  # type: ignore[import-untyped]
 from s3fs import S3FileSystem  # type: ignore[import-untyped]
 from urllib3.exceptions import IncompleteRead
 
+from pipeline.redaction import redacted
+
 logger = logging.getLogger(__name__)
 
 T = TypeVar("T")
@@ -283,7 +285,7 @@ def _short(error: BaseException) -> str:
     """Say an error in a line: the code and words of S3, or those of the exception."""
     found = _client_error(error)
     if found is None:
-        return (str(error) or type(error).__name__).rstrip(".")
+        return redacted(str(error) or type(error).__name__).rstrip(".")
     said = found.response.get("Error", {})
     status = found.response.get("ResponseMetadata", {}).get("HTTPStatusCode", "")
     words = [status, said.get("Code", ""), said.get("Message", "")]

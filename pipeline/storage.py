@@ -12,7 +12,6 @@ import hashlib
 import io
 import json
 import os
-import re
 import secrets
 import threading
 import uuid
@@ -27,6 +26,7 @@ from fsspec.implementations.local import LocalFileSystem
 from pipeline.byte_ranges import ByteRanges
 from pipeline.failpoints import reach
 from pipeline.local_files import NO_ROOM, link, no_room, walk
+from pipeline.redaction import refuse_password
 
 PROBE_LIMIT_S = 10.0
 
@@ -40,9 +40,11 @@ def absolute(location: str, option: str = "path") -> str:
 
     Raises:
         ValueError: If the path is relative and the process runs in the copy of a
-            working folder that a Ray job was submitted with, which is deleted later.
+            working folder that a Ray job was submitted with, which is deleted later;
+            or if an address holds a password, which records and errors would repeat.
     """
     if "://" in location:
+        refuse_password(location, option)
         return location.rstrip("/")
     path = Path(location).expanduser()
     if not path.is_absolute() and "/runtime_resources/working_dir_files/" in f"{Path.cwd()}/":
@@ -185,7 +187,7 @@ class Folder:
         fault = getattr(self.fs, "last_fault", "")
         why = cause or f"no end of it within {limit_s:.0f} s" + f" ({fault})" * bool(fault)
         raise OSError(
-            f"{option}: nothing can be kept in {_shown(self.location)}: {steps[-1]} a probe failed "
+            f"{option}: nothing can be kept in {self}: {steps[-1]} a probe failed "
             f"({why}). Name another folder with --{option}, or see to what it says."
         ) from cause
 
@@ -337,7 +339,7 @@ class Folder:
             name: Of the file.
             size: Bytes to write; with them, "not found" is no missing file.
         """
-        address = _shown(f"{self.location}/{name}".rstrip("/"))
+        address = f"{self.location}/{name}".rstrip("/")
         try:
             yield
         except Exception as error:
@@ -389,8 +391,3 @@ class Folder:
             for entry in page.get("Contents", ()):
                 if entry["Key"][prefix:]:  # the empty object that some tools make as a folder
                     yield entry["Key"][prefix:], int(entry["Size"])
-
-
-def _shown(address: str) -> str:
-    """Leave the password out of an address that has one."""
-    return re.sub(r"://[^/@]*@", "://***@", address)

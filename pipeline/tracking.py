@@ -13,6 +13,7 @@ import uuid
 from pathlib import Path
 from typing import Any
 
+from pipeline.redaction import redacted
 from pipeline.spool import RECORDS, SPOOL, Spool
 from pipeline.storage import Folder
 
@@ -72,7 +73,8 @@ class Tracker:
             "id": uuid.uuid4().hex,
             "experiment": experiment,
             "name": name,
-            "tags": tags,
+            # Of what MLflow finds out by itself: an address of a repository may hold a token.
+            "tags": {key: redacted(value) for key, value in tags.items()},
             "time": _now(),
         }
         (self.run / SPOOL).write_json(START, start)

@@ -20,6 +20,7 @@ from typing import BinaryIO
 ANSWERS = {
     "403": ("403 Forbidden", "AccessDenied", "Access Denied"),
     "404": ("404 Not Found", "NotFound", "Nothing is here."),
+    "429": ("429 Too Many Requests", "TooManyRequests", "Slow down."),
     "500": ("500 Internal Server Error", "InternalError", "We encountered an internal error."),
     "503": ("503 Slow Down", "SlowDown", "Please reduce your request rate."),
 }

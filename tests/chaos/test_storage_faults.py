@@ -2,8 +2,11 @@
 
 import os
 import re
+import subprocess
+import sys
 import threading
 import time
+from pathlib import Path
 
 import fsspec
 import pytest
@@ -12,6 +15,7 @@ from pipeline import s3
 from pipeline.storage import Folder
 from tests.chaos.proxy import ChaosProxy
 
+ROOT = Path(__file__).parents[2]
 CONTENT = bytes(range(256)) * 200
 SECRET = "canary-secret-0123456789"
 
@@ -93,6 +97,14 @@ def test_a_server_that_says_nothing_is_given_up_after_the_time_the_user_set(fold
 
     assert folder.read("model.bin") == CONTENT
     assert 1.0 <= time.monotonic() - started < 5
+
+
+def test_a_slow_server_is_waited_for(folder, proxy):
+    proxy.inject("slow", 3, size=300)  # milliseconds, of the 500 that it is given
+
+    assert folder.read("model.bin") == CONTENT
+    assert folder.names() == ["model.bin"]
+    assert len(proxy.requests) == 2, "nothing was asked twice"
 
 
 def test_a_listing_of_many_pages_survives_a_fault_on_each(folder, proxy, monkeypatch):
@@ -313,6 +325,39 @@ def test_parts_of_a_killed_writer_go_with_the_next_upload_of_the_same_name(folde
     folder.write("large.bin", bytes(11 * 2**20))
 
     assert [each["Key"] for each in pending(folder)] == ["runs/small/large.bin2"]
+
+
+WRITER = """
+import sys
+from pipeline import s3
+from pipeline.storage import Folder
+s3.PART_BYTES = 5 * 2**20
+Folder("s3://lake/runs/small").write("large.bin", bytes(11 * 2**20))
+"""
+
+
+def test_a_writer_killed_in_an_upload_leaves_no_object_and_the_next_one_clears_its_parts(
+    folder, proxy, parts
+):
+    proxy.inject("hang", 1000, when=is_part)
+    keys = {"AWS_ACCESS_KEY_ID": "test", "AWS_SECRET_ACCESS_KEY": "test"}
+    where = {"AWS_ENDPOINT_URL": proxy.url, "AWS_DEFAULT_REGION": "us-east-1"}
+    with subprocess.Popen(
+        [sys.executable, "-c", WRITER], cwd=ROOT, env=os.environ | keys | where
+    ) as writer:
+        deadline = time.monotonic() + 100
+        while not any(map(is_part, proxy.requests)) and time.monotonic() < deadline:
+            time.sleep(0.01)
+        writer.kill()
+    proxy.clear()
+    assert folder.names() == ["model.bin"]
+    assert [each["Key"] for each in pending(folder)] == ["runs/small/large.bin"]
+
+    content = os.urandom(11 * 2**20)
+    folder.write("large.bin", content)
+
+    assert folder.read("large.bin") == content
+    assert pending(folder) == []
 
 
 def test_a_completion_whose_answer_is_lost_still_leaves_the_object(folder, proxy, parts):

@@ -1,10 +1,16 @@
 """What a run says when a step does not fit into memory."""
 
+import subprocess
+import sys
+from pathlib import Path
+
 import pytest
 import torch
 
 from pipeline.config import TrainConfig
 from pipeline.memory import explained, smaller_parts
+
+ROOT = Path(__file__).parents[2]
 
 
 @pytest.mark.parametrize(
@@ -35,6 +41,26 @@ def test_lack_of_memory_says_how_to_train_the_same_batch():
         explained(batch_size=48, workers=2, accumulate=2, device=torch.device("cpu")),
     ):
         raise torch.OutOfMemoryError("CUDA out of memory.")
+
+
+LIMITED = """
+import resource, torch
+from pipeline.memory import explained
+used = int(open("/proc/self/statm").read().split()[0]) * resource.getpagesize()
+resource.setrlimit(resource.RLIMIT_AS, (used + 2**28, used + 2**28))
+with explained(batch_size=4, workers=1, accumulate=1, device=torch.device("cpu")):
+    torch.zeros(2**28)
+"""
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="the limit is kept on Linux only")
+def test_a_process_that_may_have_no_more_memory_says_so_too():
+    done = subprocess.run(
+        [sys.executable, "-c", LIMITED], cwd=ROOT, capture_output=True, text=True, check=False
+    )
+
+    assert "ValueError: cpu has no memory left" in done.stderr
+    assert "Use --optim.accumulate 2" in done.stderr
 
 
 def test_lack_of_memory_on_a_gpu_says_how_much_is_in_use(monkeypatch):

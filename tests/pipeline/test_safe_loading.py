@@ -1,11 +1,19 @@
-"""An environment that lets torch run code in files is refused."""
+"""No pickle is loaded: refused environments, no such call in the code, none met in a training."""
+
+import ast
+import sys
+from pathlib import Path
 
 import pytest
 
+from pipeline import cli
 from pipeline.config import TrainConfig
 from pipeline.loop import begin
 from pipeline.safe_loading import VARIABLE, refuse_unsafe_loading
 from pipeline.train import train
+
+ROOT = Path(__file__).parents[2]
+ALLOWED = "ratgan/foreign_pickle.py"  # the one place that reads pickles, by an allow-list
 
 
 @pytest.mark.parametrize("value", ["1", "true", "Y"])
@@ -19,6 +27,21 @@ def test_a_start_is_refused_where_torch_would_unpickle_anything(value, monkeypat
     assert not (tmp_path / "runs").exists()
 
 
+def test_every_command_is_refused_there(monkeypatch, capsys):
+    monkeypatch.setenv(VARIABLE, "1")
+    monkeypatch.setattr(sys, "argv", ["job", "--total-steps=1"])
+
+    with pytest.raises(SystemExit) as exit_:
+        cli.run(lambda config: pytest.fail("it ran"), TrainConfig)
+
+    assert exit_.value.code == 2
+    assert f"error: {VARIABLE}=1 makes torch.load run the code" in capsys.readouterr().err
+    jobs = sorted((ROOT / "jobs").glob("*.py"))
+    assert len(jobs) >= 11
+    for job in jobs:
+        assert "from pipeline.cli import run\n" in job.read_text(), f"{job.name} starts otherwise"
+
+
 @pytest.mark.parametrize("value", [None, "", "0"])
 def test_a_usual_environment_is_not(value, monkeypatch):
     monkeypatch.delenv(VARIABLE, raising=False)
@@ -26,3 +49,75 @@ def test_a_usual_environment_is_not(value, monkeypatch):
         monkeypatch.setenv(VARIABLE, value)
 
     refuse_unsafe_loading()
+
+
+READERS = {"pickle", "_pickle", "cPickle", "cloudpickle", "dill", "joblib", "marshal", "shelve"}
+# Calls by their last two names, and what they must say to be harmless; None: nothing would do.
+CALLS = {
+    "torch.load": "weights_only=True",
+    "np.load": "allow_pickle=False",
+    "numpy.load": "allow_pickle=False",
+    **dict.fromkeys(["hub.load", "jit.load", "yaml.load", "yaml.full_load", "yaml.unsafe_load"]),
+}
+ANYWHERE = {"read_pickle", "Unpickler"}  # whatever they are called on
+ALONE = {"eval", "exec"}  # `network.eval()` is another one
+
+
+def unsafe(source: str) -> list[str]:
+    """Name each line of a program that could run the code in a file it reads."""
+    found = []
+    for node in ast.walk(ast.parse(source)):
+        bad = False
+        if isinstance(node, ast.Import):
+            bad = any(alias.name.split(".")[0] in READERS for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            module = (node.module or "").split(".")[0]
+            loads = any(alias.name == "load" for alias in node.names)
+            bad = module in READERS or (loads and module in ("torch", "numpy", "yaml"))
+        elif isinstance(node, ast.Call):
+            names = ast.unparse(node.func).split(".")
+            said = {ast.unparse(keyword) for keyword in node.keywords}
+            call = ".".join(names[-2:])
+            bad = names[-1] in ANYWHERE or (len(names) == 1 and names[0] in ALONE)
+            bad |= call in CALLS and CALLS[call] not in said
+        if bad:
+            found.append(f"line {node.lineno}: {ast.unparse(node)}")
+    return found
+
+
+def test_no_code_outside_of_one_file_reads_pickles():
+    files = [
+        file
+        for folder in ("ratgan", "pipeline", "jobs", "benchmarks", "cluster")
+        for file in sorted((ROOT / folder).rglob("*.py"))
+    ]
+
+    found = {
+        str(file.relative_to(ROOT)): lines for file in files if (lines := unsafe(file.read_text()))
+    }
+
+    assert len(files) > 110
+    assert found.keys() == {ALLOWED}, found
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        "import pickle",
+        "from cloudpickle import loads",
+        "from torch import load",
+        "torch.load(path)",
+        "torch.load(path, weights_only=False)",
+        "torch.load(path, weights_only=flag)",
+        "np.load(path)",
+        "numpy.load(path, allow_pickle=True)",
+        "yaml.load(text, yaml.Loader)",
+        "pandas.read_pickle(path)",
+        "torch.hub.load(name)",
+        "torch.jit.load(path)",
+        "eval(text)",
+    ],
+)
+def test_such_a_line_would_be_found(line):
+    assert unsafe(f"import os\n{line}") != []
+    assert not unsafe("torch.load(p, weights_only=True); yaml.safe_load(t); network.eval()")

@@ -12,7 +12,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
-from pipeline.storage import Folder, _shown, absolute
+from pipeline.storage import Folder, absolute
 
 
 def test_what_is_written_is_read_and_hashed(tmp_path):
@@ -211,6 +211,30 @@ def test_an_open_file_is_read_here_and_there(tmp_path):
         assert stream.read() == b"789"
 
 
-def test_a_password_in_an_address_is_not_shown():
-    assert _shown("sftp://me:secret@host/a@b") == "sftp://***@host/a@b"
-    assert _shown("s3://bucket/a@b") == "s3://bucket/a@b"
+@pytest.mark.parametrize(
+    "address",
+    [
+        "sftp://me:hush@host/a",
+        "ftp://me:hu@sh@host:21/a",
+        "s3://AKIAEXAMPLE:hush@lake/runs",
+        "s3://AKIAEXAMPLE:hu/sh@lake/runs",
+    ],
+)
+def test_an_address_with_a_password_is_refused_and_not_repeated(address):
+    with pytest.raises(ValueError, match=r"output: .*://… came with a password in") as refusal:
+        absolute(address, "output")
+
+    assert "hu" not in str(refusal.value)
+    with pytest.raises(ValueError, match="password"):
+        Folder(address)
+
+
+def test_an_address_without_a_password_is_none():
+    addresses = [
+        "s3://lake/a@b:c",
+        "s3://arn:aws:s3:eu-west-1:123456789012:accesspoint/mine/runs",
+        "ftp://host:21/a",
+        "sftp://me@host/a",
+    ]
+
+    assert [absolute(address) for address in addresses] == addresses
