@@ -67,7 +67,7 @@ def main() -> None:
         work: dict[str, list[float]] = {name: [] for name in passes}
         for number in range(rounds + 1):
             for name, each in passes.items():
-                rate, cpu = _time(each())
+                rate, cpu = _time(each)
                 if number:  # the first pass starts processes and fills memory
                     rates[name].append(rate)
                     work[name].append(cpu)
@@ -200,11 +200,10 @@ def _sentence(captions: list[float], dim: int) -> Tensor:
     return torch.tensor(captions[choice : choice + dim])
 
 
-def _time(batches: Iterator[Pair]) -> tuple[float, float]:
-    """Take all batches; return images per second after the first, and CPU seconds per 1,000."""
-    next(batches)
+def _time(start: Callable[[], Iterator[Pair]]) -> tuple[float, float]:
+    """Start a pass and take all its batches; return images a second, CPU seconds per 1,000."""
     started, cpu, count = time.perf_counter(), cpu_seconds(), 0
-    for images, _ in batches:
+    for images, _ in start():
         count += len(images)
     return count / (time.perf_counter() - started), 1000 * (cpu_seconds() - cpu) / count
 

@@ -155,7 +155,8 @@ class BatchReader:
         key = int(rows.image_keys[row]) & 0x7FFFFFFFFFFFFFFF
         rng = np.random.default_rng([self.plan.seed, epoch, key, CROP_AND_FLIP])
         image, size = rows.image(row), self.image_size
-        top, left = rng.integers(0, image.shape[-1] - size + 1, 2)
+        places = image.shape[-1] - size + 1
+        top, left = rng.integers(places), rng.integers(places)
         image = image[:, top : top + size, left : left + size]
         place[:] = image[..., ::-1] if rng.random() < 0.5 and self.flip else image
         start, end = rows.starts[row : row + 2]
