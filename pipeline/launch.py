@@ -6,7 +6,6 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
-import ray
 import torch
 from ray.train import LoggingConfig, RunConfig, ScalingConfig
 from ray.train.torch import TorchConfig, TorchTrainer
@@ -24,7 +23,7 @@ from pipeline.redaction import redacted
 from pipeline.run_record import read_record, update_record
 from pipeline.safe_loading import refuse_unsafe_loading
 from pipeline.sender import Sender, send_rest, what_is_left
-from pipeline.session import connect, usable_cpus
+from pipeline.session import connect, obtainable, usable_cpus
 from pipeline.spool import SPOOL
 from pipeline.stopping import StoppedError, StopRequests
 from pipeline.storage import Folder, absolute
@@ -258,7 +257,7 @@ def _connect(config: options.RunConfig, batch: int) -> tuple[int, bool]:
         )
     expected = torch.cuda.device_count() if config.workers is None else config.workers
     connect(cpus=expected + 1)
-    gpus = int(ray.cluster_resources().get("GPU", 0))
+    gpus = obtainable("GPU")
     workers = gpus if config.workers is None else config.workers
     if 0 < gpus < workers:
         raise ValueError(

@@ -2,10 +2,15 @@
 
 import logging
 import os
+import re
 from pathlib import Path
 
 import ray
 from ray.data import DataContext
+
+from pipeline.admission import check_head
+
+GROWS_TO = "RATGAN_CLUSTER_GROWS_TO"
 
 
 def connect(*, cpus: int) -> None:
@@ -16,13 +21,14 @@ def connect(*, cpus: int) -> None:
             least as many; a cluster must have them.
 
     Raises:
-        ConnectionError: If the named cluster cannot be reached.
-        ValueError: If the cluster has fewer CPUs.
+        OSError: If the named cluster cannot be reached, or not with this process' token.
+        ValueError: If the cluster has fewer CPUs and cannot grow to so many.
     """
     settle()
     if not ray.is_initialized():
         address = os.environ.get("RAY_ADDRESS")
         if address:
+            check_head(address)
             ray.init(address=address, logging_level=logging.WARNING)
         else:
             # Ray runs its workers at nice 15. Where the driver trains, they would starve.
@@ -35,12 +41,35 @@ def connect(*, cpus: int) -> None:
                 include_dashboard=True,
                 logging_level=logging.WARNING,
             )
-    available = int(ray.cluster_resources().get("CPU", 0))
+    available = obtainable("CPU")
     if available < cpus:
         raise ValueError(
             f"the Ray cluster has {available} CPUs and this job needs {cpus}: one for each worker "
             "and one that reads data. Use fewer workers (--workers) or a larger cluster."
         )
+
+
+def obtainable(resource: str) -> int:
+    """Return how much of a resource the cluster has, or can grow to.
+
+    What an autoscaler may add is not known to Ray before it is there: the cluster's files say it in
+    `RATGAN_CLUSTER_GROWS_TO`, as CPU=128,GPU=8.
+
+    Args:
+        resource: CPU or GPU.
+
+    Raises:
+        ValueError: If that variable says something else.
+    """
+    now = int(ray.cluster_resources().get(resource, 0))
+    said = os.environ.get(GROWS_TO, "")
+    try:
+        limits = {name: int(count) for name, count in re.findall(r"(\w+)=(\w+)", said)}
+    except ValueError:
+        limits = {}
+    if said and not limits:
+        raise ValueError(f"{GROWS_TO}={said!r} must be like CPU=128,GPU=8.")
+    return max(now, limits.get(resource, 0))
 
 
 def usable_cpus() -> int:
