@@ -13,12 +13,13 @@ from pipeline.admission import check_head
 GROWS_TO = "RATGAN_CLUSTER_GROWS_TO"
 
 
-def connect(*, cpus: int) -> None:
+def connect(*, cpus: int, least: int | None = None) -> None:
     """Join the cluster that `RAY_ADDRESS` names (a submitted job has it set), or start Ray here.
 
     Args:
-        cpus: Logical CPUs the work needs. Ray on this machine is started with at
-            least as many; a cluster must have them.
+        cpus: Logical CPUs the work can use. Ray on this machine is started with at
+            least as many.
+        least: That it needs, which a cluster must have; all of them if not given.
 
     Raises:
         OSError: If the named cluster cannot be reached, or not with this process' token.
@@ -41,11 +42,11 @@ def connect(*, cpus: int) -> None:
                 include_dashboard=True,
                 logging_level=logging.WARNING,
             )
-    available = obtainable("CPU")
-    if available < cpus:
+    available, needed = obtainable("CPU"), least or cpus
+    if available < needed:
         raise ValueError(
-            f"the Ray cluster has {available} CPUs and this job needs {cpus}: one for each worker "
-            "and one that reads data. Use fewer workers (--workers) or a larger cluster."
+            f"the Ray cluster has {available} CPUs and this job needs {needed}: one for each "
+            "worker and one that reads data. Use fewer workers (--workers) or a larger cluster."
         )
 
 
