@@ -1,0 +1,1 @@
+"""Many training runs as one: sweeps over options and ablations, on Ray Tune."""
