@@ -1,5 +1,6 @@
 """What every training job does before and around its workers: check, find, start, record."""
 
+import contextlib
 import os
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -25,7 +26,7 @@ from pipeline.spool import SPOOL
 from pipeline.starting import Work, train_through_losses
 from pipeline.stopping import StoppedError, StopRequests
 from pipeline.storage import Folder, absolute
-from pipeline.tracking import Tracker, git_state, tracking_uri
+from pipeline.tracking import PartOf, Tracker, git_state, tracking_uri
 from pipeline.versions import versions
 
 Config = TypeVar("Config", bound=options.RunConfig)
@@ -130,12 +131,17 @@ def is_finished(start: Launch, result: str) -> bool:
         f"run {name} is finished: {state['step']:,} of {start.total:,} steps. {result}. "
         f"Train on with --extend and a number of {unit}, or start a new run with another --name."
     )
-    _say_what_is_left(start.run, send_rest(start.run, _tracking_uri(start.config)))
+    say_what_is_left(start.run, send_rest(start.run, _tracking_uri(start.config)))
     return True
 
 
 def carry_out(
-    start: Launch, work: Work, hand_over: Callable[[Folder, dict[str, Any], Tracker], None]
+    start: Launch,
+    work: Work,
+    hand_over: Callable[[Folder, dict[str, Any], Tracker], None],
+    *,
+    stop: StopRequests | None = None,
+    part_of: PartOf | None = None,
 ) -> None:
     """Run a function in every worker, then hand over what came of it; all of it recorded.
 
@@ -147,14 +153,17 @@ def carry_out(
         work: What each worker does, given the fields of a `Job`.
         hand_over: Puts the result into the run's folder and into MLflow, given the last
             checkpoint, its state and the run there. Done again if it was cut short.
+        stop: By which a stop may be asked for, beside the signal.
+        part_of: What the run is part of.
 
     Raises:
         StoppedError: If a signal asked for it; the last step is in a checkpoint then.
         ValueError: If another process is at work on the run.
     """
     crew = _connect(start.config, start.batch)
-    with Lock(start.run, "train") as lock, StopRequests(start.run).taken() as stop:
-        _carry_out(start, work, hand_over, crew, lock, stop)
+    requests = stop or StopRequests(start.run)
+    with Lock(start.run, "train") as lock, requests.taken() as stop:
+        _carry_out(start, work, hand_over, crew, lock, stop, part_of)
 
 
 def _carry_out(
@@ -164,10 +173,11 @@ def _carry_out(
     crew: Crew,
     lock: Lock,
     stop: StopRequests,
+    part_of: PartOf | None,
 ) -> None:
     config, run = start.config, start.run
     known = read_record(run).get("mlflow_run_id", "new")
-    tracker = _start_tracking(config, run, start.dataset)
+    tracker = _start_tracking(config, run, start.dataset, part_of)
     uri = _tracking_uri(config)
     say(
         f"run {config.name}: {start.dataset.manifest.rows('train'):,} images of "
@@ -207,7 +217,9 @@ def _carry_out(
         raise KeyboardInterrupt from end
     finally:
         tracker.finish(status)
-        _say_what_is_left(run, sender)
+        with contextlib.suppress(OSError):  # what ended the run matters more
+            update_record(run, status=status)
+        say_what_is_left(run, sender)
 
 
 def _note_extension(start: Launch, tracker: Tracker) -> None:
@@ -237,10 +249,10 @@ def record_afterwards(
     tracker = Tracker(run)
     tracker.metrics(step, values)
     tracker.flush()
-    _say_what_is_left(run, send_rest(run, _tracking_uri(config)))
+    say_what_is_left(run, send_rest(run, _tracking_uri(config)))
 
 
-def _say_what_is_left(run: Folder, sender: Sender) -> None:
+def say_what_is_left(run: Folder, sender: Sender) -> None:
     """Let the sender end, and say what it leaves, if anything."""
     if left := sender.close():
         say(
@@ -294,10 +306,12 @@ def _check_share(batch: int, workers: int) -> None:
         )
 
 
-def _start_tracking(config: options.RunConfig, run: Folder, dataset: PreparedDataset) -> Tracker:
+def _start_tracking(
+    config: options.RunConfig, run: Folder, dataset: PreparedDataset, part_of: PartOf | None
+) -> Tracker:
     """Tell the tracker what run this is, or that it goes on."""
     tracker = Tracker(run)
-    update_record(run, mlflow_uri=redacted(_tracking_uri(config)))
+    update_record(run, mlflow_uri=redacted(_tracking_uri(config)), status="RUNNING")
     if not tracker.is_new():
         tracker.resume()
         return tracker
@@ -317,5 +331,10 @@ def _start_tracking(config: options.RunConfig, run: Folder, dataset: PreparedDat
     tracker.dataset(source, dataset.digest, dataset.folder.location, images)
     tracker.json(config.record(), "config.json")
     tracker.json(dataset.manifest.model_dump(mode="json"), "dataset_manifest.json")
-    tracker.begin(experiment=config.tracking.experiment, name=config.name, tags=context_tags())
+    tracker.begin(
+        experiment=config.tracking.experiment,
+        name=config.name,
+        tags=context_tags(),
+        part_of=part_of,
+    )
     return tracker

@@ -36,6 +36,7 @@ from pipeline.storage import Folder
 from ratgan.text.loading import REQUIREMENTS
 
 OUR_TAG = "ratgan.run"  # holds the id that a run has with us from its start
+PARENT_TAG = "mlflow.parentRunId"  # by it the UI shows a run under another
 MODEL_TAG = "ratgan.model"  # holds the sha256 of the model's files, so that it is logged once
 MAX_PARAM_LENGTH = 6000  # characters; MLflow refuses longer values
 MAX_DIGEST_LENGTH = 36  # characters of a dataset's digest; the whole is in the run's tags
@@ -111,11 +112,14 @@ class MlflowRun:
             runs = client.search_runs([experiment], f"tags.`{OUR_TAG}` = '{start['id']}'")
             if runs:
                 return cls(uri, runs[0].info.run_id)
+            tags = start["tags"] | {OUR_TAG: start["id"]}
+            if parent := start.get("parent"):
+                above = client.search_runs([experiment], f"tags.`{OUR_TAG}` = '{parent}'")
+                if not above:  # it is sent by a process of its own
+                    raise UnavailableError("the run that this one is part of is not there yet")
+                tags[PARENT_TAG] = above[0].info.run_id
             run = client.create_run(
-                experiment,
-                start_time=start["time"],
-                run_name=start["name"],
-                tags=start["tags"] | {OUR_TAG: start["id"]},
+                experiment, start_time=start["time"], run_name=start["name"], tags=tags
             )
             return cls(uri, run.info.run_id)
 

@@ -1,4 +1,4 @@
-"""run.json: what a run keeps of itself, its MLflow run and which step's result is there."""
+"""run.json: what a run keeps of itself: status, MLflow run, which step's result is there."""
 
 import threading
 from typing import Any

@@ -51,7 +51,11 @@ class StopRequests:
     def taken(self) -> Iterator[Self]:
         """Take the signal; it is as before afterwards. Only the main thread can take it."""
         if threading.current_thread() is not threading.main_thread():
-            yield self
+            try:
+                yield self
+            finally:
+                if self.asked:
+                    self.run.delete(REQUEST)
             return
         before = signal.signal(signal.SIGTERM, self._take)
         try:
@@ -60,6 +64,11 @@ class StopRequests:
             signal.signal(signal.SIGTERM, before)
             if self.asked:
                 self.run.delete(REQUEST)
+
+    def request(self) -> None:
+        """Ask for a stop as the signal does, from any thread of this process."""
+        self.asked = True
+        self._write()
 
     def tell_workers(self) -> None:
         """Ask the workers to save the step at hand and stop."""

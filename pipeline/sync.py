@@ -1,6 +1,7 @@
 """Sends to MLflow what runs measured while it did not answer."""
 
 import os
+from collections.abc import Iterator
 
 from pipeline.progress import say
 from pipeline.redaction import redacted
@@ -9,6 +10,7 @@ from pipeline.sender import send_rest, what_is_left
 from pipeline.settings import Settings
 from pipeline.spool import SPOOL
 from pipeline.storage import Folder, absolute
+from pipeline.sweeps.record import STUDY
 from pipeline.tracking import START, tracking_uri
 
 
@@ -30,7 +32,7 @@ def sync(config: SyncConfig) -> None:
         ConnectionError: If something is left all the same.
     """
     place = Folder(absolute(config.run, "run"))
-    runs = [run for run in (place, *(place / name for name in place.names())) if _is_run(run)]
+    runs = [run for run in _places(place) if _is_run(run)]
     if not runs:
         raise ValueError(
             f"run={place} is not the folder of a run and holds none: a run has {SPOOL}/{START}. "
@@ -67,6 +69,15 @@ def address(run: Folder, configured: str | None = None) -> str:
         return tracking_uri(configured, Folder(run.location.rpartition("/")[0]))
     named = os.environ.get("MLFLOW_TRACKING_URI", "")
     return named if redacted(named) == recorded else recorded
+
+
+def _places(place: Folder) -> Iterator[Folder]:
+    """Yield where runs may be; a sweep before its trials, which are recorded under it."""
+    yield place
+    for name in place.names():
+        yield place / name
+        if (place / name).exists(STUDY):
+            yield from (place / name / trial for trial in (place / name).names())
 
 
 def _is_run(folder: Folder) -> bool:

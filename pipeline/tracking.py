@@ -10,6 +10,8 @@ import os
 import subprocess
 import time
 import uuid
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -41,6 +43,19 @@ def tracking_uri(configured: str | None, output: Folder) -> str:
     return f"sqlite:///{output.path}/mlflow.db"
 
 
+@dataclass(frozen=True)
+class PartOf:
+    """What a run is part of: a sweep, for example, under whose run it stands in MLflow.
+
+    Attributes:
+        parent: Our id of the parent's run, as `Tracker.begin` returned it.
+        tags: That the run is created with.
+    """
+
+    parent: str
+    tags: Mapping[str, str] = field(default_factory=dict)
+
+
 class Tracker:
     """One process's side of a run's record; each call adds to the run's spool.
 
@@ -59,13 +74,19 @@ class Tracker:
         """Tell whether the run was never begun."""
         return not (self.run / SPOOL).exists(START)
 
-    def begin(self, *, experiment: str, name: str, tags: dict[str, str]) -> None:
+    def begin(
+        self, *, experiment: str, name: str, tags: dict[str, str], part_of: PartOf | None = None
+    ) -> str:
         """Say what run this is, after all that it starts with was told.
 
         Args:
             experiment: Created if it is not there.
             name: Of the run.
             tags: That it is created with.
+            part_of: What it is part of.
+
+        Returns:
+            Our id of the run, for those that are part of it.
         """
         self.spool.flush()
         start = {
@@ -74,10 +95,15 @@ class Tracker:
             "experiment": experiment,
             "name": name,
             # Of what MLflow finds out by itself: an address of a repository may hold a token.
-            "tags": {key: redacted(value) for key, value in tags.items()},
+            "tags": {
+                key: redacted(value)
+                for key, value in (tags | dict(part_of.tags if part_of else {})).items()
+            },
+            "parent": part_of.parent if part_of else None,
             "time": _now(),
         }
         (self.run / SPOOL).write_json(START, start)
+        return str(start["id"])
 
     def options(self, params: dict[str, object], tags: dict[str, str]) -> None:
         """Tell the resolved options by dotted name, and what else identifies the run."""

@@ -154,10 +154,14 @@ RESUMABLE = frozenset(
         "train.name",
         "train.output",
         "train.workers",
+        "train.min_workers",
         "train.threads",
+        "train.wait_for_room_s",
+        "train.health.hang_s",
         "train.max_restarts",
         "train.keep_checkpoints",
         "train.data.path",
         "train.data.decode_threads",
+        "train.data.reader",
     }
 )

@@ -15,6 +15,8 @@ DECIDED = {
     "name": "trials are named after the sweep",
     "output": "trials lie in the folder of the sweep",
     "workers": "all trials have as many, to be compared",
+    "min_workers": "all trials have as many, to be compared",
+    "extend": "all trials are as long, to be compared",
     "total_steps": "all trials are as long, to be compared",
     "total_epochs": "all trials are as long, to be compared",
     "allow_changes": "it is for resuming",

@@ -11,8 +11,14 @@ from pipeline.prepare import PrepareConfig
 from pipeline.pretrain_config import PretrainConfig
 from pipeline.quickstart import QuickstartConfig
 from pipeline.sources.coco import CocoSource
+from pipeline.sweeps.config import AblateConfig, SweepConfig
 
-CONFIG_TYPES = {"quickstart": QuickstartConfig, "damsm": PretrainConfig}
+CONFIG_TYPES = {
+    "ablate": AblateConfig,
+    "damsm": PretrainConfig,
+    "quickstart": QuickstartConfig,
+    "sweep": SweepConfig,
+}
 
 
 def test_every_preset_is_accepted_and_says_its_source_and_command():
@@ -24,7 +30,7 @@ def test_every_preset_is_accepted_and_says_its_source_and_command():
         assert any("arxiv.org/abs/2204.10482" in line for line in header), path.name
         assert any(line.startswith("# Run: python jobs/") for line in header), path.name
         seen += 1
-    assert seen == 7
+    assert seen == 9
 
 
 def test_flags_win_over_the_preset_and_the_preset_over_defaults():
@@ -85,7 +91,7 @@ def test_unknown_keys_and_bad_values_in_a_preset_are_named(tmp_path):
 
 
 def test_an_unknown_preset_lists_those_there_are():
-    presets = "coco, cub, damsm, damsm_coco, damsm_shapes, oxford102, quickstart"
+    presets = "ablate_shapes, coco, cub, damsm, damsm_coco, damsm_shapes, oxford102, quickstart"
     with pytest.raises(ValueError, match=rf"preset 'imagenet' does not exist.*{presets}"):
         parse(TrainConfig, [], "imagenet")
 
@@ -212,4 +218,4 @@ def test_every_job_is_three_statements_under_its_command():
         assert len(statements) == 1, path.name
         assert all(node.module.startswith("pipeline.") for node in imports), path.name
         seen += 1
-    assert seen == 11
+    assert seen == 13

@@ -1,0 +1,12 @@
+"""What parts of the model are worth: every combination of them, with several seeds, in one table.
+
+python jobs/ablate.py --preset cub --seeds 3
+python jobs/ablate.py --preset cub --space 'model.attention=choice(soft_threshold,softmax,none)'
+"""
+
+from pipeline.cli import run
+from pipeline.sweeps.ablation import ablate
+from pipeline.sweeps.config import AblateConfig
+
+if __name__ == "__main__":
+    run(ablate, AblateConfig, preset="ablate_shapes")

@@ -1,0 +1,292 @@
+"""A study: trials on Ray Tune, each in its record before it starts and after it ends.
+
+Tune places trials on the cluster, ends and restarts them; what it knows is lost with the driver,
+and nothing is read back from it. The same command finds the trials' records and their runs, and
+starts Tune anew with what is left.
+"""
+
+import contextlib
+import os
+import uuid
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from typing import Any
+
+from ray import tune
+from ray.tune.search import Searcher
+
+from pipeline.config import TrainConfig, flatten
+from pipeline.lock import FolderInUseError, Lock
+from pipeline.progress import say
+from pipeline.sender import what_is_left
+from pipeline.starting import RAY_RECORDS
+from pipeline.stopping import StoppedError, StopRequests
+from pipeline.storage import Folder
+from pipeline.sweeps.capacity import Capacity, connect_for
+from pipeline.sweeps.config import RESUMABLE, StudyConfig
+from pipeline.sweeps.parent import ParentRun, settle
+from pipeline.sweeps.proposals import Proposals
+from pipeline.sweeps.record import StudyFolder
+from pipeline.sweeps.schedulers import SCORE, Halving
+from pipeline.sweeps.trial import Plan, TrialRun
+from pipeline.sweeps.watch import Watch
+from pipeline.tracking import tracking_uri
+from pipeline.train import checked
+
+# What Tune would write, look at or print besides; what is kept of trials is in their records.
+QUIET = {
+    "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",
+    "TUNE_DISABLE_STRICT_METRIC_CHECKING": "1",  # a trial reports that it lives, too
+    "TUNE_PRINT_ALL_TRIAL_ERRORS": "0",
+    "TUNE_GLOBAL_CHECKPOINT_S": "3600",
+}
+
+
+@dataclass(frozen=True)
+class Study:
+    """What is to be done.
+
+    Attributes:
+        what: In a word, for people: "sweep".
+        config: Of the study.
+        count: Number of trials.
+        proposals: Choose their values.
+        scheduler: Decides which go on; None lets all.
+        replay: Whether it needs the points of earlier starts again.
+    """
+
+    what: str
+    config: StudyConfig
+    count: int
+    proposals: Proposals
+    scheduler: Any
+    replay: bool = True
+
+    @property
+    def name(self) -> str:
+        """Of the study, and of its folder."""
+        return self.config.name or f"{self.config.train.name}-{self.what}"
+
+
+def carry_out(study: Study, conclude: Callable[[Study, StudyFolder, ParentRun], None]) -> Folder:
+    """Do all trials that are not done yet, then say what came of them.
+
+    Args:
+        study: What is to be done.
+        conclude: Writes tables and pictures, and tells the study's run of them.
+
+    Returns:
+        Folder of the study.
+
+    Raises:
+        ValueError: If the study was begun with other options, cannot be trained at all, or all
+            of its trials failed.
+        StoppedError: If a signal asked for it; the same command goes on.
+    """
+    length = {"total_steps": study.config.steps} if study.config.steps else {}
+    train = checked(study.config.train.model_copy(update=length)).config
+    if not isinstance(train, TrainConfig):
+        raise TypeError(f"a study varies runs of TrainConfig, not of {type(train).__name__}.")
+    uri = tracking_uri(train.tracking.uri, Folder(train.output))
+    folder = StudyFolder(Folder(train.output) / study.name, study.name)
+    with (
+        Lock(folder.folder, study.what) as lock,
+        StopRequests(folder.folder).taken() as stop,
+    ):
+        options = study.config.model_dump(mode="json", exclude={"name", "train"})
+        folder.open({**options, "name": study.name, "train": train.record()}, RESUMABLE)
+        left = _plan(study, folder)
+        parent = ParentRun(folder, train, uri)
+        say(
+            f"{study.what} {study.name}: {study.count} trials, {_already(folder)}in {folder.folder}"
+        )
+        status = "FAILED"
+        try:
+            our_id = parent.begin(_parameters(study), {"study": study.what})
+            watch = Watch(folder, parent, study.config, study.count, study.proposals, stop)
+            if left:
+                capacity = connect_for(
+                    train.workers, train.threads, study.config.concurrent, len(left)
+                )
+                own: dict[str, Any] = {"workers": capacity.workers, "threads": capacity.threads}
+                tracking = train.tracking.model_copy(update={"uri": uri})
+                plan = Plan(
+                    train=train.model_copy(
+                        update=own | {"min_workers": None, "tracking": tracking}
+                    ),
+                    folder=folder.folder.location,
+                    name=study.name,
+                    metric=study.config.metric,
+                    parent=our_id,
+                    varied=tuple(study.config.domains()),
+                    replay=study.replay,
+                )
+                _run(study, folder, left, plan, capacity, watch)
+                lock.check()
+            _settle(folder, uri, send=not parent.sender.problem)
+            _refuse_failure(study, folder, watch)
+            if stop.asked:
+                status = "KILLED"
+                say(f"stopped. The same command goes on with the {study.what}.")
+                raise StoppedError
+            if any(not each.is_done for each in folder.trials.values()):
+                status = "KILLED"
+                raise KeyboardInterrupt
+            conclude(study, folder, parent)
+            status = "FINISHED"
+        finally:
+            parent.finish(status)
+    return folder.folder
+
+
+def _plan(study: Study, folder: StudyFolder) -> list[int]:
+    """Record what trials there are to be, and return the numbers of those that are not done."""
+    for record in folder.trials.values():
+        if record.status == "failed" and study.config.retry_failed:
+            record.status, record.why = "running", ""
+            folder.write(record)
+        if record.is_done:
+            study.proposals.learn(record)
+    if not study.proposals.wait:
+        for number in range(study.count):
+            if number not in folder.trials:
+                folder.add(number, study.proposals.propose(number))
+    if isinstance(study.scheduler, Halving):
+        study.scheduler.remember(each for each in folder.trials.values() if each.is_done)
+    return [
+        number
+        for number in range(max(study.count, len(folder.trials)))
+        if number not in folder.trials or not folder.trials[number].is_done
+    ]
+
+
+def _run(
+    study: Study,
+    folder: StudyFolder,
+    numbers: list[int],
+    plan: Plan,
+    capacity: Capacity,
+    watch: Watch,
+) -> None:
+    """Let Tune run trials until all are done or a stop was asked for."""
+    os.environ |= {name: os.environ.get(name, value) for name, value in QUIET.items()}
+    say(
+        f"  {capacity.concurrent} trials at a time, "
+        f"{f'{capacity.workers} workers each' if capacity.workers else 'each in one process'}"
+    )
+    given = {
+        number: {"number": number, "values": folder.trials[number].values}
+        for number in numbers
+        if number in folder.trials
+    }
+    search: dict[str, Any]
+    if study.proposals.wait:
+        chooser = Chooser(folder, study.proposals, numbers, study.config.mode)
+        search = {"search_alg": chooser, "num_samples": len(numbers)}
+        space = {}
+    else:
+        search = {}
+        space = {"trial": tune.grid_search(list(given.values()))}
+    tuner = tune.Tuner(
+        tune.with_resources(tune.with_parameters(TrialRun, plan=plan), capacity.resources),
+        param_space=space,
+        tune_config=tune.TuneConfig(
+            scheduler=study.scheduler,
+            max_concurrent_trials=capacity.concurrent,
+            trial_name_creator=_tune_name,
+            trial_dirname_creator=_tune_name,
+            **search,
+        ),
+        run_config=tune.RunConfig(
+            name=uuid.uuid4().hex[:8],
+            storage_path=f"{folder.folder}/{RAY_RECORDS}",
+            failure_config=tune.FailureConfig(max_failures=study.config.train.max_restarts),
+            callbacks=[watch],
+            stop=watch.stopper,
+            verbose=0,
+        ),
+    )
+    tuner.fit()
+    (folder.folder / RAY_RECORDS).remove()
+
+
+def _tune_name(trial: Any) -> str:
+    return f"trial-{trial.config['trial']['number']:03d}"
+
+
+class Chooser(Searcher):  # type: ignore[misc]
+    """Chooses the values of a trial when there is room for it, and records them.
+
+    Args:
+        folder: Of the study.
+        proposals: Choose.
+        numbers: Of the trials to start, in order; some may have their values already.
+        mode: Direction of the score.
+    """
+
+    def __init__(
+        self, folder: StudyFolder, proposals: Proposals, numbers: Iterable[int], mode: str
+    ) -> None:
+        super().__init__(metric=SCORE, mode=mode)
+        self.folder, self.proposals, self.numbers = folder, proposals, list(numbers)
+
+    def __getstate__(self) -> dict[str, Any]:  # as of the watch
+        return {}
+
+    def suggest(self, trial_id: str) -> Any:
+        """Return what the next trial is."""
+        if not self.numbers:
+            return Searcher.FINISHED
+        number = self.numbers.pop(0)
+        record = self.folder.trials.get(number) or self.folder.add(
+            number, self.proposals.propose(number)
+        )
+        return {"trial": {"number": number, "values": record.values}}
+
+    def on_trial_complete(
+        self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False
+    ) -> None:
+        """Nothing: the watch tells what a trial came to."""
+
+    def save_to_dir(self, checkpoint_dir: str, session_str: str = "default") -> None:
+        """Nothing: all there is to keep is in the records of the trials."""
+
+
+def _settle(folder: StudyFolder, uri: str, *, send: bool) -> None:
+    """See that MLflow knows how each trial ended; said if it does not."""
+    total: dict[str, int] = {}
+    for record in folder.trials.values():
+        with contextlib.suppress(FolderInUseError):  # still ending: it tells its end itself
+            for lane, count in settle(folder, record, uri, send=send).items():
+                total[lane] = total.get(lane, 0) + count
+    if total:
+        say(
+            f"{what_is_left(total)} of trials are not in MLflow yet; send them with\n"
+            f"  python jobs/sync.py --run {folder.folder}"
+        )
+
+
+def _refuse_failure(study: Study, folder: StudyFolder, watch: Watch) -> None:
+    """Raise what kept all trials from being of use."""
+    failed = [each for each in folder.trials.values() if each.status == "failed"]
+    if watch.hopeless:
+        raise ValueError(f"{study.what} {study.name} cannot compare its trials: {watch.hopeless}")
+    if failed and len(failed) == len(folder.trials):
+        raise ValueError(
+            f"all {len(failed)} trials of {study.name} failed; trial {failed[0].number}: "
+            f"{failed[0].why}\nTry them again with --retry-failed when that is mended."
+        )
+
+
+def _already(folder: StudyFolder) -> str:
+    done = sum(each.is_done for each in folder.trials.values())
+    return f"{done} of them done, " if done else ""
+
+
+def _parameters(study: Study) -> dict[str, object]:
+    """Return the options of the study that its run shows."""
+    config = study.config
+    own = config.model_dump(mode="json", exclude={"train", "name", "retry_failed"})
+    varied = config.domains()
+    shared = {k: v for k, v in flatten(config.train.record()).items() if k not in varied}
+    return {f"{study.what}.{name}": value for name, value in own.items()} | shared

@@ -1,0 +1,80 @@
+"""Options of sweeps and ablations: from flags, presets of sweeps, and presets of trainings."""
+
+import pytest
+
+from pipeline.cli import parse
+from pipeline.sweeps.config import AblateConfig, SweepConfig
+from pipeline.sweeps.sweep import sweep
+
+
+def test_the_preset_of_a_training_is_swept_over_with_flags_for_the_space():
+    flags = ["--space", "optim.generator_lr=loguniform(5e-5,5e-4)"]
+    flags += ["--space", "optim.betas=choice([0.0,0.9],[0.5,0.999])", "--train.optim.batch-size=8"]
+
+    config = parse(SweepConfig, flags, "cub")
+
+    assert config.train.name == "cub-256"
+    assert config.train.optim.batch_size == 8
+    assert list(config.domains()) == ["optim.generator_lr", "optim.betas"]
+
+
+def test_the_preset_of_a_sweep_has_a_space_that_flags_add_to(tmp_path):
+    preset = tmp_path / "mine.yaml"
+    preset.write_text(
+        "space:\n  optim.generator_lr: loguniform(5e-5, 5e-4)\ntrials: 4\ntrain: {total_steps: 9}\n"
+    )
+
+    config = parse(SweepConfig, ["--space", "seed=choice(1,2)"], str(preset))
+
+    assert (config.trials, config.train.total_steps) == (4, 9)
+    assert list(config.domains()) == ["optim.generator_lr", "seed"]
+
+
+def test_a_sweep_over_nothing_is_refused():
+    with pytest.raises(ValueError, match="space is empty: say what varies, for example --space"):
+        sweep(parse(SweepConfig, [], "cub"))
+
+
+REFUSED = {
+    "a grid of ranges": (
+        ["--search=grid", "--space=seed=randint(1,5)"],
+        "seed must be choice(…) where all combinations are tried",
+    ),
+    "a population of one": (
+        ["--scheduler=pbt", "--trials=1", "--space=optim.generator_lr=uniform(1e-5,1e-4)"],
+        "trials=1 must be at least 2",
+    ),
+    "a population chosen by Optuna": (
+        ["--scheduler=pbt", "--search=optuna", "--space=optim.generator_lr=uniform(1e-5,1e-4)"],
+        "use --search random, not optuna",
+    ),
+    "a population of unlike networks": (
+        ["--scheduler=pbt", "--space=model.base_channels=choice(8,16)"],
+        "model.base_channels cannot change while a run goes on",
+    ),
+}
+
+
+@pytest.mark.parametrize("case", REFUSED)
+def test_what_cannot_be_swept_is_refused_before_anything_starts(case, capsys):
+    flags, message = REFUSED[case]
+
+    with pytest.raises(SystemExit):
+        parse(SweepConfig, flags, "cub")
+
+    assert message in said(capsys)
+
+
+def said(capsys) -> str:
+    """What stands in the box of an error, on one line."""
+    return " ".join(capsys.readouterr().err.replace("│", " ").split())
+
+
+def test_an_ablation_is_of_controller_and_attention_unless_told_otherwise(capsys):
+    assert list(parse(AblateConfig, [], "cub").domains()) == ["model.recurrent", "model.attention"]
+    other = parse(AblateConfig, ["--space=optim.update=choice(fused,separate)"], "cub")
+    assert list(other.domains()) == ["optim.update"]
+
+    with pytest.raises(SystemExit):
+        parse(AblateConfig, ["--space=seed=choice(1,2)"], "cub")
+    assert "use --seeds" in said(capsys)

@@ -1,0 +1,265 @@
+"""Real sweeps of tiny runs: killed and finished, stopped early, failed, taken over."""
+
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+from mlflow import MlflowClient
+
+from pipeline.cli import load_preset
+from pipeline.config import TrainConfig
+from pipeline.sweeps.ablation import ablate
+from pipeline.sweeps.config import AblateConfig, SweepConfig
+from pipeline.sweeps.sweep import sweep
+
+pytestmark = pytest.mark.slow
+
+ROOT = Path(__file__).parents[3]
+
+
+def run(shapes, output: Path, **changes) -> dict:
+    """Options of the run that is varied."""
+    values = {
+        "name": "tiny",
+        "output": str(output),
+        "workers": 0,
+        "total_steps": 24,
+        "log_every": 4,
+        "sample_every": 8,
+        "checkpoint_every": 8,
+        "samples": 3,
+        "data": {"path": str(shapes.folder), "flip": False},
+        "model": {"image_size": 32, "base_channels": 2, "controller_dim": 8, "affine_dim": 8},
+        "optim": {"batch_size": 12},
+    }
+    return values | changes
+
+
+def recorded(output: Path, name: str) -> tuple:
+    """The run of a sweep in MLflow, and those under it by name."""
+    client = MlflowClient(f"sqlite:///{output}/mlflow.db")
+    runs = client.search_runs([client.get_experiment_by_name("ratgan").experiment_id])
+    (parent,) = [each for each in runs if each.info.run_name == name]
+    below = [r for r in runs if r.data.tags.get("mlflow.parentRunId") == parent.info.run_id]
+    named = {each.info.run_name: each for each in below}
+    assert len(named) == len(below) == len(runs) - 1, "no run is there twice, none beside it"
+    return client, parent, named
+
+
+def steps_of(client: MlflowClient, run_id: str, key: str) -> list[int]:
+    return [point.step for point in client.get_metric_history(run_id, key)]
+
+
+def summary_of(folder: Path) -> dict:
+    return json.loads((folder / "summary.json").read_text())
+
+
+def test_a_killed_sweep_is_finished_by_the_same_command(shapes, tmp_path):
+    # By images seen, the second trial is better than the first, and the third is worse.
+    options = {
+        "name": "batch",
+        "space": ["optim.batch_size=choice(12,24,6)"],
+        "search": "grid",
+        "metric": "images_seen",
+        "concurrent": 1,
+        "grace": 0.3,
+        "train": run(shapes, tmp_path, total_steps=48),
+    }
+    preset, folder, log = tmp_path / "batch.yaml", tmp_path / "batch", tmp_path / "first.log"
+    preset.write_text(json.dumps(options))
+    command = [sys.executable, str(ROOT / "jobs/sweep.py"), f"--preset={preset}"]
+    environment = {k: v for k, v in os.environ.items() if k != "RAY_ADDRESS"}
+    with log.open("w") as stream:
+        first = subprocess.Popen(
+            command, stdout=stream, stderr=stream, env=environment, start_new_session=True
+        )
+        marker = folder / "batch-001/checkpoints/step-00000016/COMMITTED"
+        deadline = time.monotonic() + 400
+        while not marker.exists() and first.poll() is None and time.monotonic() < deadline:
+            time.sleep(0.02)
+        os.killpg(first.pid, signal.SIGKILL)
+        first.wait()
+    assert marker.exists(), log.read_text()
+    records = [json.loads((folder / f"trials/00{n}.json").read_text()) for n in range(3)]
+    model = folder / "batch-000/model/model.json"
+    handed_over = model.stat().st_mtime_ns
+
+    done = subprocess.run(
+        command, env=environment, capture_output=True, text=True, timeout=500, check=False
+    )
+
+    said = done.stdout + done.stderr
+    assert done.returncode == 0, said
+    assert [each["status"] for each in records] == ["finished", "running", "planned"]
+    assert "3 trials, 1 of them done" in said
+    assert "trial 1 goes on" in said
+    assert re.search("resuming from step (16|24|32|40|48)|is finished", said)
+    assert model.stat().st_mtime_ns == handed_over, "what was done is not trained again"
+    summary = summary_of(folder)
+    assert [each["status"] for each in summary["trials"]] == ["finished", "finished", "stopped"]
+    curves = [[step for step, _ in each["curve"]] for each in summary["trials"]]
+    assert curves[:2] == [list(range(4, 49, 4))] * 2
+    assert 16 <= curves[2][-1] < 48
+    assert summary["trials"][2]["why"].startswith("at step 16 of 48, images_seen 96")
+    assert summary["best"] == {
+        "trial": 1,
+        "values": {"optim.batch_size": 24},
+        "step": 48,
+        "value": 48 * 24,
+    }
+    assert (folder / "batch-002/checkpoints").is_dir(), "of a stopped trial too"
+    assert (folder / "learning_curves.png").stat().st_size > 1000
+    assert (folder / "parallel_coordinates.png").stat().st_size > 1000
+    winner = load_preset(TrainConfig, str(folder / "winner.yaml"))
+    assert (winner.name, winner.optim.batch_size) == ("batch-winner", 24)
+    _check_record_of_killed_sweep(tmp_path)
+
+
+def _check_record_of_killed_sweep(output: Path) -> None:
+    client, parent, named = recorded(output, "batch")
+
+    assert parent.info.status == "FINISHED"
+    assert parent.data.params["optim.batch_size"] == "24"
+    assert parent.data.tags["best.trial"] == "1"
+    assert "reached by trial 1" in parent.data.tags["mlflow.note.content"]
+    assert steps_of(client, parent.info.run_id, "loss/generator") == [1, 2, 3]
+    assert parent.data.metrics["images_seen"] == 48 * 24
+    artifacts = {each.path for each in client.list_artifacts(parent.info.run_id)}
+    assert {"table.md", "summary.json", "images"} <= artifacts
+    assert {name: child.info.status for name, child in named.items()} == {
+        "batch-000": "FINISHED",
+        "batch-001": "FINISHED",
+        "batch-002": "KILLED",
+    }
+    assert named["batch-002"].data.tags["sweep.status"] == "stopped"
+    for name in ("batch-000", "batch-001"):
+        steps = steps_of(client, named[name].info.run_id, "loss/generator")
+        assert steps == list(range(4, 49, 4)), "a point is there once, whatever was trained again"
+
+
+@pytest.mark.thorough
+def test_a_failing_trial_costs_itself_and_is_tried_again_on_request(shapes, tmp_path, capsys):
+    options = {
+        "name": "data",
+        "space": [f"data.path=choice('{shapes.folder}','{tmp_path}/missing')"],
+        "search": "grid",
+        "scheduler": "none",
+        "concurrent": 1,
+        "train": run(shapes, tmp_path),
+    }
+
+    sweep(SweepConfig.model_validate(options))
+
+    table = (tmp_path / "data/table.md").read_text()
+    assert "1 finished, 1 failed of 2 trials" in table
+    assert "| failed | 0 |" in table
+    assert "no manifest.json" in table
+    (tmp_path / "missing").symlink_to(shapes.folder.path)
+    sweep(SweepConfig.model_validate(options | {"retry_failed": True}))
+    statuses = [each["status"] for each in summary_of(tmp_path / "data")["trials"]]
+    assert statuses == ["finished", "finished"]
+    _, parent, named = recorded(tmp_path, "data")
+    assert parent.info.status == "FINISHED"
+    assert {child.info.status for child in named.values()} == {"FINISHED"}
+    with pytest.raises(ValueError, match=r"data was begun with other options:\nmode: max → min"):
+        sweep(SweepConfig.model_validate(options | {"mode": "min"}))
+
+
+@pytest.mark.thorough
+def test_a_metric_that_no_run_logs_ends_the_sweep_with_the_names_there_are(shapes, tmp_path):
+    options = {
+        "name": "lost",
+        "space": ["seed=choice(1,2)"],
+        "search": "grid",
+        "metric": "eval/beauty",
+        "concurrent": 1,
+        "train": run(shapes, tmp_path, total_steps=8),
+    }
+
+    with pytest.raises(ValueError, match=r"no point of eval/beauty.*health/sample_distance"):
+        sweep(SweepConfig.model_validate(options))
+
+    _, parent, named = recorded(tmp_path, "lost")
+    assert parent.info.status == "FAILED"
+    assert list(named) == ["lost-000"], "the second is not trained in vain"
+
+
+@pytest.mark.thorough
+def test_optuna_and_workers_of_their_own_make_a_sweep_too(shapes, tmp_path):
+    options = {
+        "name": "optuna",
+        "space": ["optim.generator_lr=loguniform(1e-4,1e-2)"],
+        "search": "optuna",
+        "trials": 2,
+        "concurrent": 1,
+        "train": run(shapes, tmp_path, workers=1, total_steps=8),
+    }
+
+    sweep(SweepConfig.model_validate(options))
+
+    summary = summary_of(tmp_path / "optuna")
+    assert [each["status"] for each in summary["trials"]] == ["finished", "finished"]
+    assert all(each["best"]["step"] == 8 for each in summary["trials"])
+
+
+@pytest.mark.thorough
+def test_a_population_takes_over_weights_of_its_best(shapes, tmp_path):
+    options = {
+        "name": "population",
+        "space": ["optim.generator_lr=loguniform(1e-5,1e-1)"],
+        "scheduler": "pbt",
+        "metric": "loss/discriminator",
+        "mode": "min",
+        "trials": 2,
+        "perturb_every": 0.25,
+        "concurrent": 1,
+        "train": run(shapes, tmp_path, total_steps=96),
+    }
+
+    sweep(SweepConfig.model_validate(options))
+
+    summary = summary_of(tmp_path / "population")
+    assert [each["status"] for each in summary["trials"]] == ["finished", "finished"]
+    assert all(each["curve"][-1][0] == 96 for each in summary["trials"])
+    taken = [(each, change) for each in summary["trials"] for change in each["adopted"]]
+    assert taken, "one of them is poorer than the other, at one look at least"
+    for trial, change in taken:
+        assert change["of"] == 1 - trial["trial"]
+    _, _, named = recorded(tmp_path, "population")
+    adopters = {trial["run"] for trial, _ in taken}
+    for name in adopters:
+        assert any(tag.startswith("sweep.adopted.") for tag in named[name].data.tags)
+
+
+@pytest.mark.thorough
+def test_an_ablation_trains_every_setting_with_every_seed(shapes, tmp_path):
+    options = {
+        "name": "parts",
+        "space": ["model.attention=choice(soft_threshold,none)"],
+        "seeds": 2,
+        "report": ["loss/"],
+        "concurrent": 1,
+        "train": run(shapes, tmp_path, total_steps=8),
+    }
+
+    ablate(AblateConfig.model_validate(options))
+
+    summary = summary_of(tmp_path / "parts")
+    assert [each["values"] for each in summary["settings"]] == [
+        {"model.attention": "soft_threshold"},
+        {"model.attention": "none"},
+    ]
+    for setting in summary["settings"]:
+        assert set(setting["curves"]["health/sample_distance"]) == {"0", "1"}
+        assert set(setting["curves"]["loss/generator"]) == {"0", "1"}
+    table = (tmp_path / "parts/table.md").read_text()
+    assert "| soft_threshold | 2 |" in table
+    _, parent, named = recorded(tmp_path, "parts")
+    assert parent.info.status == "FINISHED"
+    assert len(named) == 4
