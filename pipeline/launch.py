@@ -15,6 +15,7 @@ from pipeline import config as options
 from pipeline.checkpointing import newest_checkpoint
 from pipeline.config import flatten, refuse_changes
 from pipeline.dataset import PreparedDataset
+from pipeline.local_files import remove_abandoned
 from pipeline.lock import Lock
 from pipeline.loop import Job
 from pipeline.losses import lost_worker
@@ -174,6 +175,8 @@ def _carry_out(
     stop: StopRequests,
 ) -> None:
     config, run = start.config, start.run
+    if run.is_local:
+        remove_abandoned(run.path)
     known = read_record(run).get("mlflow_run_id", "new")
     tracker = _start_tracking(config, run, start.dataset)
     uri = _tracking_uri(config)
