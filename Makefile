@@ -49,7 +49,7 @@ lint: $(READY)  ## format, lint, types, import contracts
 	$(BIN)/lint-imports
 
 lock: $(READY)  ## pin again, without addresses
-	$(BIN)/uv pip compile --upgrade --python-version 3.11 --no-header --no-annotate --no-emit-index-url --extra text --extra dev pyproject.toml -o requirements.lock
+	$(BIN)/uv pip compile --upgrade --python-version 3.11 --no-header --no-annotate --no-emit-index-url --extra text --extra cluster --extra dev pyproject.toml -o requirements.lock
 
 clean:
 	rm -rf $(VENV)

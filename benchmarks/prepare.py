@@ -2,6 +2,7 @@
 
 Shapes are written out as originals (JPEG, COCO's layout), and prepared by the real job. Beside it,
 in the same run, one process decodes and resizes the same files with Pillow and does nothing else.
+Rates per core count CPU seconds of all processes, Ray's too: others on the machine do not matter.
 
 python benchmarks/prepare.py                            # 1k, 10k, 50k images; last line JSON
 python benchmarks/prepare.py --sizes 500 --width 160    # quick
@@ -11,21 +12,21 @@ import argparse
 import io
 import json
 import statistics
+import sys
 import tempfile
-import threading
 import time
-from collections.abc import Iterator
 from concurrent.futures import ProcessPoolExecutor
-from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import psutil
 import torch
 from PIL import Image, ImageOps
 
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+from benchmarks.processes import cpu_seconds, peak_memory
 from pipeline.distribute import on_each
 from pipeline.encoders import EncoderPlace
 from pipeline.listing import list_originals
@@ -63,7 +64,7 @@ def main() -> None:
     """Run and print the table, then one line of JSON."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--sizes", type=int, nargs="+", default=[1_000, 10_000, 50_000])
-    parser.add_argument("--width", type=int, default=480, help="of the originals, in pixels")
+    parser.add_argument("--width", type=int, default=640, help="of the originals, in pixels")
     parser.add_argument("--image-size", type=int, default=256)
     parser.add_argument(
         "--folder", help="for originals and output; deleted afterwards if not given"
@@ -75,7 +76,7 @@ def main() -> None:
         root = Path(options.folder or temporary)
         rows = []
         for size in options.sizes:
-            rows.append(_measure(root, size, options.width, options.image_size, cpus))
+            rows.append(_measure(root, size, options.width, options.image_size))
             print(json.dumps(rows[-1]), flush=True)  # a long run that is stopped has said something
     print(
         f"{'images':>8}{'images/s':>10}{'without text':>14}{'of Pillow per core':>20}"
@@ -100,7 +101,7 @@ def main() -> None:
     )
 
 
-def _measure(root: Path, count: int, width: int, image_size: int, cpus: int) -> dict[str, Any]:
+def _measure(root: Path, count: int, width: int, image_size: int) -> dict[str, Any]:
     originals = root / f"originals-{count}"
     started = time.monotonic()
     write_originals(originals, count, width)
@@ -114,25 +115,28 @@ def _measure(root: Path, count: int, width: int, image_size: int, cpus: int) -> 
     files = sorted((originals / "train2017").iterdir())[:SAMPLE]
     before = plain_pillow(files, config.cache_size)
     started = time.monotonic()
+    cpu = cpu_seconds()
     with peak_memory() as peak:
         prepare(config)
     whole = count / (time.monotonic() - started)
-    without_text = _images_only(config, root / f"images-{count}", count)
+    whole_per_core = count / (cpu_seconds() - cpu)
+    without_text, per_core = _images_only(config, root / f"images-{count}", count)
     pillow = statistics.mean([before, plain_pillow(files, config.cache_size)])
     return {
         "images": count,
         "images_per_s": round(whole, 1),
         "images_per_s_without_text": round(without_text, 1),
-        "pillow_images_per_s": round(pillow, 1),
-        "vs_pillow_per_core": round(without_text / cpus / pillow, 3),
-        "vs_pillow_per_core_with_text": round(whole / cpus / pillow, 3),
+        "images_per_cpu_s_without_text": round(per_core, 1),
+        "pillow_images_per_cpu_s": round(pillow, 1),
+        "vs_pillow_per_core": round(per_core / pillow, 3),
+        "vs_pillow_per_core_with_text": round(whole_per_core / pillow, 3),
         "peak_rss_mib": round(peak[0]),
         "peak_rss_mib_of_one_process": round(peak[1]),
     }
 
 
-def _images_only(config: PrepareConfig, output: Path, count: int) -> float:
-    """Return images per second of the same shards without captions encoded."""
+def _images_only(config: PrepareConfig, output: Path, count: int) -> tuple[float, float]:
+    """Return images per second, and per second of CPU, of the same shards without captions."""
     folder = Folder(str(output))
     listing = list_originals(config.source, config.shard_rows, None, folder)
     recipe = Recipe(
@@ -145,24 +149,24 @@ def _images_only(config: PrepareConfig, output: Path, count: int) -> float:
         digest="benchmark",
         fingerprint=listing.fingerprint,
     )
-    started = time.monotonic()
+    started, cpu = time.monotonic(), cpu_seconds()
     for _ in on_each(MakeShard(recipe), [asdict(part) for part in listing.parts]):
         pass
-    return count / (time.monotonic() - started)
+    return count / (time.monotonic() - started), count / (cpu_seconds() - cpu)
 
 
 def plain_pillow(files: list[Path], size: int) -> float:
-    """Decode and resize files in one process with Pillow alone; return images per second."""
+    """Decode and resize files in one process with Pillow alone; return images per CPU second."""
     with ProcessPoolExecutor(1) as pool:
         return pool.submit(_decode_and_resize, files, size).result()
 
 
 def _decode_and_resize(files: list[Path], size: int) -> float:
-    started = time.perf_counter()
+    started = time.process_time()
     for file in files:
         image = Image.open(file).convert("RGB")
         ImageOps.fit(image, (size, size), Image.Resampling.LANCZOS)
-    return len(files) / (time.perf_counter() - started)
+    return len(files) / (time.process_time() - started)
 
 
 def write_originals(root: Path, count: int, width: int) -> None:
@@ -192,38 +196,6 @@ def write_originals(root: Path, count: int, width: int) -> None:
             content["annotations"].append({"id": key, "image_id": number, "caption": text})
     for split, content in contents.items():
         (root / f"annotations/captions_{split}.json").write_text(json.dumps(content))
-
-
-@contextmanager
-def peak_memory(every_s: float = 0.25) -> Iterator[list[float]]:
-    """Watch this process and all below it; yield their peak, together and of the largest one.
-
-    Returns:
-        Two numbers in MiB, complete at the end. Memory shared with others (Ray's object store)
-        is not counted twice, nor at all.
-    """
-    peak = [0.0, 0.0]
-    stop = threading.Event()
-
-    def watch() -> None:
-        me = psutil.Process()
-        while not stop.wait(every_s):
-            sizes = []
-            for process in [me, *me.children(recursive=True)]:
-                try:
-                    memory = process.memory_info()
-                except psutil.NoSuchProcess:
-                    continue
-                sizes.append((memory.rss - memory.shared) / 2**20)
-            peak[0], peak[1] = max(peak[0], sum(sizes)), max(peak[1], *sizes)
-
-    thread = threading.Thread(target=watch, daemon=True)
-    thread.start()
-    try:
-        yield peak
-    finally:
-        stop.set()
-        thread.join()
 
 
 if __name__ == "__main__":

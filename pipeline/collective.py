@@ -1,11 +1,17 @@
 """What workers do together. Alone, each of these does nothing and costs nothing."""
 
-from collections.abc import Iterable
+import time
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 
 import torch
 from torch import Tensor, distributed, nn
 
 BUCKET_ELEMENTS = 8 * 2**20  # 32 MiB of float32 in one all-reduce
+
+# How long this process waited for the others, as the process group belongs to it too: seconds, and
+# on a GPU pairs of events that a stream passes before and after.
+_waits: list[float | tuple[torch.cuda.Event, torch.cuda.Event]] = []
 
 
 def rank() -> int:
@@ -52,7 +58,8 @@ def sum_gradients(parameters: Iterable[nn.Parameter]) -> None:
 
 def _average(gradients: list[Tensor]) -> None:
     flat = torch.cat([gradient.flatten() for gradient in gradients])
-    distributed.all_reduce(flat)
+    with _waiting(flat):
+        distributed.all_reduce(flat)
     flat /= world()
     parts = flat.split([gradient.numel() for gradient in gradients])
     torch._foreach_copy_(gradients, [p.view_as(g) for p, g in zip(parts, gradients, strict=True)])
@@ -63,7 +70,8 @@ def gather(share: Tensor) -> Tensor:
     if world() == 1:
         return share
     parts = [torch.empty_like(share) for _ in range(world())]
-    distributed.all_gather(parts, share.contiguous())
+    with _waiting(share):
+        distributed.all_gather(parts, share.contiguous())
     return torch.cat(parts)
 
 
@@ -103,5 +111,37 @@ def any_of(flag: bool, device: torch.device) -> bool:
     if world() == 1:
         return flag
     value = torch.tensor(float(flag), device=device)
-    distributed.all_reduce(value)
+    with _waiting(value):
+        distributed.all_reduce(value)
     return bool(value)
+
+
+def waited_s() -> float:
+    """Return how long this worker has waited for others in steps since it was last asked, in s.
+
+    On a GPU it is the stream that waits, and this waits for the stream.
+    """
+    total = 0.0
+    for wait in _waits:
+        if isinstance(wait, tuple):
+            wait[1].synchronize()
+            total += wait[0].elapsed_time(wait[1]) / 1e3
+        else:
+            total += wait
+    _waits.clear()
+    return total
+
+
+@contextmanager
+def _waiting(tensor: Tensor) -> Iterator[None]:
+    """Measure how long others are waited for inside ``with``, without waiting for the device."""
+    if tensor.is_cuda:
+        events = torch.cuda.Event(enable_timing=True), torch.cuda.Event(enable_timing=True)
+        events[0].record()
+        yield
+        events[1].record()
+        _waits.append(events)
+    else:
+        started = time.perf_counter()
+        yield
+        _waits.append(time.perf_counter() - started)

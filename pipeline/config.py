@@ -4,6 +4,7 @@ from typing import Annotated, Any, Literal, Self
 
 from pydantic import Field, ValidationError, model_validator
 
+from pipeline.batches import ReaderName
 from pipeline.precision import Precision
 from pipeline.settings import Settings
 from ratgan.attention import AttentionKind
@@ -20,6 +21,10 @@ class DataConfig(Settings):
     """Prepared dataset: a folder or bucket address that jobs/prepare.py wrote."""
     flip: bool = True
     """Mirror half of the images. Not for captions that say left and right."""
+    reader: ReaderName = "auto"
+    """How images come to a worker; always the same ones. resident: from its memory, where it holds
+    all of them decoded; threads: its own threads read and decode; ray: any CPU of the cluster does.
+    auto: resident where that takes at most a quarter of the free memory, else threads."""
     decode_threads: PositiveInt = 2
     """Threads of each worker that decode images."""
 
@@ -89,8 +94,17 @@ class OptimConfig(Settings):
     first steps, so that the untrained weights are soon forgotten."""
 
 
-class HealthConfig(Settings):
-    """What happens when losses or gradients are not finite. Such a step is always left out."""
+class RunHealthConfig(Settings):
+    """What happens when a worker hangs."""
+
+    hang_s: Annotated[float, Field(ge=0)] = 120.0
+    """Seconds that a step may always take. A worker whose step takes longer, and ten times as long
+    as usual, hangs: its stacks are kept, and training starts again from the last checkpoint. 0
+    looks for none. A busy S3 alone can take a minute."""
+
+
+class HealthConfig(RunHealthConfig):
+    """When a worker hangs; when losses or gradients are not finite: the step is always left out."""
 
     skipped_in_a_row: PositiveInt = 10
     """So many steps in a row left out send the run back to its last checkpoint, and on with the
@@ -117,6 +131,11 @@ class RunConfig(Settings):
     """Folder or bucket address for runs."""
     workers: Annotated[int, Field(ge=0)] | None = None
     """Training processes. Default: one for each GPU; without a GPU 0: in this process."""
+    min_workers: PositiveInt | None = None
+    """The least to train with while the cluster has no room for all workers; as soon as it has,
+    there are more. Numbers that do not divide the batch are passed over. Default: all of them."""
+    wait_for_room_s: Annotated[float, Field(ge=0)] = 300.0
+    """Seconds to wait until the cluster has room for the workers, at the start or after a loss."""
     threads: PositiveInt | None = None
     """CPU threads of each training process. Default: what torch takes."""
     seed: Annotated[int, Field(ge=0, lt=2**31)] = 100
@@ -125,6 +144,9 @@ class RunConfig(Settings):
     """Passes over the training images."""
     total_steps: PositiveInt | None = None
     """Steps, in place of epochs."""
+    extend: Annotated[float, Field(ge=0)] = 0
+    """How much longer a finished run is to be: in epochs, or in steps if its length is in steps.
+    Counted from total_epochs or total_steps, so that the same command adds it once."""
     log_every: PositiveInt = 50
     """Steps between two lines on the screen and two points of a curve."""
     checkpoint_every: PositiveInt = 1000
@@ -137,12 +159,22 @@ class RunConfig(Settings):
     """Options that a resumed run may have otherwise than before, by name, for example
     optim.generator_lr. The weights are then not those of one run any more."""
     data: DataConfig = DataConfig()
+    health: RunHealthConfig = RunHealthConfig()
     tracking: TrackingConfig = TrackingConfig()
 
     @model_validator(mode="after")
     def _check_length(self) -> Self:
         if self.total_epochs is None and self.total_steps is None:
             raise ValueError("one of total_epochs and total_steps is needed: how long to train.")
+        return self
+
+    @model_validator(mode="after")
+    def _check_min_workers(self) -> Self:
+        if self.min_workers and self.workers is not None and self.min_workers > self.workers:
+            raise ValueError(
+                f"min_workers={self.min_workers} is more than workers={self.workers}: it is the "
+                "least to go on with when the cluster has no room for all of them, for example 1."
+            )
         return self
 
     def record(self) -> dict[str, Any]:
@@ -152,8 +184,8 @@ class RunConfig(Settings):
     def length(self, images: int, batch_size: int) -> int:
         """Return the number of steps for a training split of this many images."""
         if self.total_steps is not None:
-            return self.total_steps
-        return max(1, round((self.total_epochs or 0) * images / batch_size))
+            return self.total_steps + round(self.extend)
+        return max(1, round(((self.total_epochs or 0) + self.extend) * images / batch_size))
 
 
 class TrainConfig(RunConfig):
@@ -195,9 +227,12 @@ RESUMABLE_CHANGES = frozenset(
     {
         "output",
         "workers",
+        "min_workers",
+        "wait_for_room_s",
         "threads",
         "total_epochs",
         "total_steps",
+        "extend",
         "log_every",
         "sample_every",
         "checkpoint_every",
@@ -208,10 +243,12 @@ RESUMABLE_CHANGES = frozenset(
         "samples",
         "compile",
         "optim.accumulate",
+        "health.hang_s",
         "health.skipped_in_a_row",
         "health.rollbacks",
         "data.path",
         "data.decode_threads",
+        "data.reader",
         "held_out",
         "tracking.experiment",
     }

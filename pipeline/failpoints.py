@@ -14,12 +14,15 @@ import errno
 import logging
 import os
 import signal
+import time
 from dataclasses import dataclass
 
 logger = logging.getLogger(__name__)
 
 VARIABLE = "RATGAN_FAULT"
-ACTIONS = ("kill", "stop", "raise", "full", "nan")
+SIGNALS = {"kill": signal.SIGKILL, "stop": signal.SIGSTOP, "segv": signal.SIGSEGV}
+ACTIONS = (*SIGNALS, "hang", "slow", "raise", "full", "nan")
+SLOW_S = 0.3
 POINTS = (
     "worker.step",  # before a training step; step, rank
     "checkpoint.before_write",  # of each of its files; step, file
@@ -36,9 +39,9 @@ class Fault:
     """What is to happen, and where.
 
     Attributes:
-        action: ``kill`` and ``stop`` send this process that signal, ``raise`` raises a
-            RuntimeError, ``full`` the OSError of a full disk, ``nan`` asks the caller to
-            spoil its numbers.
+        action: ``kill``, ``stop`` and ``segv`` send this process that signal, ``hang`` never
+            comes back, ``slow`` takes a moment, ``raise`` raises a RuntimeError, ``full`` the
+            OSError of a full disk, ``nan`` asks the caller to spoil its numbers.
         point: One of `POINTS`.
         where: Step, rank or file it is bound to.
         once: File that is made when it strikes; empty to strike each time.
@@ -116,8 +119,12 @@ def reach(point: str, **here: object) -> bool:
         if not fault.strikes(point, here):
             continue
         logger.warning("fault %s@%s strikes at %s", fault.action, point, here)
-        if fault.action in ("kill", "stop"):
-            os.kill(os.getpid(), signal.SIGKILL if fault.action == "kill" else signal.SIGSTOP)
+        if fault.action in SIGNALS:
+            os.kill(os.getpid(), SIGNALS[fault.action])
+        while fault.action == "hang":
+            time.sleep(1)
+        if fault.action == "slow":
+            time.sleep(SLOW_S)
         if fault.action == "raise":
             raise RuntimeError(f"{VARIABLE}: fault at {point} {here}")
         if fault.action == "full":

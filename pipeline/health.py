@@ -1,6 +1,7 @@
-"""Is a run well? Steps left out and the way back from them, and two ways in which GANs die."""
+"""Is a run well? Steps left out and the way back from them, slow workers, two ways GANs die."""
 
-from collections.abc import Callable
+import statistics
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, fields
 from typing import Any
 
@@ -15,6 +16,10 @@ CONSTANT_LOSS = 1e-3  # change of the generator's loss from one interval to the 
 SILENT_INTERVALS = 5
 ALIKE = 0.25  # distance of drawn images, as a share of that of real ones
 THUMBNAIL = 16  # pixels: what makes images different, without their noise
+SLOW = 1.5  # times what the other workers work on a step
+SLOW_INTERVALS = 3  # in a row
+
+Tell = Callable[[str, str, str], None]  # takes the name of a tag, its value and what to say
 
 
 class Skips:
@@ -104,11 +109,11 @@ class Watch:
     """Says once, and tags the run, when a GAN is dying; training goes on.
 
     Args:
-        tell: Takes the name of a tag, its value and what to say.
+        tell: Says it and tags the run.
         real: Real images for the captions that are drawn, uint8, [N, 3, H, W].
     """
 
-    def __init__(self, tell: Callable[[str, str, str], None], real: Tensor) -> None:
+    def __init__(self, tell: Tell, real: Tensor) -> None:
         self.tell = tell
         self.real_distance = distance(real)
         self.silent = 0
@@ -171,6 +176,41 @@ class Watch:
         if tag not in self.told:
             self.told.add(tag)
             self.tell(tag, f"step {step}", f"step {step:,}: {text}")
+
+
+class Pace:
+    """Says once, and tags the run, for which worker the others wait; training goes on.
+
+    Args:
+        tell: Says it and tags the run.
+    """
+
+    def __init__(self, tell: Tell) -> None:
+        self.tell = tell
+        self.in_a_row: dict[int, int] = {}
+        self.told: set[int] = set()
+
+    def interval(self, step: int, own_s: Sequence[float]) -> None:
+        """Look at an interval.
+
+        Args:
+            step: At its end.
+            own_s: How long each worker worked on a step, waiting for others left out, in s.
+        """
+        for worker, own in enumerate(own_s):
+            others = statistics.median([*own_s[:worker], *own_s[worker + 1 :]] or [own])
+            slow = own > SLOW * others
+            self.in_a_row[worker] = self.in_a_row.get(worker, 0) + 1 if slow else 0
+            if self.in_a_row[worker] < SLOW_INTERVALS or worker in self.told:
+                continue
+            self.told.add(worker)
+            self.tell(
+                "health.slow_worker",
+                f"worker {worker} at step {step}",
+                f"step {step:,}: the other workers wait for worker {worker}, which takes "
+                f"{own:.3g} s for its part of a step where they take {others:.3g} s. Look at its "
+                "machine: what else runs there, its clock and temperature, its way to the data.",
+            )
 
 
 def distance(images: Tensor) -> float:

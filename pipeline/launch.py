@@ -1,15 +1,11 @@
 """What every training job does before and around its workers: check, find, start, record."""
 
 import os
-import uuid
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
-import ray
 import torch
-from ray.train import LoggingConfig, RunConfig, ScalingConfig
-from ray.train.torch import TorchConfig, TorchTrainer
 
 from pipeline import config as options
 from pipeline.checkpointing import newest_checkpoint
@@ -18,22 +14,20 @@ from pipeline.dataset import PreparedDataset
 from pipeline.local_files import remove_abandoned
 from pipeline.lock import Lock
 from pipeline.loop import Job
-from pipeline.losses import lost_worker
 from pipeline.mlflow_run import context_tags
 from pipeline.progress import say
 from pipeline.redaction import redacted
+from pipeline.room import Crew, sizes
 from pipeline.run_record import read_record, update_record
 from pipeline.safe_loading import refuse_unsafe_loading
 from pipeline.sender import Sender, send_rest, what_is_left
-from pipeline.session import connect, usable_cpus
+from pipeline.session import connect, obtainable, usable_cpus
 from pipeline.spool import SPOOL
+from pipeline.starting import Work, train_through_losses
 from pipeline.stopping import StoppedError, StopRequests
 from pipeline.storage import Folder, absolute
 from pipeline.tracking import Tracker, git_state, tracking_uri
 from pipeline.versions import versions
-
-RAY_RECORDS = "ray"  # in the run's folder, while it runs
-COLLECTIVE_TIMEOUT_S = 300  # a worker that is silent for so long is gone; Ray's default is 1800 s
 
 Config = TypeVar("Config", bound=options.RunConfig)
 
@@ -132,18 +126,17 @@ def is_finished(start: Launch, result: str) -> bool:
         )
     if state["step"] < start.total or read_record(start.run).get("handed_over") != state["step"]:
         return False
+    unit = "epochs" if start.config.total_steps is None else "steps"
     say(
-        f"run {name} is finished: {state['step']:,} of {start.total:,} steps. "
-        f"{result}. Train on with a larger --total-steps, or start a new run with another --name."
+        f"run {name} is finished: {state['step']:,} of {start.total:,} steps. {result}. "
+        f"Train on with --extend and a number of {unit}, or start a new run with another --name."
     )
     _say_what_is_left(start.run, send_rest(start.run, _tracking_uri(start.config)))
     return True
 
 
 def carry_out(
-    start: Launch,
-    work: Callable[[dict[str, Any]], None],
-    hand_over: Callable[[Folder, dict[str, Any], Tracker], None],
+    start: Launch, work: Work, hand_over: Callable[[Folder, dict[str, Any], Tracker], None]
 ) -> None:
     """Run a function in every worker, then hand over what came of it; all of it recorded.
 
@@ -160,17 +153,16 @@ def carry_out(
         StoppedError: If a signal asked for it; the last step is in a checkpoint then.
         ValueError: If another process is at work on the run.
     """
-    workers, use_gpu = _connect(start.config, start.batch)
+    crew = _connect(start.config, start.batch)
     with Lock(start.run, "train") as lock, StopRequests(start.run).taken() as stop:
-        _carry_out(start, work, hand_over, workers, use_gpu, lock, stop)
+        _carry_out(start, work, hand_over, crew, lock, stop)
 
 
 def _carry_out(
     start: Launch,
-    work: Callable[[dict[str, Any]], None],
+    work: Work,
     hand_over: Callable[[Folder, dict[str, Any], Tracker], None],
-    workers: int,
-    use_gpu: bool,
+    crew: Crew,
     lock: Lock,
     stop: StopRequests,
 ) -> None:
@@ -182,10 +174,10 @@ def _carry_out(
     uri = _tracking_uri(config)
     say(
         f"run {config.name}: {start.dataset.manifest.rows('train'):,} images of "
-        f"{start.dataset.folder}, {start.total:,} steps of {start.batch}, "
-        f"{_where(workers, use_gpu)}\n"
+        f"{start.dataset.folder}, {start.total:,} steps of {start.batch}, {crew}\n"
         f"  folder {run}\n  mlflow {redacted(uri)} run {known}"
     )
+    _note_extension(start, tracker)
     sender = Sender(run, uri, say)
     sender.start()
     job = Job(
@@ -197,14 +189,15 @@ def _carry_out(
     )
     status = "FAILED"
     try:
-        _fit_through_losses(work, vars(job), config, run=run, workers=workers, use_gpu=use_gpu)
+        train_through_losses(work, vars(job), config, run=run, crew=crew, stop=stop)
         lock.check()
         found = newest_checkpoint(run / "checkpoints")
+        reached = found[1]["step"] if found else 0
+        if reached < start.total and stop.asked:
+            say(f"stopped at step {reached:,}. The same command goes on from there.")
+            raise StoppedError
         if found is None:
             raise OSError(f"{run}/checkpoints holds no complete checkpoint.")
-        if found[1]["step"] < start.total and stop.asked:
-            say(f"stopped at step {found[1]['step']:,}. The same command goes on from there.")
-            raise StoppedError
         hand_over(*found, tracker)
         tracker.flush()
         update_record(run, handed_over=found[1]["step"])
@@ -218,6 +211,19 @@ def _carry_out(
     finally:
         tracker.finish(status)
         _say_what_is_left(run, sender)
+
+
+def _note_extension(start: Launch, tracker: Tracker) -> None:
+    """Say and record it if a run that was finished is to have more steps now."""
+    record = read_record(start.run)
+    ended = record.get("handed_over", start.total)
+    if ended >= start.total:
+        return
+    others = [each for each in record.get("extended", []) if each["from"] != ended]
+    extended = [*others, {"from": ended, "to": start.total}]
+    update_record(start.run, extended=extended)
+    tracker.tag("extended", ", ".join(f"step {e['from']} to {e['to']}" for e in extended))
+    say(f"  finished at step {ended:,} before; extended to step {start.total:,}")
 
 
 def record_afterwards(
@@ -251,26 +257,35 @@ def _tracking_uri(config: options.RunConfig) -> str:
     return tracking_uri(config.tracking.uri, Folder(config.output))
 
 
-def _connect(config: options.RunConfig, batch: int) -> tuple[int, bool]:
-    """Connect to Ray and decide the number of workers and whether they use GPUs."""
-    usable = usable_cpus()
-    if not os.environ.get("RAY_ADDRESS") and (config.workers or 0) > max(2, usable):
+def _connect(config: options.RunConfig, batch: int) -> Crew:
+    """Connect to Ray and decide how many workers there may be and whether they use GPUs."""
+    usable, local = usable_cpus(), not os.environ.get("RAY_ADDRESS")
+    if local and (config.workers or 0) > max(2, usable):
         raise ValueError(
             f"workers={config.workers} on a machine with {usable} CPUs: each worker needs one. "
             f"Use --workers {usable} or fewer, or submit the job to a larger cluster."
         )
     expected = torch.cuda.device_count() if config.workers is None else config.workers
-    connect(cpus=expected + 1)
-    gpus = int(ray.cluster_resources().get("GPU", 0))
+    connect(cpus=expected + 1, least=(config.min_workers or expected) + 1)
+    gpus = obtainable("GPU")
     workers = gpus if config.workers is None else config.workers
-    if 0 < gpus < workers:
+    least = config.min_workers or workers
+    if config.min_workers and not workers:
+        raise ValueError(
+            f"min_workers={least} in a run in this process: name the most workers too, for "
+            "example --workers 2."
+        )
+    if 0 < gpus < least:
         raise ValueError(
             f"workers={workers}, and the cluster has {gpus} GPUs: some workers would train without "
             f"one. Use --workers {gpus}, or leave it out to use them all."
         )
-    connect(cpus=workers + 1)
-    _check_share(batch, max(workers, 1))
-    return workers, 0 < workers <= gpus
+    connect(cpus=workers + 1, least=least + 1)
+    if not config.min_workers:
+        _check_share(batch, max(workers, 1))
+        return Crew((workers,), use_gpu=0 < workers <= gpus)
+    # Where no number is named, a run takes all GPUs that come.
+    return Crew(sizes(least, config.workers or batch, batch), use_gpu=gpus > 0)
 
 
 def _check_share(batch: int, workers: int) -> None:
@@ -280,67 +295,6 @@ def _check_share(batch: int, workers: int) -> None:
             f"optim.batch_size={batch} must give each of the {workers} workers the same number of "
             f"images; {larger} is the next that does."
         )
-
-
-def _where(workers: int, use_gpu: bool) -> str:
-    place = f"{workers} worker{'s' if workers > 1 else ''}" if workers else "in this process"
-    on_gpu = use_gpu or (not workers and torch.cuda.is_available())
-    return f"{place}{' on GPU' if on_gpu else ''}"
-
-
-def _fit_through_losses(
-    work: Callable[[dict[str, Any]], None],
-    fields: dict[str, Any],
-    config: options.RunConfig,
-    *,
-    run: Folder,
-    workers: int,
-    use_gpu: bool,
-) -> None:
-    """Run a function in every worker, and again from the last checkpoint if one is lost."""
-    for restarts in range(config.max_restarts + 1):
-        try:
-            _fit(work, fields, name=config.name, run=run, workers=workers, use_gpu=use_gpu)
-            return
-        except Exception as error:
-            loss = lost_worker(error)
-            if loss is None or restarts == config.max_restarts:
-                raise
-            say(
-                f"{loss}. Starting again from the last checkpoint "
-                f"({restarts + 1} of {config.max_restarts} times)"
-            )
-
-
-def _fit(
-    work: Callable[[dict[str, Any]], None],
-    fields: dict[str, Any],
-    *,
-    name: str,
-    run: Folder,
-    workers: int,
-    use_gpu: bool,
-) -> None:
-    """Run a function in every worker, or in this process with none, and wait for its end."""
-    trainer = TorchTrainer(
-        work,
-        train_loop_config=fields,
-        torch_config=TorchConfig(timeout_s=COLLECTIVE_TIMEOUT_S),
-        scaling_config=ScalingConfig(num_workers=workers, use_gpu=use_gpu),
-        # Our own commit marker says where to resume. Ray keeps its records under a name
-        # that is used once, so that no state of an earlier start can get in the way.
-        run_config=RunConfig(
-            name=f"{name}-{uuid.uuid4().hex[:8]}",
-            storage_path=f"{run}/{RAY_RECORDS}",
-            logging_config=LoggingConfig(log_level="WARNING"),
-        ),
-    )
-    threads = torch.get_num_threads()
-    try:
-        trainer.fit()
-    finally:
-        torch.set_num_threads(threads)  # which a run in this process may have changed
-    (run / RAY_RECORDS).remove()
 
 
 def _start_tracking(config: options.RunConfig, run: Folder, dataset: PreparedDataset) -> Tracker:

@@ -11,9 +11,10 @@ import torch
 from torch import Tensor
 
 from pipeline import collective
+from pipeline.batches import Batch, BatchReader
 from pipeline.checkpointing import PREFIX, STATE, newest_checkpoint
 from pipeline.config import RunConfig, refuse_changes
-from pipeline.dataset import Batch, PreparedDataset, prefetch
+from pipeline.dataset import PreparedDataset
 from pipeline.plan import Plan
 from pipeline.progress import say
 from pipeline.redaction import redact_logs
@@ -127,29 +128,26 @@ def _rounding_changes(before: dict[str, Any]) -> str:
     )
 
 
-def stream(
+def reader(
     config: RunConfig,
     dataset: PreparedDataset,
     plan: Plan,
     *,
-    first_step: int,
-    last_step: int,
     image_size: int,
     captions: bool,
-) -> Iterator[Batch]:
-    """Stream this worker's share of the batches, some of them prepared ahead."""
-    return prefetch(
-        dataset.batches(
-            plan,
-            rank=collective.rank(),
-            world=collective.world(),
-            first_step=first_step,
-            last_step=last_step,
-            image_size=image_size,
-            flip=config.data.flip,
-            threads=config.data.decode_threads,
-            captions=captions,
-        )
+) -> BatchReader:
+    """Make what brings this worker its share of the batches."""
+    return BatchReader(
+        dataset,
+        plan,
+        rank=collective.rank(),
+        world=collective.world(),
+        holders=ray.train.get_context().get_local_world_size(),
+        image_size=image_size,
+        flip=config.data.flip,
+        threads=config.data.decode_threads,
+        captions=captions,
+        reader=config.data.reader,
     )
 
 
@@ -158,20 +156,24 @@ class Interval:
 
     def __init__(self, step: int) -> None:
         self.first = step
-        self.started = time.monotonic()
-        self.waited_s = 0.0
+        self.started = self.began = time.monotonic()
+        self.waited_s = 0.0  # for batches
+        self.stepped_s = 0.0  # in steps, waiting included
+        self.own_s: list[float] = []  # that each worker worked on a step, at the end
+        collective.waited_s()  # what was waited before does not count
         self.names: list[str] = []
         self.sums: Tensor | None = None  # of what was finite, and how often it was, [2, names]
 
     def wait_for(self, batches: Iterator[Batch]) -> Batch:
-        """Take the next batch, and note how long that took."""
-        started = time.monotonic()
+        """Begin a step: take the next batch, and note how long that took."""
+        self.began = time.monotonic()
         batch = next(batches)
-        self.waited_s += time.monotonic() - started
+        self.waited_s += time.monotonic() - self.began
         return batch
 
     def add(self, values: dict[str, Tensor]) -> None:
-        """Add the values of a step; one that is not finite counts for nothing."""
+        """End a step and add its values; one that is not finite counts for nothing."""
+        self.stepped_s += time.monotonic() - self.began
         self.names = list(values)
         row = torch.stack(list(values.values()))
         finite = row.isfinite()
@@ -189,6 +191,8 @@ class Interval:
         sums, counts = collective.mean(self.sums)
         means = (sums / counts).tolist()
         elapsed = time.monotonic() - self.started
+        own_s = (self.stepped_s - collective.waited_s()) / steps
+        self.own_s = collective.gather(torch.tensor([own_s], device=device)).tolist()
         return {
             **dict(zip(self.names, means, strict=True)),
             "images_seen": step * batch_size,

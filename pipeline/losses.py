@@ -12,6 +12,10 @@ DEATHS = (
 )
 
 
+# Ray Train's own types for it are not public. A node can go while workers are being started on it.
+NOT_STARTED = ("WorkerGroupStartupFailedError", "WorkerGroupStartupTimeoutError")
+
+
 def lost_worker(error: BaseException) -> str | None:
     """Say which worker was lost, or None if the error is of another kind.
 
@@ -25,6 +29,10 @@ def lost_worker(error: BaseException) -> str | None:
         failures = getattr(error, "worker_failures", None) or failures
         if isinstance(error, DEATHS):
             return f"a worker was lost ({type(error).__name__})"
+        if type(getattr(error, "controller_failure", None)).__name__ in NOT_STARTED:
+            return "a worker was lost while it was being started"
+        if type(error).__name__ == "PreemptionError":
+            return "a node was taken away"
         error = error.__cause__  # type: ignore[assignment]
     lost = [rank for rank, failure in sorted(failures.items()) if _is_death(failure)]
     if lost:

@@ -1,9 +1,23 @@
-"""What to do when a step does not fit into the memory of its device."""
+"""Memory: how much is free, and what to do when a step does not fit into that of its device."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 
+import psutil
 import torch
+
+CGROUP = Path("/sys/fs/cgroup")
+
+
+def available() -> int:
+    """Return the bytes this process may still take: in a container fewer than the host has."""
+    free = int(psutil.virtual_memory().available)
+    try:
+        limit, used = ((CGROUP / f"memory.{name}").read_text() for name in ("max", "current"))
+        return free if limit.strip() == "max" else max(0, min(free, int(limit) - int(used)))
+    except (OSError, ValueError):
+        return free
 
 
 @contextmanager

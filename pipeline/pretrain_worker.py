@@ -17,11 +17,13 @@ from safetensors.torch import save
 from torch import Tensor
 
 from pipeline import collective
+from pipeline.batches import Batch, prefetch
 from pipeline.checkpointing import Score, read_tensors
-from pipeline.dataset import Batch, PreparedDataset
+from pipeline.dataset import PreparedDataset
 from pipeline.failpoints import reach
+from pipeline.health import Pace
 from pipeline.host_copy import Groups, holding
-from pipeline.loop import Interval, Job, begin, resume, run_state, stream
+from pipeline.loop import Interval, Job, begin, reader, resume, run_state
 from pipeline.moments import moments, restore_moments
 from pipeline.plan import Plan
 from pipeline.pretrain_config import PretrainConfig
@@ -30,6 +32,7 @@ from pipeline.saver import Saver
 from pipeline.stopping import StopWatch
 from pipeline.storage import Folder
 from pipeline.tracking import Tracker
+from pipeline.watchdog import Watchdog
 from ratgan.checkpoint import TEXT_ENCODER
 from ratgan.metrics.retrieval import RPrecision, r_precision
 from ratgan.strict import load_strictly
@@ -68,12 +71,18 @@ def work(fields: dict[str, Any]) -> None:
     with (
         Saver(run / "checkpoints", keep=config.keep_checkpoints) as saver,
         StopWatch(run, job.token, looks=collective.rank() == 0) as stop,
+        Watchdog(run, config.health.hang_s) as watchdog,
     ):
-        _pretrain(job, config, device, saver, stop)
+        _pretrain(job, config, device, saver, stop, watchdog)
 
 
 def _pretrain(
-    job: Job, config: PretrainConfig, device: torch.device, saver: Saver, stop: StopWatch
+    job: Job,
+    config: PretrainConfig,
+    device: torch.device,
+    saver: Saver,
+    stop: StopWatch,
+    watchdog: Watchdog,
 ) -> None:
     """Restore and pretrain; the saver is worker 0's to use."""
     dataset = PreparedDataset(config.data.path)
@@ -86,32 +95,31 @@ def _pretrain(
     step = resume(config, saver.root, device, lambda folder: restore(folder, pair))
     last = config.steps(plan.images)
     tracker = Tracker(Folder(job.run)) if collective.rank() == 0 else None
-    batches = stream(
-        config,
-        dataset,
-        plan,
-        first_step=step,
-        last_step=last,
-        image_size=config.pair.image_size,
-        captions=True,
-    )
-    interval, stopping = Interval(step), False
+    pace = Pace(partial(_warn, tracker))
+    incoming = reader(config, dataset, plan, image_size=config.pair.image_size, captions=True)
+    batches = prefetch(incoming.batches(step, last), device)
+    interval, saves, stopping = Interval(step), False, False
     while step < last and not stopping:
-        batch = interval.wait_for(batches)
-        reach("worker.step", step=step, rank=collective.rank())
-        interval.add(_step(config, pair, batch, vocabulary, step, plan.images, device))
-        step += 1
-        saver.check()
-        stopping = collective.any_of(stop.asked, device)
+        # Worker 0 measures and saves alone, and the others wait for it here.
+        with watchdog.step(step, patient=saves and tracker is None):
+            batch = interval.wait_for(batches)
+            reach("worker.step", step=step, rank=collective.rank())
+            values = _step(config, pair, batch, vocabulary, step, plan.images, device)
+            step += 1
+            saver.check()
+            stopping = collective.any_of(stop.asked, device)
+            interval.add(values)
+        saves = step % config.checkpoint_every == 0 or step == last or stopping
 
         if step % config.log_every == 0 or step == last:
             measured = interval.close(step, config.optim.batch_size, device)
             if tracker:
                 _tell(tracker, step, last, measured)
+                pace.interval(step, interval.own_s)
             if step % config.checkpoint_every == 0 or step == last:
                 ray.train.report(measured)  # waits for Ray's controller, which looks every 2 s
             interval = Interval(step)
-        if tracker and (step % config.checkpoint_every == 0 or step == last or stopping):
+        if tracker and saves:
             found = None if stopping else measure(config, pair, dataset, vocabulary, device)
             if found:
                 tracker.metrics(step, {R_PRECISION: found.share})
@@ -261,6 +269,12 @@ def restore(folder: Folder, pair: Pair) -> None:
 
 def _trained(pair: Pair) -> set[str]:
     return {name for name, parameter in pair.images.named_parameters() if parameter.requires_grad}
+
+
+def _warn(tracker: Tracker | None, tag: str, value: str, text: str) -> None:
+    say(f"warning: {text}")
+    if tracker:
+        tracker.tag(tag, value)
 
 
 def _tell(tracker: Tracker, step: int, last: int, measured: dict[str, float]) -> None:

@@ -2,27 +2,34 @@
 
 import logging
 import os
+import re
 from pathlib import Path
 
 import ray
 from ray.data import DataContext
 
+from pipeline.admission import check_head
 
-def connect(*, cpus: int) -> None:
+GROWS_TO = "RATGAN_CLUSTER_GROWS_TO"
+
+
+def connect(*, cpus: int, least: int | None = None) -> None:
     """Join the cluster that `RAY_ADDRESS` names (a submitted job has it set), or start Ray here.
 
     Args:
-        cpus: Logical CPUs the work needs. Ray on this machine is started with at
-            least as many; a cluster must have them.
+        cpus: Logical CPUs the work can use. Ray on this machine is started with at
+            least as many.
+        least: That it needs, which a cluster must have; all of them if not given.
 
     Raises:
-        ConnectionError: If the named cluster cannot be reached.
-        ValueError: If the cluster has fewer CPUs.
+        OSError: If the named cluster cannot be reached, or not with this process' token.
+        ValueError: If the cluster has fewer CPUs and cannot grow to so many.
     """
     settle()
     if not ray.is_initialized():
         address = os.environ.get("RAY_ADDRESS")
         if address:
+            check_head(address)
             ray.init(address=address, logging_level=logging.WARNING)
         else:
             # Ray runs its workers at nice 15. Where the driver trains, they would starve.
@@ -35,12 +42,35 @@ def connect(*, cpus: int) -> None:
                 include_dashboard=True,
                 logging_level=logging.WARNING,
             )
-    available = int(ray.cluster_resources().get("CPU", 0))
-    if available < cpus:
+    available, needed = obtainable("CPU"), least or cpus
+    if available < needed:
         raise ValueError(
-            f"the Ray cluster has {available} CPUs and this job needs {cpus}: one for each worker "
-            "and one that reads data. Use fewer workers (--workers) or a larger cluster."
+            f"the Ray cluster has {available} CPUs and this job needs {needed}: one for each "
+            "worker and one that reads data. Use fewer workers (--workers) or a larger cluster."
         )
+
+
+def obtainable(resource: str) -> int:
+    """Return how much of a resource the cluster has, or can grow to.
+
+    What an autoscaler may add is not known to Ray before it is there: the cluster's files say it in
+    `RATGAN_CLUSTER_GROWS_TO`, as CPU=128,GPU=8.
+
+    Args:
+        resource: CPU or GPU.
+
+    Raises:
+        ValueError: If that variable says something else.
+    """
+    now = int(ray.cluster_resources().get(resource, 0))
+    said = os.environ.get(GROWS_TO, "")
+    try:
+        limits = {name: int(count) for name, count in re.findall(r"(\w+)=(\w+)", said)}
+    except ValueError:
+        limits = {}
+    if said and not limits:
+        raise ValueError(f"{GROWS_TO}={said!r} must be like CPU=128,GPU=8.")
+    return max(now, limits.get(resource, 0))
 
 
 def usable_cpus() -> int:

@@ -62,6 +62,16 @@ class StopRequests:
             if self.asked:
                 self.run.delete(REQUEST)
 
+    def tell_workers(self) -> None:
+        """Ask the workers to save the step at hand and stop."""
+        self.run.write_json(REQUEST, {"start": self.token})
+
+    def untell_workers(self) -> None:
+        """Take that back, once they have stopped, unless the user asked for it too."""
+        self.run.delete(REQUEST)
+        if self.asked:
+            self.tell_workers()
+
     def _take(self, number: int, frame: FrameType | None) -> None:
         if self.asked:
             raise KeyboardInterrupt
@@ -71,7 +81,7 @@ class StopRequests:
 
     def _write(self) -> None:
         say("asked to stop: a checkpoint is saved at the next step. Again, and it stops at once.")
-        self.run.write_json(REQUEST, {"start": self.token})
+        self.tell_workers()
 
 
 class StopWatch:

@@ -17,25 +17,22 @@ from PIL import Image
 from torch import Tensor
 
 from pipeline import collective, memory, precision
+from pipeline.batches import Batch, prefetch
 from pipeline.checkpointing import STATE
 from pipeline.compiling import compile_blocks
 from pipeline.config import TrainConfig
-from pipeline.dataset import Batch, Example, PreparedDataset
+from pipeline.dataset import Example, PreparedDataset
 from pipeline.failpoints import reach
 from pipeline.gan_checkpoint import gan_files, gan_tensors, restore
-from pipeline.health import (
-    Course,
-    Skips,
-    Watch,
-    refuse_to_go_back,
-)
-from pipeline.loop import Interval, Job, begin, resume, run_state, stream
+from pipeline.health import Course, Pace, Skips, Watch, refuse_to_go_back
+from pipeline.loop import Interval, Job, begin, reader, resume, run_state
 from pipeline.plan import Plan
 from pipeline.progress import duration, say
 from pipeline.saver import Saver
 from pipeline.stopping import StopWatch
 from pipeline.storage import Folder
 from pipeline.tracking import Tracker
+from pipeline.watchdog import Watchdog
 from ratgan.discriminator import Discriminator
 from ratgan.generator import Generator
 from ratgan.pictures import attention_overlay, grid, png
@@ -91,12 +88,18 @@ def work(fields: dict[str, Any]) -> None:
     with (
         Saver(run / "checkpoints", keep=config.keep_checkpoints) as saver,
         StopWatch(run, job.token, looks=collective.rank() == 0) as stop,
+        Watchdog(run, config.health.hang_s) as watchdog,
     ):
-        _train(job, config, device, saver, stop)
+        _train(job, config, device, saver, stop, watchdog)
 
 
 def _train(
-    job: Job, config: TrainConfig, device: torch.device, saver: Saver, stop: StopWatch
+    job: Job,
+    config: TrainConfig,
+    device: torch.device,
+    saver: Saver,
+    stop: StopWatch,
+    watchdog: Watchdog,
 ) -> None:
     """Restore and train; the saver is worker 0's to use."""
     dataset = PreparedDataset(config.data.path)
@@ -124,34 +127,41 @@ def _train(
     if reporter and step == 0:
         reporter.sample(gan, 0)
 
+    incoming = reader(
+        config,
+        dataset,
+        plan,
+        image_size=config.model.image_size,
+        captions=config.optim.mismatched == "published",
+    )
+
     def batches_from(step: int) -> Iterator[Batch]:
-        return stream(
-            config,
-            dataset,
-            plan,
-            first_step=step + course.passed_over,
-            last_step=last + course.passed_over,
-            image_size=config.model.image_size,
-            captions=config.optim.mismatched == "published",
-        )
+        passed_over = course.passed_over
+        return prefetch(incoming.batches(step + passed_over, last + passed_over), device)
 
-    batches, interval, stopping = batches_from(step), Interval(step), False
+    batches, interval, draws, saves = batches_from(step), Interval(step), False, False
+    stopping = False
     while step < last and not stopping:
-        batch, number = interval.wait_for(batches), step + course.passed_over
-        values = _step(gan, config, batch, transform, device, number=number, step=step)
-        step += 1
-        skips.add(values.pop("health/skipped"))
-        interval.add(values)
-        saver.check()
-        stopping = collective.any_of(stop.asked, device)
+        # Worker 0 draws and saves alone, and the others wait for it here.
+        with watchdog.step(step, patient=(draws or saves) and not reporter):
+            batch, number = interval.wait_for(batches), step + course.passed_over
+            values = do_step(gan, config, batch, transform, device, number=number, step=step)
+            step += 1
+            skips.add(values.pop("health/skipped"))
+            saver.check()
+            stopping = collective.any_of(stop.asked, device)
+            interval.add(values)
+        draws = step % config.sample_every == 0 or step == last
+        saves = step % config.checkpoint_every == 0 or step == last or stopping
 
-        if reporter and (step % config.sample_every == 0 or step == last):
+        if reporter and draws:
             reporter.sample(gan, step)
         if step % config.log_every == 0 or step == last:
             measured = interval.close(step, config.optim.batch_size, device)
             measured["health/skipped_steps"] = skips.total()
             if reporter:
                 reporter.line(step, last, measured)
+                reporter.pace.interval(step, interval.own_s)
             if step % config.checkpoint_every == 0 or step == last:
                 ray.train.report(measured)  # waits for Ray's controller, which looks every 2 s
             in_a_row = skips.in_a_row()
@@ -165,9 +175,10 @@ def _train(
                     reporter.went_back(reached, step, in_a_row)
                 # The stream that ran ahead ends when it is let go.
                 batches, interval = batches_from(step), Interval(step)
+                watchdog.warm_up()
                 continue
             interval = Interval(step)
-        if reporter and (step % config.checkpoint_every == 0 or step == last or stopping):
+        if reporter and saves:
             if step < last and skips.in_a_row():
                 # Where steps are being left out may be where they always are: no place to return.
                 say(f"step {step:,}: no checkpoint while losses or gradients are not finite")
@@ -179,7 +190,7 @@ def _train(
             saver.save(step, gan_tensors(gan), pack, state)
 
 
-def _step(
+def do_step(
     gan: Gan,
     config: TrainConfig,
     batch: Batch,
@@ -200,7 +211,7 @@ def _step(
         number: Of the batch; decides noise and pairs.
         step: Steps done before.
     """
-    optim = config.optim
+    optim, accumulate = config.optim, parts_of_share(config, collective.world())
     # The pairing is that of the whole batch, whoever holds which part of it.
     raw = collective.gather(batch.sentences.to(device, non_blocking=True))
     sentences = transform(raw)  # [B, S]
@@ -212,7 +223,7 @@ def _step(
         memory.explained(
             batch_size=optim.batch_size,
             workers=collective.world(),
-            accumulate=optim.accumulate,
+            accumulate=accumulate,
             device=device,
         ),
         precision.autocast(config.precision, device),
@@ -228,9 +239,22 @@ def _step(
             penalty_power=optim.penalty_power,
             average_decay=_decay(optim.average_decay, step),
             update=optim.update,
-            accumulate=optim.accumulate,
+            accumulate=accumulate,
             synchronize=collective.average_gradients,
         )
+
+
+def parts_of_share(config: TrainConfig, workers: int) -> int:
+    """Return in how many parts a worker takes its share.
+
+    With fewer workers than there may be each has a larger share. It takes it in more parts, so that
+    the memory of none has to hold more at once than with all of them.
+    """
+    accumulate, most = config.optim.accumulate, config.workers
+    if config.min_workers is None or most is None or workers == most:
+        return accumulate
+    at_once = -(-config.optim.batch_size // most // accumulate)  # images
+    return -(-config.optim.batch_size // workers // at_once)
 
 
 def _pair(
@@ -277,6 +301,7 @@ class Reporter:
         examples: list[Example] = dataset.examples(split, config.samples)
         self.captions = [example.caption for example in examples]
         self.watch = Watch(self._warn, torch.stack([example.image for example in examples]))
+        self.pace = Pace(self._warn)
         self.sentences = torch.stack([example.sentence for example in examples])
         self.noise = sample_noise(config.seed, len(examples), config.model.noise_dim)
         # Small pictures are shown larger, so that they can be seen and their captions read.

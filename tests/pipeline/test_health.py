@@ -5,7 +5,9 @@ import torch
 
 from pipeline.health import (
     SILENT_INTERVALS,
+    SLOW_INTERVALS,
     Course,
+    Pace,
     Skips,
     Watch,
     distance,
@@ -148,3 +150,27 @@ def test_distance_is_that_of_two_flat_colours():
     black, grey = torch.zeros(3, 32, 32), torch.full((3, 32, 32), 60.0)
 
     assert distance(torch.stack([black, grey]).to(torch.uint8)) == pytest.approx(60)
+
+
+def test_a_slow_worker_is_told_once_with_its_number():
+    told = []
+    pace = Pace(lambda *said: told.append(said))
+
+    for step in range(1, 10):
+        pace.interval(step, [0.2, 0.21, 0.5, 0.19])
+
+    ((tag, value, text),) = told
+    assert (tag, value) == ("health.slow_worker", f"worker 2 at step {SLOW_INTERVALS}")
+    assert "wait for worker 2, which takes 0.5 s" in text
+    assert "they take 0.2 s" in text
+
+
+def test_workers_that_are_slow_now_and_then_or_alone_are_not_told():
+    told = []
+    pace = Pace(lambda *said: told.append(said))
+
+    for step in range(1, 20):
+        pace.interval(step, [0.2, 0.9 if step % SLOW_INTERVALS else 0.2])
+        pace.interval(step, [0.2])
+
+    assert not told

@@ -2,16 +2,20 @@
 
 import copy
 import shutil
+import weakref
 
 import pytest
 import torch
 
-from pipeline.dataset import Batch, PreparedDataset, _key, prefetch
+from pipeline.batches import Batch, BatchReader, prefetch
+from pipeline.dataset import PreparedDataset
 from pipeline.plan import Plan
+from pipeline.rows import Rows, image_key
 
 pytestmark = pytest.mark.slow
 
-VIEW = {"image_size": 32, "flip": True, "threads": 2}
+VIEW = {"image_size": 32, "flip": True, "threads": 2, "reader": "threads"}
+CPU = torch.device("cpu")
 TENSORS = ("images", "sentences", "image_keys", "class_keys")
 
 
@@ -20,9 +24,7 @@ def stream(dataset: PreparedDataset, world: int, first: int, last: int, **view) 
     plan = Plan(dataset.units("train"), 12, seed=5)
     shares = [
         list(
-            dataset.batches(
-                plan, rank=rank, world=world, first_step=first, last_step=last, **(VIEW | view)
-            )
+            BatchReader(dataset, plan, rank=rank, world=world, **(VIEW | view)).batches(first, last)
         )
         for rank in range(world)
     ]
@@ -45,13 +47,34 @@ def equal(left: list[Batch], right: list[Batch]) -> bool:
     )
 
 
-@pytest.mark.parametrize("world", [2, 3])
-def test_workers_together_read_bit_for_bit_what_one_reads(shapes, alone, world):
-    assert equal(stream(shapes, world, 0, 25), alone)
+@pytest.mark.parametrize(("world", "reader"), [(2, "threads"), (3, "threads"), (3, "ray")])
+def test_workers_together_read_bit_for_bit_what_one_reads(shapes, alone, world, reader):
+    assert equal(stream(shapes, world, 0, 25, reader=reader), alone)
 
 
-def test_starting_in_the_middle_reads_the_same_tail(shapes, alone):
-    assert equal(stream(shapes, 1, 13, 25), alone[13:])
+@pytest.mark.parametrize("reader", ["threads", "resident", "ray"])
+def test_starting_in_the_middle_reads_the_same_tail(shapes, alone, reader):
+    assert equal(stream(shapes, 1, 13, 25, reader=reader), alone[13:])
+
+
+def test_all_images_held_in_memory_are_the_same_batches(shapes, alone):
+    assert equal(stream(shapes, 2, 0, 25, reader="resident"), alone)
+
+
+def test_what_fits_is_held_and_what_does_not_streams(shapes, monkeypatch):
+    plan = Plan(shapes.units("train"), 12, seed=5)
+    whole = 120 * 3 * 40**2 + 240 * 4 * 384  # pixels of 120 images, vectors of 240 captions
+
+    def chosen(free: int, holders: int = 1) -> str:
+        monkeypatch.setattr("pipeline.resident.available", lambda: free)
+        options = VIEW | {"reader": "auto"}
+        return BatchReader(shapes, plan, rank=0, world=2, holders=holders, **options).reader
+
+    assert chosen(4 * whole) == "resident"
+    assert chosen(4 * whole - 1) == "threads"
+    assert chosen(4 * whole, holders=2) == "threads"
+    with pytest.raises(ValueError, match=r"data\.reader=resident would hold .* Use --data\.reader"):
+        BatchReader(shapes, plan, rank=0, world=1, **(VIEW | {"reader": "resident", "holders": 9}))
 
 
 def test_each_epoch_reads_every_image_once(shapes, alone):
@@ -66,7 +89,7 @@ def test_an_image_comes_with_its_own_sentences(shapes, alone):
     stored = {}
     for unit in shapes.units("train"):
         for row in shapes.read(unit, ["id", "sentences"]).to_pylist():
-            stored[_key(row["id"])] = torch.tensor(row["sentences"]).view(-1, 384)
+            stored[image_key(row["id"])] = torch.tensor(row["sentences"]).view(-1, 384)
 
     chosen = [
         (stored[key] == sentence).all(1).nonzero().flatten().tolist()
@@ -79,7 +102,8 @@ def test_an_image_comes_with_its_own_sentences(shapes, alone):
     assert 90 < second < 210, "of two captions each is taken about half of the 300 times"
 
 
-def test_captions_come_along_when_asked_for_and_are_those_of_the_sentences(shapes, alone):
+@pytest.mark.parametrize("reader", ["threads", "resident", "ray"])
+def test_captions_come_along_when_asked_for_and_are_those_of_the_sentences(shapes, alone, reader):
     plan = Plan(shapes.units("train"), 12, seed=5)
     texts: dict[bytes, set[str]] = {}
     for unit in shapes.units("train"):
@@ -88,9 +112,8 @@ def test_captions_come_along_when_asked_for_and_are_those_of_the_sentences(shape
             for text, vector in zip(row["captions"], vectors, strict=True):
                 texts.setdefault(vector.numpy().tobytes(), set()).add(text)
 
-    with_texts = list(
-        shapes.batches(plan, rank=0, world=1, first_step=0, last_step=5, captions=True, **VIEW)
-    )
+    read = BatchReader(shapes, plan, rank=0, world=1, captions=True, **(VIEW | {"reader": reader}))
+    with_texts = list(read.batches(0, 5))
 
     assert equal(with_texts, alone[:5])
     assert alone[0].captions == ()
@@ -157,21 +180,33 @@ def test_a_shard_of_another_size_is_refused(shapes, tmp_path):
         PreparedDataset(str(folder)).verify()
 
 
-def test_few_row_groups_are_held_wherever_training_starts(shapes, monkeypatch):
-    monkeypatch.setattr("pipeline.dataset.HOLD_ROWS", 0)  # as for a large split
+@pytest.mark.parametrize("reader", ["threads", "ray"])
+def test_a_row_group_is_let_go_after_its_last_image(shapes, reader):
     plan = Plan(shapes.units("train"), batch_size=4, seed=3)
-    held: list[int] = []
-    read = PreparedDataset._rows
+    read = BatchReader(shapes, plan, rank=0, world=1, **(VIEW | {"reader": reader}))
+    alive: weakref.WeakSet[Rows] = weakref.WeakSet()
+    most = 0
+    for rows, _, _ in read._streamed(17, 95):  # parts of four epochs of 30 steps
+        alive.add(rows)
+        most = max(most, len(alive))
 
-    def watched(self, plan, positions, captions):
-        held.append(len({int(e) for e in plan.resolve(positions).epoch}))
-        return read(self, plan, positions, captions)
+    # An epoch is 9 row groups in 4 lanes: two for each lane, and those of no other epoch.
+    assert 4 <= most <= 8
 
-    monkeypatch.setattr(PreparedDataset, "_rows", watched)
-    list(shapes.batches(plan, rank=0, world=1, first_step=17, last_step=95, **VIEW))
 
-    # 30 steps are an epoch: one window each, and none that goes into a second epoch.
-    assert held == [1, 1, 1, 1]
+def test_row_groups_are_read_once_an_epoch_and_ahead(shapes, monkeypatch):
+    plan = Plan(shapes.units("train"), batch_size=4, seed=3)
+    reads: list[str] = []
+    whole = PreparedDataset.read
+    monkeypatch.setattr(
+        PreparedDataset,
+        "read",
+        lambda self, unit, columns: (reads.append(str(unit)), whole(self, unit, columns))[1],
+    )
+
+    list(BatchReader(shapes, plan, rank=0, world=1, **VIEW).batches(0, 60))
+
+    assert sorted(reads) == sorted(str(unit) for unit in plan.units for _ in range(2))
 
 
 def test_classes_of_equal_meaning_share_a_key(shapes, alone):
@@ -195,7 +230,8 @@ def test_examples_are_read_in_order_with_their_meaning(shapes):
         assert example.sentence.shape == (16,)
 
 
-def test_a_damaged_shard_stops_training_with_its_cause(shapes, tmp_path):
+@pytest.mark.parametrize("reader", ["threads", "resident", "ray"])
+def test_a_damaged_shard_stops_training_with_its_cause(shapes, tmp_path, reader):
     copy = tmp_path / "copy"
     shutil.copytree(shapes.folder.path, copy)
     for shard in (copy / "train").iterdir():
@@ -204,7 +240,7 @@ def test_a_damaged_shard_stops_training_with_its_cause(shapes, tmp_path):
         shard.write_bytes(content)
 
     with pytest.raises(Exception, match=r"CRC|checksum|[Cc]orrupt"):
-        stream(PreparedDataset(str(copy)), 1, 0, 25)
+        stream(PreparedDataset(str(copy)), 1, 0, 25, reader=reader)
 
 
 def test_prefetching_keeps_order_and_passes_errors_on():
@@ -212,7 +248,7 @@ def test_prefetching_keeps_order_and_passes_errors_on():
         yield from range(10)
         raise OSError("disk gone")
 
-    received = prefetch(numbers(), depth=2)
+    received = prefetch(numbers(), CPU, depth=2)
 
     assert [next(received) for _ in range(10)] == list(range(10))
     with pytest.raises(OSError, match="disk gone"):
@@ -222,7 +258,7 @@ def test_prefetching_keeps_order_and_passes_errors_on():
 def test_prefetching_ends_its_thread_when_nobody_listens():
     import threading
 
-    batches = prefetch(iter(range(1000)), depth=2)
+    batches = prefetch(iter(range(1000)), CPU, depth=2)
     next(batches)
     batches.close()
 

@@ -1,0 +1,363 @@
+"""A Ray cluster on this machine: a head and some workers, shut to everybody without its token.
+
+    python -m pipeline.local_cluster 2        # a head and two workers
+    python -m pipeline.local_cluster --stop
+
+Each node is a `ray start --block` of its own, with its own ports. A cluster that lets a stranger in
+at any port is stopped again.
+"""
+
+import argparse
+import contextlib
+import json
+import os
+import shutil
+import socket
+import stat
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import psutil
+
+from pipeline.knock import Door, count_nodes
+from pipeline.loopback import ADDRESS, ENVIRONMENT
+from pipeline.ports import see_that_they_refuse
+from pipeline.progress import say
+from pipeline.session import usable_cpus
+
+FIRST_PORT = 8260  # so that the dashboard is where everybody looks for it, at 8265
+PORTS_PER_NODE = 10
+START_S = 180.0
+STOP_S = 30.0
+# `ray job stop` kills a job after so many seconds; a checkpoint must be saved by then. Ray: 3.
+JOB_STOP_S = 120
+TOKEN_LENGTH = 32
+NODES = "nodes.json"  # the processes that were started
+# Ray's metrics would be told to everybody. Two of their ports have no switch, but they can be told
+# to take one that there is not.
+NO_METRICS = {
+    "RAY_enable_metrics_collection": "0",
+    "DASHBOARD_METRIC_PORT": "-1",
+    "AUTOSCALER_METRIC_PORT": "-1",
+}
+SERVICES = {  # by their place among the ports of a node
+    "node-manager-port": 1,
+    "object-manager-port": 2,
+    "runtime-env-agent-port": 4,
+    "dashboard-agent-listen-port": 6,
+    "dashboard-agent-grpc-port": 7,
+}
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What to start.
+
+    Attributes:
+        workers: Nodes beside the head.
+        cpus: Logical CPUs of each worker.
+        first_port: Of the head's ports; the workers' follow.
+        folder: For logs and sockets; its path must be short.
+    """
+
+    workers: int
+    cpus: int
+    first_port: int
+    folder: Path
+
+    @property
+    def store(self) -> Door:
+        """Where the head's store listens: what drivers and nodes join."""
+        return Door(ADDRESS, self.first_port)
+
+    @property
+    def dashboard(self) -> Door:
+        """Where jobs are submitted."""
+        return Door(ADDRESS, self.first_port + 5)
+
+    def ports(self, node: int) -> list[int]:
+        """Return the ports of a node; 0 is the head."""
+        first = self.first_port + node * PORTS_PER_NODE
+        own = [first + place for place in SERVICES.values()]
+        return own if node else sorted([*own, self.store.port, self.dashboard.port])
+
+    def command(self, node: int) -> list[str]:
+        """Return the command that starts a node."""
+        first = self.first_port + node * PORTS_PER_NODE
+        ports = [f"--{name}={first + place}" for name, place in SERVICES.items()]
+        shared = [
+            *(f"{Path(sys.executable).parent}/ray", "start", "--block", "--disable-usage-stats"),
+            *(f"--node-ip-address={ADDRESS}", *ports),
+        ]
+        if node:
+            return [*shared, f"--address={self.store}", f"--num-cpus={self.cpus}"]
+        return [
+            *(*shared, "--head", f"--port={self.store.port}", "--num-cpus=1"),
+            *(f"--dashboard-host={ADDRESS}", f"--dashboard-port={self.dashboard.port}"),
+            f"--temp-dir={self.folder}/ray",
+        ]
+
+
+def start(plan: Plan) -> None:
+    """Start a cluster, see that it is shut, and say how to use it.
+
+    Raises:
+        ValueError: If there is no token that only its owner can read, the ports are taken, or a
+            cluster runs in the folder already.
+        OSError: If it does not come up, or a port of it lets strangers in; it is stopped then.
+    """
+    token = token_file()
+    _refuse_twice(plan)
+    environment = os.environ | ENVIRONMENT
+    environment |= {
+        "RAY_AUTH_MODE": "token",
+        "RAY_AUTH_TOKEN_PATH": str(token),
+        "RAY_JOB_STOP_WAIT_TIME_S": os.environ.get("RAY_JOB_STOP_WAIT_TIME_S", str(JOB_STOP_S)),
+        "RAY_raylet_start_wait_time_s": str(round(START_S)),  # on a busy machine 30 s are too few
+        **NO_METRICS,
+    }
+    plan.folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+    if plan.folder.stat().st_uid != os.getuid():
+        raise ValueError(f"{plan.folder} belongs to somebody else. Use another: --folder PLACE")
+    try:
+        for node in range(plan.workers + 1):
+            _start_node(plan, node, environment)
+            if node == 0:  # the others ask for it once, and end if it is not there
+                _wait_for_nodes(plan, 1, token.read_text().strip())
+        _wait_for_nodes(plan, plan.workers + 1, token.read_text().strip())
+        _wait_for_ports(plan)
+        shut = see_that_it_is_shut(plan)
+    except BaseException:
+        stop(plan.folder, keep_logs=True)
+        say(f"logs of the start that failed: {plan.folder}")
+        raise
+    said = f"export RAY_AUTH_MODE=token RAY_API_SERVER_ADDRESS=http://{plan.dashboard}"
+    if os.environ.get("RAY_AUTH_TOKEN_PATH"):
+        said += f" RAY_AUTH_TOKEN_PATH={token}"
+    say(
+        f"a head and {plan.workers} workers with {plan.cpus} CPUs each; all {shut} ports are on "
+        f"{ADDRESS} and refuse strangers\n"
+        f"  to use it:   {said}\n"
+        f"  to stop it:  cluster/start-local.sh --stop{_folder_flag(plan.folder)}\n"
+        f"  its logs:    {plan.folder}/ray/session_latest/logs"
+    )
+
+
+def stop(folder: Path, *, keep_logs: bool = False) -> int:
+    """End a cluster: what `start` started and what came of that, by process, nothing else.
+
+    Args:
+        folder: Of the cluster.
+        keep_logs: Leave what its processes wrote.
+
+    Returns:
+        How many processes were ended.
+    """
+    processes = list(_processes(folder))
+    for process in reversed(_nodes(folder)):
+        with contextlib.suppress(psutil.NoSuchProcess):
+            process.terminate()
+    _, left = psutil.wait_procs(processes, timeout=STOP_S)
+    for process in left:
+        with contextlib.suppress(psutil.NoSuchProcess):
+            process.kill()
+    psutil.wait_procs(left, timeout=STOP_S)
+    for name in () if keep_logs else _read(folder):  # nothing but what `start` made
+        (folder / f"{name}.log").unlink(missing_ok=True)
+        shutil.rmtree(folder / "ray", ignore_errors=True)
+    (folder / NODES).unlink(missing_ok=True)
+    with contextlib.suppress(OSError):
+        folder.rmdir()
+    return len(processes)
+
+
+def token_file() -> Path:
+    """Return the file that holds the cluster's token.
+
+    Raises:
+        ValueError: If there is none that its owner alone can read.
+    """
+    make = (
+        "Make one:\n  (umask 077; mkdir -p ~/.ray; ray get-auth-token --generate > /dev/null)\n"
+        "or name a file in RAY_AUTH_TOKEN_PATH."
+    )
+    if os.environ.get("RAY_AUTH_TOKEN"):
+        raise ValueError(
+            "RAY_AUTH_TOKEN is set: every process would hand the token on in its environment. Put "
+            "it into a file of mode 600, name that in RAY_AUTH_TOKEN_PATH, and unset "
+            "RAY_AUTH_TOKEN."
+        )
+    path = Path(os.environ.get("RAY_AUTH_TOKEN_PATH") or Path.home() / ".ray/auth_token")
+    path = path.expanduser().absolute()
+    try:
+        found = path.stat()
+        token = path.read_text().strip()
+    except OSError as error:
+        raise ValueError(
+            f"no token: {path} cannot be read ({error.strerror}). Whoever reaches a Ray cluster "
+            f"without one runs programs on it. {make}"
+        ) from error
+    if found.st_mode & (stat.S_IRWXG | stat.S_IRWXO) or found.st_uid != os.getuid():
+        raise ValueError(
+            f"{path} can be read by others, and with it they run programs as you. "
+            f"Use: chmod 600 {path}"
+        )
+    if len(token) < TOKEN_LENGTH:
+        raise ValueError(
+            f"the token in {path} has {len(token)} characters; {TOKEN_LENGTH} is the least. {make}"
+        )
+    return path
+
+
+def see_that_it_is_shut(plan: Plan) -> int:
+    """Knock as a stranger at every port of a cluster.
+
+    Returns:
+        How many there are.
+
+    Raises:
+        OSError: If one lets strangers in, can be reached from other machines, or was not found.
+    """
+    shut = see_that_they_refuse(_processes(plan.folder), only_at=ADDRESS)
+    missing = {port for node in range(plan.workers + 1) for port in plan.ports(node)} - shut
+    if missing:
+        raise OSError(f"not found among the ports of the cluster: {sorted(missing)}")
+    return len(shut)
+
+
+def _start_node(plan: Plan, node: int, environment: dict[str, str]) -> None:
+    name = f"worker-{node}" if node else "head"
+    with (plan.folder / f"{name}.log").open("wb") as log:
+        process = subprocess.Popen(
+            plan.command(node),
+            env=environment,
+            stdin=subprocess.DEVNULL,
+            stdout=log,
+            stderr=subprocess.STDOUT,
+            start_new_session=True,
+        )
+    known = _read(plan.folder)
+    known[name] = (process.pid, psutil.Process(process.pid).create_time())
+    (plan.folder / NODES).write_text(json.dumps(known))
+
+
+def _wait_for_nodes(plan: Plan, count: int, token: str) -> None:
+    for _ in _until(plan, f"{count} nodes"):
+        if count_nodes(plan.store, token) >= count:
+            return
+
+
+def _wait_for_ports(plan: Plan) -> None:
+    for _ in _until(plan, "all ports"):
+        nodes = range(plan.workers + 1)
+        if not any(_is_free(port) for node in nodes for port in plan.ports(node)):
+            return
+
+
+def _until(plan: Plan, what: str) -> Iterator[None]:
+    """Go on while the cluster is coming up.
+
+    Raises:
+        OSError: If a node has ended, or it takes too long.
+    """
+    give_up = time.monotonic() + START_S
+    while time.monotonic() < give_up:
+        yield
+        for name, (pid, started) in _read(plan.folder).items():
+            if _process(pid, started) is None:
+                log = (plan.folder / f"{name}.log").read_text(errors="replace").strip()
+                raise OSError(f"{name} of the cluster ended as it started:\n{log[-2000:]}")
+        time.sleep(0.2)
+    raise OSError(f"{what} of the cluster did not answer in {START_S:.0f} s.")
+
+
+def _refuse_twice(plan: Plan) -> None:
+    if _nodes(plan.folder):
+        raise ValueError(
+            f"a cluster runs in {plan.folder} already. Stop it first: cluster/start-local.sh --stop"
+            f"{_folder_flag(plan.folder)}"
+        )
+    nodes = range(plan.workers + 1)
+    taken = [port for node in nodes for port in plan.ports(node) if not _is_free(port)]
+    if taken:
+        raise ValueError(
+            f"somebody listens on port {', '.join(map(str, taken))} already. Stop that, or use "
+            "other ports: --first-port 9260"
+        )
+
+
+def _is_free(port: int) -> bool:
+    with socket.socket() as probe:
+        probe.settimeout(1)
+        return probe.connect_ex((ADDRESS, port)) != 0
+
+
+def _read(folder: Path) -> dict[str, tuple[int, float]]:
+    try:
+        known: dict[str, tuple[int, float]] = json.loads((folder / NODES).read_text())
+    except (OSError, ValueError):
+        known = {}
+    return known
+
+
+def _nodes(folder: Path) -> list[psutil.Process]:
+    """Return what `start` started and what still runs, the head first."""
+    found = [_process(pid, started) for pid, started in _read(folder).values()]
+    return [process for process in found if process]
+
+
+def _processes(folder: Path) -> Iterator[psutil.Process]:
+    """Return every process of the cluster."""
+    for process in _nodes(folder):
+        yield process
+        with contextlib.suppress(psutil.NoSuchProcess):
+            yield from process.children(recursive=True)
+
+
+def _process(pid: int, started: float) -> psutil.Process | None:
+    """Find a process again; a number may belong to another one by now."""
+    try:
+        process = psutil.Process(pid)
+        same = abs(process.create_time() - started) < 1
+        return process if same and process.status() != psutil.STATUS_ZOMBIE else None
+    except psutil.NoSuchProcess:
+        return None
+
+
+def _folder_flag(folder: Path) -> str:
+    return "" if folder == default_folder() else f" --folder {folder}"
+
+
+def default_folder() -> Path:
+    """Return where a cluster's logs and sockets lie; sockets need a short path."""
+    return Path(f"/tmp/ratgan-ray-{os.getuid()}")
+
+
+def main() -> None:
+    """Start or stop, as the command line says."""
+    options = argparse.ArgumentParser(description=__doc__, prog="cluster/start-local.sh")
+    options.add_argument("workers", type=int, nargs="?", default=2, help="nodes beside the head")
+    options.add_argument("--cpus", type=int, help="logical CPUs of each; default: shared out")
+    options.add_argument("--first-port", type=int, default=FIRST_PORT)
+    options.add_argument("--folder", type=Path, default=default_folder())
+    options.add_argument("--stop", action="store_true")
+    given = options.parse_args()
+    try:
+        if given.stop:
+            say(f"{stop(given.folder)} processes ended")
+            return
+        if not 1 <= given.workers <= 100:
+            raise ValueError(f"{given.workers} workers: use 1 to 100.")
+        cpus = given.cpus or max(1, usable_cpus() // given.workers)
+        start(Plan(given.workers, cpus, given.first_port, given.folder.absolute()))
+    except (ValueError, OSError) as error:
+        sys.stderr.write(f"error: {error}\n")
+        sys.exit(2)
+
+
+if __name__ == "__main__":
+    main()

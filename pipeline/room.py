@@ -1,0 +1,195 @@
+"""For how many workers a cluster has room: found out by reserving it.
+
+What Ray says of a cluster lags behind: a node that was killed is counted for some seconds more, and
+workers on their way out still hold their places. So what it says is only a first look, and what
+counts is whether the places can be had now.
+"""
+
+import logging
+import threading
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from types import TracebackType
+from typing import Self
+
+import ray
+from ray.util.placement_group import placement_group, remove_placement_group
+
+from pipeline.progress import say
+
+logger = logging.getLogger(__name__)
+
+READER = {"CPU": 1.0}  # a place for the tasks that read data
+RESERVE_S = 3.0  # where there is room, a place is had in a moment
+SETTLE_S = 15.0  # for those who leave; a node that was killed is noticed within that
+LOOK_EVERY_S = 5.0
+
+
+@dataclass(frozen=True)
+class Crew:
+    """How many workers may train together.
+
+    Attributes:
+        sizes: Their numbers, the largest first; 0 is in this process.
+        use_gpu: Each has a GPU.
+    """
+
+    sizes: tuple[int, ...]
+    use_gpu: bool = False
+
+    @property
+    def worker(self) -> dict[str, float]:
+        """The place that a worker takes."""
+        return {"GPU": 1.0} if self.use_gpu else {"CPU": 1.0}
+
+    def needs(self, workers: int) -> dict[str, float]:
+        """Return what so many workers and the tasks that read for them take in all."""
+        if self.use_gpu:
+            return {"GPU": float(workers), **READER}
+        return {"CPU": workers + READER["CPU"]}
+
+    def __str__(self) -> str:
+        if self.sizes == (0,):
+            return "in this process"
+        least, most = self.sizes[-1], self.sizes[0]
+        numbers = f"{most}" if least == most else f"{least} to {most}"
+        return f"{numbers} worker{'s' if most > 1 else ''}{' on GPU' if self.use_gpu else ''}"
+
+
+def sizes(least: int, most: int, batch: int) -> tuple[int, ...]:
+    """Return the numbers of workers that give each an equal share of a batch, the largest first.
+
+    Raises:
+        ValueError: If none does.
+    """
+    found = tuple(n for n in range(min(most, batch), least - 1, -1) if batch % n == 0)
+    if not found:
+        raise ValueError(
+            f"min_workers={least}: no number of workers from {least} to {most} gives each of them "
+            f"an equal share of optim.batch_size={batch}. Use --min-workers 1."
+        )
+    return found
+
+
+def wait_for_room(crew: Crew, patience_s: float, stopped: Callable[[], bool]) -> int | None:
+    """Return the largest number of workers there is room for, as soon as there is.
+
+    Args:
+        crew: The numbers to choose from.
+        patience_s: Seconds to wait.
+        stopped: Whether to give up.
+
+    Returns:
+        The number; None if it was told to give up.
+
+    Raises:
+        ValueError: If there is no room for the least of them in that time.
+    """
+    if crew.sizes == (0,):
+        return 0
+    started, told = time.monotonic(), False
+    while not stopped():
+        waited_s = time.monotonic() - started
+        whole = ray.cluster_resources()
+        hopeful = [size for size in crew.sizes if _holds(whole, crew.needs(size))]
+        for size in hopeful if waited_s > SETTLE_S else hopeful[:1]:
+            if _reserved([crew.worker] * size + [READER]):
+                return size
+        missing = _missing(crew, whole)
+        if waited_s > patience_s:
+            raise ValueError(
+                f"there was no room for {crew.sizes[-1]} workers in {patience_s:.0f} s: {missing}. "
+                "Nothing that was committed is lost: the same command goes on from the last "
+                "checkpoint when there is room. With --min-workers 1 a run goes on with what there "
+                "is; --wait-for-room-s waits longer."
+            )
+        if not told and waited_s > RESERVE_S:
+            told = True
+            say(
+                f"waiting up to {patience_s:.0f} s for room for {crew.sizes[-1]} workers: {missing}"
+            )
+        time.sleep(1)
+    return None
+
+
+def _holds(resources: dict[str, float], needs: dict[str, float]) -> bool:
+    return all(resources.get(name, 0) >= amount for name, amount in needs.items())
+
+
+def _missing(crew: Crew, whole: dict[str, float]) -> str:
+    needs = crew.needs(crew.sizes[-1])
+    found = " and ".join(f"{whole.get(name, 0):g} {name}s" for name in needs)
+    wanted = " and ".join(f"{amount:g} {name}s" for name, amount in needs.items())
+    use = ", some of them in use" if _holds(whole, needs) else ""
+    return f"the cluster has {found}{use}, and {wanted} are needed, one CPU of them to read data"
+
+
+def _reserved(bundles: list[dict[str, float]]) -> bool:
+    """Tell whether places can be had now, by taking them and giving them back."""
+    group = placement_group(bundles, strategy="PACK")
+    try:
+        return bool(group.wait(RESERVE_S))
+    finally:
+        remove_placement_group(group)
+
+
+class GrowthWatch:
+    """Looks out, in a thread, for room for more workers than are at work.
+
+    Args:
+        crew: The numbers to choose from.
+        size: How many are at work.
+        on_room: Called once, when there is.
+
+    Attributes:
+        found: For how many there is room, if for more.
+    """
+
+    def __init__(self, crew: Crew, size: int, on_room: Callable[[], None]) -> None:
+        self.crew, self.size, self.on_room, self.found = crew, size, on_room, 0
+        self.larger = [n for n in crew.sizes if n > size]
+        self._over = threading.Event()
+        self._thread = threading.Thread(target=self._look, name="growth-watch", daemon=True)
+
+    def __enter__(self) -> Self:
+        if self.larger:
+            self._thread.start()
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        at: TracebackType | None,
+    ) -> None:
+        self._over.set()
+        if self.larger:
+            self._thread.join(timeout=2 * RESERVE_S)
+
+    def _look(self) -> None:
+        seen = 0
+        while not self._over.wait(LOOK_EVERY_S):
+            try:
+                found = self._room()
+            except Exception as error:  # the cluster may be away for a moment: looked at again
+                logger.debug("no look at the cluster: %s", error)
+                continue
+            # Twice, since what comes may go at once, and starting again takes a while.
+            if found and seen:
+                say(f"room for {found} workers: a checkpoint is saved, and they go on from it")
+                self.found = found
+                self.on_room()
+                return
+            seen = found
+
+    def _room(self) -> int:
+        """Return the largest number there is room for beside those at work, or 0."""
+        free = ray.available_resources()
+        for size in self.larger:
+            more = size - self.size
+            if _holds(free, self.crew.needs(more)) and _reserved(
+                [self.crew.worker] * more + [READER]
+            ):
+                return size
+        return 0

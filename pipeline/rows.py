@@ -1,0 +1,115 @@
+"""Rows of a prepared dataset, held so that batches can be put together from them.
+
+Dimensions in this file:
+    n rows, M captions of all of them, R raw sentence size, H W stored height and width.
+"""
+
+import hashlib
+from dataclasses import dataclass
+
+import numpy as np
+import pyarrow as pa
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+from torchvision.io import ImageReadMode, decode_jpeg
+
+PIXELS = pa.types.is_fixed_size_binary  # of a column of images that are decoded already
+
+
+@dataclass(frozen=True, eq=False)
+class Rows:
+    """Some rows; nothing in it is a Python object for each of them.
+
+    Attributes:
+        images: JPEGs, n of them; or decoded, uint8, [n, 3, H, W].
+        image_keys: A number for each image, [n].
+        class_keys: A number for each image's class (or image), [n].
+        sentences: Raw vectors of all captions, [M, R].
+        starts: Where the captions of each row start, [n + 1].
+        captions: The texts, M of them, where they were read.
+    """
+
+    images: pa.Array | NDArray[np.uint8]
+    image_keys: NDArray[np.int64]
+    class_keys: NDArray[np.int64]
+    sentences: NDArray[np.float32]
+    starts: NDArray[np.int64]
+    captions: pa.Array | None
+
+    @classmethod
+    def of(cls, table: pa.Table, dim: int) -> "Rows":
+        """Take the rows of a table.
+
+        Args:
+            table: With the columns id, label, image, sentences, and perhaps captions.
+            dim: R.
+
+        Raises:
+            ValueError: If the vectors of a row are not of that size.
+        """
+        images, sentences = _whole(table, "image"), _whole(table, "sentences")
+        offsets = np.asarray(sentences.offsets, dtype=np.int64)
+        counts, rest = np.divmod(np.diff(offsets), dim)
+        if rest.any() or not counts.all():
+            raise ValueError(f"a shard holds sentence vectors that are not of size {dim}.")
+        names = table["id"].to_pylist()
+        keys = [image_key(name) for name in names]
+        classes = [
+            class_key(label, key)
+            for label, key in zip(table["label"].to_pylist(), keys, strict=True)
+        ]
+        return cls(
+            images=_pixels(images) if PIXELS(images.type) else images,
+            image_keys=np.array(keys, dtype=np.int64),
+            class_keys=np.array(classes, dtype=np.int64),
+            sentences=np.asarray(sentences.flatten()).reshape(-1, dim),
+            starts=np.concatenate([[0], np.cumsum(counts)]),
+            captions=_whole(table, "captions").flatten()
+            if "captions" in table.schema.names
+            else None,
+        )
+
+    def image(self, row: int) -> NDArray[np.uint8]:
+        """Return an image, [3, H, W]; not to be written to."""
+        if isinstance(self.images, np.ndarray):
+            return self.images[row]
+        return decode(self.images[row].as_py()).numpy()
+
+
+def decode(content: bytes) -> Tensor:
+    """Decode a JPEG that preparation wrote, uint8, [3, H, W]."""
+    buffer = torch.frombuffer(bytearray(content), dtype=torch.uint8)
+    return decode_jpeg(buffer, mode=ImageReadMode.RGB)
+
+
+def decoded(table: pa.Table) -> pa.Table:
+    """Put the pixels in the place of the JPEGs of a table."""
+    images = torch.stack([decode(content) for content in table["image"].to_pylist()])
+    pixels = pa.FixedSizeBinaryArray.from_buffers(
+        pa.binary(images[0].numel()), len(images), [None, pa.py_buffer(images.numpy())]
+    )
+    return table.set_column(table.schema.get_field_index("image"), "image", pixels)
+
+
+def image_key(name: str) -> int:
+    """Return the number that stands for an image's id."""
+    return int.from_bytes(hashlib.blake2b(name.encode(), digest_size=8).digest(), signed=True)
+
+
+def class_key(label: str | None, key: int) -> int:
+    """Return the number that stands for a class, or for the image where there are no classes."""
+    return image_key("class " + label) if label else key
+
+
+def _whole(table: pa.Table, name: str) -> pa.Array:
+    column = table[name]
+    return column.chunk(0) if column.num_chunks == 1 else pa.concat_arrays(column.chunks)
+
+
+def _pixels(images: pa.Array) -> NDArray[np.uint8]:
+    """View pixels as images, [n, 3, H, W]."""
+    size = images.type.byte_width
+    flat = np.frombuffer(images.buffers()[1], np.uint8)[images.offset * size :]
+    side = round((size // 3) ** 0.5)
+    return flat[: len(images) * size].reshape(len(images), 3, side, side)

@@ -1,0 +1,111 @@
+"""Starting the workers: again when one is lost, and anew when there is room for more of them."""
+
+import uuid
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from ray.train import FailureConfig, LoggingConfig, RunConfig, ScalingConfig
+from ray.train.torch import TorchConfig, TorchTrainer
+
+from pipeline import config as options
+from pipeline import hangs
+from pipeline.losses import lost_worker
+from pipeline.progress import say
+from pipeline.room import Crew, GrowthWatch, wait_for_room
+from pipeline.stopping import StopRequests
+from pipeline.storage import Folder
+
+RAY_RECORDS = "ray"  # in the run's folder, while it runs
+COLLECTIVE_TIMEOUT_S = 300  # a worker that is silent for so long is gone; Ray's default is 1800 s
+
+Work = Callable[[dict[str, Any]], None]
+
+
+def train_through_losses(
+    work: Work,
+    fields: dict[str, Any],
+    config: options.RunConfig,
+    *,
+    run: Folder,
+    crew: Crew,
+    stop: StopRequests,
+) -> None:
+    """Run a function in every worker until all of them come to its end.
+
+    If one is lost, it is run again from the last checkpoint, with as many workers as there is
+    room for. If there is room for more, the workers are asked to save and stop, and more are
+    started. Ray Train's own elastic training would lose the steps since the last checkpoint then.
+
+    Args:
+        work: The function.
+        fields: What it is given.
+        config: Of the run.
+        run: Its folder.
+        crew: How many workers there may be.
+        stop: What the user asks for; then this returns.
+
+    Raises:
+        ValueError: If there is no room for the workers.
+        Exception: What went wrong in a worker, or the loss that was one too many.
+    """
+    restarts, before = 0, 0
+    while True:
+        size = wait_for_room(crew, config.wait_for_room_s, lambda: stop.asked)
+        if size is None:
+            return
+        if len(crew.sizes) > 1 and size != before:
+            say(f"  {size} worker{'s' if size > 1 else ''}")
+        before, left, growth = size, hangs.names(run), GrowthWatch(crew, size, stop.tell_workers)
+        try:
+            with growth:
+                _fit(work, fields, name=config.name, run=run, workers=size, use_gpu=crew.use_gpu)
+        except Exception as error:
+            loss = lost_worker(error)
+            if loss is None:
+                raise
+            if stop.asked:  # then it stops at the last checkpoint
+                return
+            loss = hangs.verdict(run, left) or loss
+            if restarts == config.max_restarts:
+                say(f"{loss}, and training was started again {restarts} times already")
+                raise
+            restarts += 1
+            say(
+                f"{loss}. Starting again from the last checkpoint "
+                f"({restarts} of {config.max_restarts} times)"
+            )
+        else:
+            if not growth.found:
+                return
+        if growth.found:
+            stop.untell_workers()
+
+
+def _fit(
+    work: Work, fields: dict[str, Any], *, name: str, run: Folder, workers: int, use_gpu: bool
+) -> None:
+    """Run a function in every worker, or in this process with none, and wait for its end."""
+    trainer = TorchTrainer(
+        work,
+        train_loop_config=fields,
+        torch_config=TorchConfig(timeout_s=COLLECTIVE_TIMEOUT_S),
+        scaling_config=ScalingConfig(num_workers=workers, use_gpu=use_gpu),
+        # Our own commit marker says where to resume. Ray keeps its records under a name
+        # that is used once, so that no state of an earlier start can get in the way.
+        run_config=RunConfig(
+            name=f"{name}-{uuid.uuid4().hex[:8]}",
+            storage_path=f"{run}/{RAY_RECORDS}",
+            logging_config=LoggingConfig(log_level="WARNING"),
+            # Whatever fails is for `train_through_losses`; Ray would wait for a node for ever.
+            failure_config=FailureConfig(
+                max_failures=0, controller_failure_limit=0, max_preemption_failures=0
+            ),
+        ),
+    )
+    threads = torch.get_num_threads()
+    try:
+        trainer.fit()
+    finally:
+        torch.set_num_threads(threads)  # which a run in this process may have changed
+    (run / RAY_RECORDS).remove()

@@ -1,0 +1,89 @@
+"""Workers that hang, crash, are slow or meet NaN alone, while a real training is going on."""
+
+import json
+import re
+from pathlib import Path
+
+import pytest
+
+from tests.chaos.jobs import Job
+from tests.chaos.test_training_faults import options
+from tests.pipeline.test_train import status, weights
+
+pytestmark = pytest.mark.slow
+
+
+def struck(shapes, tmp_path: Path, fault: str, **changes) -> str:
+    """Train with 2 workers to the end under a fault, and return what was said."""
+    values = {"workers": 2, "checkpoint_every": 4, "total_steps": 12, "health": {"hang_s": 4}}
+    with Job(options(shapes, tmp_path / "struck", **values | changes), tmp_path, fault) as job:
+        assert job.end() == 0, job.said
+        return job.said
+
+
+def test_a_stopped_worker_is_found_and_replaced_and_nan_on_one_is_left_out_by_all(
+    shapes, tmp_path, two_workers_through
+):
+    stop = f"stop@worker.step:rank=1,step=6,once={tmp_path}/done"
+
+    said = struck(shapes, tmp_path, f"{stop};nan@worker.step:rank=1,step=9")
+
+    hung = r"worker 1 \(stopped, or its machine is gone\) hung\. Stacks: .*/hangs\. Starting again"
+    assert re.search(rf"step 6 took more than \d+ s: {hung}", said), said
+    assert "resuming from step 4" in said
+    (left,) = (tmp_path / "struck/run/hangs").iterdir()
+    assert left.name.endswith("-worker-0.txt")
+    assert "all_reduce" in left.read_text() or "all_gather" in left.read_text()
+    assert weights(tmp_path / "struck/run", 8) == two_workers_through[8]
+    last = tmp_path / "struck/run/checkpoints/step-00000012/state.json"
+    assert json.loads(last.read_text())["skipped_steps"] == 1, "worker 0 left it out too"
+    assert weights(tmp_path / "struck/run", 12) != two_workers_through[12]
+    assert status(tmp_path / "struck") == "FINISHED"
+
+
+@pytest.mark.thorough
+@pytest.mark.parametrize(
+    ("fault", "told"),
+    [
+        (
+            "hang@worker.step:rank=0",
+            r"step 6 took more than \d+ s: worker 0 \(in pipeline\.failpoints\.reach, line \d+\)",
+        ),
+        ("segv@worker.step:rank=1", r"worker 1 was lost \(killed, crashed or out of memory\)"),
+    ],
+)
+def test_a_worker_that_hangs_or_crashes_is_named_and_replaced(
+    fault, told, shapes, tmp_path, two_workers_through
+):
+    said = struck(shapes, tmp_path, f"{fault},step=6,once={tmp_path}/done")
+
+    assert re.search(told, said), said
+    assert "Starting again from the last checkpoint (1 of 3 times)" in said
+    assert weights(tmp_path / "struck/run", 12) == two_workers_through[12]
+
+
+@pytest.mark.thorough
+def test_a_slow_worker_is_named_and_slow_saving_is_no_hang(shapes, tmp_path, two_workers_through):
+    slow = "slow@worker.step:rank=1;slow@checkpoint.before_write"
+
+    said = struck(shapes, tmp_path, slow, health={"hang_s": 1.5}, checkpoint_every=2, log_every=1)
+
+    assert len(re.findall("the other workers wait for worker 1", said)) == 1, said
+    assert "hung" not in said
+    assert weights(tmp_path / "struck/run", 12) == two_workers_through[12]
+
+
+@pytest.mark.thorough
+def test_a_training_in_this_process_that_hangs_ends_and_goes_on_by_the_same_command(
+    shapes, tmp_path
+):
+    run = options(
+        shapes, tmp_path / "struck", checkpoint_every=4, total_steps=12, health={"hang_s": 2}
+    )
+    hang = f"hang@worker.step:step=6,once={tmp_path}/done"
+    with Job(run, tmp_path, hang) as job:
+        assert job.end() == 75, job.said
+        assert "worker 0 is in pipeline.failpoints.reach" in job.said
+    with Job(run, tmp_path, hang) as job:
+        assert job.end() == 0, job.said
+        assert "resuming from step 4" in job.said

@@ -1,0 +1,308 @@
+"""The files that bring up clusters: valid by what will read them, and in agreement."""
+
+import os
+import re
+import runpy
+import shlex
+import shutil
+import subprocess
+import sys
+import tomllib
+from pathlib import Path
+
+import fsspec
+import jsonschema
+import pytest
+import ray
+import yaml
+from ray.autoscaler._private.util import prepare_config, validate_config
+
+from tests.cluster.schemas import COMPOSE, KUBERNETES
+
+ROOT = Path(__file__).parents[2]
+CLUSTER = ROOT / "cluster"
+KUBERAY = CLUSTER / "kuberay"
+HOME = "/home/ratgan/ratgan"  # of the project in the image
+VERSION = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["version"]
+IMAGE = f"ratgan:{VERSION}"
+# Files that are run nowhere here, each of which has to say so, and the word for what is missing.
+UNTESTED = {
+    "Dockerfile": "no Docker",
+    "compose.yaml": "no Docker",
+    "ray-aws.yaml": "no AWS",
+    "kuberay/kustomization.yaml": "no Kubernetes",
+}
+
+
+def documents(path: Path) -> list[dict]:
+    return list(yaml.safe_load_all(path.read_text()))
+
+
+def kubernetes() -> list[dict]:
+    return [document for path in sorted(KUBERAY.glob("*.yaml")) for document in documents(path)]
+
+
+def of_kind(kind: str) -> list[dict]:
+    return [document for document in kubernetes() if document["kind"] == kind]
+
+
+def commands(text: str) -> list[list[str]]:
+    """Every command in a text that runs a job, as its words from the job's name on."""
+    joined = text.replace("\\\n", " ")
+    found = re.findall(r"python (?:\S*/)?jobs/\w+\.py[^\n|;#`]*", joined)
+    return [shlex.split(command)[1:] for command in found]
+
+
+def test_kubernetes_files_have_the_fields_of_their_apis_and_no_others():
+    seen = kubernetes()
+
+    for document in seen:
+        jsonschema.validate(document, KUBERNETES[document["kind"]])
+    assert {document["kind"] for document in seen} == set(KUBERNETES)
+
+
+@pytest.mark.parametrize(
+    ("kind", "where", "value"),
+    [
+        ("RayCluster", ("spec", "authOption"), {"mode": "token"}),
+        ("RayCluster", ("spec", "authOptions", "mode"), "none"),
+        ("RayCluster", ("spec", "headGroupSpec", "template", "spec", "hostNetwork"), True),
+        ("RayJob", ("spec", "entryPoint"), "python x.py"),
+    ],
+)
+def test_a_slip_in_a_kubernetes_file_is_found(kind, where, value):
+    document = of_kind(kind)[0]
+    place = document
+    for name in where[:-1]:
+        place = place[name]
+    place[where[-1]] = value
+
+    with pytest.raises(jsonschema.ValidationError):
+        jsonschema.validate(document, KUBERNETES[kind])
+
+
+def test_the_kubernetes_cluster_asks_for_a_token_grows_from_nothing_and_keeps_its_head():
+    (cluster,) = of_kind("RayCluster")
+    spec = cluster["spec"]
+    (store,) = of_kind("StatefulSet")
+    (service,) = of_kind("Service")
+
+    assert spec["authOptions"] == {"mode": "token"}
+    assert spec["rayVersion"] == ray.__version__
+    assert spec["headGroupSpec"]["rayStartParams"]["num-cpus"] == "0"
+    assert [group["minReplicas"] for group in spec["workerGroupSpecs"]] == [0, 0]
+    address = spec["gcsFaultToleranceOptions"]["redisAddress"]
+    assert address == f"{service['metadata']['name']}:{service['spec']['ports'][0]['port']}"
+    assert service["spec"]["selector"] == store["spec"]["template"]["metadata"]["labels"]
+    assert {job["spec"]["clusterSelector"]["ray.io/cluster"] for job in of_kind("RayJob")} == {
+        cluster["metadata"]["name"]
+    }
+
+
+def test_a_kubernetes_cluster_says_what_it_may_grow_to():
+    (cluster,) = of_kind("RayCluster")
+    grown = {"CPU": 0, "GPU": 0}
+    said = set()
+
+    groups = cluster["spec"]["workerGroupSpecs"]
+    for group in [cluster["spec"]["headGroupSpec"], *groups]:
+        (container,) = group["template"]["spec"]["containers"]
+        said |= {e["value"] for e in container["env"] if e["name"] == "RATGAN_CLUSTER_GROWS_TO"}
+    for group in groups:
+        limits = group["template"]["spec"]["containers"][0]["resources"]["limits"]
+        grown["CPU"] += group["maxReplicas"] * int(limits["cpu"])
+        grown["GPU"] += group["maxReplicas"] * int(limits.get("nvidia.com/gpu", 0))
+
+    assert said == {f"CPU={grown['CPU']},GPU={grown['GPU']}"}
+
+
+@pytest.mark.skipif(not shutil.which("kubectl"), reason="kubectl is not installed")
+def test_kustomize_puts_all_of_the_cluster_together_with_another_image(tmp_path):
+    place = shutil.copytree(KUBERAY, tmp_path / "kuberay")
+    settings = place / "kustomization.yaml"
+    text = settings.read_text()
+    settings.write_text(text.replace("newName: ratgan", "newName: registry.example/ratgan"))
+
+    done = subprocess.run(["kubectl", "kustomize", str(place)], capture_output=True, check=True)
+
+    built = list(yaml.safe_load_all(done.stdout))
+    kinds = sorted(document["kind"] for document in built)
+    assert kinds == ["NetworkPolicy", "NetworkPolicy", "RayCluster", "Service", "StatefulSet"]
+    (cluster,) = (document for document in built if document["kind"] == "RayCluster")
+    images = re.findall(r"'image': '([^']*)'", str(cluster))
+    assert images == [f"registry.example/{IMAGE}"] * 3
+
+
+def test_ray_accepts_the_aws_cluster():
+    config = yaml.safe_load((CLUSTER / "ray-aws.yaml").read_text())
+
+    validate_config(prepare_config(config))
+
+
+@pytest.mark.parametrize("slip", ["max_worker", "available_node_type"])
+def test_ray_finds_a_slip_in_the_aws_cluster(slip):
+    config = yaml.safe_load((CLUSTER / "ray-aws.yaml").read_text()) | {slip: {}}
+
+    with pytest.raises(jsonschema.ValidationError, match=slip):
+        validate_config(prepare_config(config))
+
+
+def test_the_aws_cluster_asks_for_a_token_and_grows_from_nothing():
+    config = yaml.safe_load((CLUSTER / "ray-aws.yaml").read_text())
+    options = config["docker"]["run_options"]
+    types = config["available_node_types"]
+    workers = [kind for name, kind in types.items() if name != config["head_node_type"]]
+    grown = {
+        name: sum(kind["max_workers"] * kind["resources"].get(name, 0) for kind in workers)
+        for name in ("CPU", "GPU")
+    }
+
+    assert "--env RAY_AUTH_MODE=token" in options
+    assert f"--env RATGAN_CLUSTER_GROWS_TO=CPU={grown['CPU']},GPU={grown['GPU']}" in options
+    assert types["head"]["resources"] == {"CPU": 0}
+    assert [kind["min_workers"] for kind in workers] == [0, 0]
+    assert config["max_workers"] >= sum(kind["max_workers"] for kind in workers)
+    spot = [name for name, kind in types.items() if "InstanceMarketOptions" in kind["node_config"]]
+    assert spot == ["training"]
+    assert config["file_mounts"] == {"/home/ratgan/.ray/auth_token": "~/.ray/auth_token"}
+
+
+def test_compose_has_the_fields_of_its_specification_and_binds_to_loopback():
+    config = yaml.safe_load((CLUSTER / "compose.yaml").read_text())
+
+    jsonschema.validate(config, COMPOSE)
+
+    services = config["services"]
+    assert set(services) == {"postgres", "s3", "buckets", "mlflow"}
+    used = {name.split(":")[0] for each in services.values() for name in each.get("volumes", [])}
+    assert used == set(config["volumes"])
+    assert {name for each in services.values() for name in each.get("depends_on", {})} < set(
+        services
+    )
+
+
+def test_a_published_port_that_is_not_on_loopback_is_found():
+    config = yaml.safe_load((CLUSTER / "compose.yaml").read_text())
+    config["services"]["mlflow"]["ports"] = ["5000:5000"]
+
+    with pytest.raises(jsonschema.ValidationError, match="5000:5000"):
+        jsonschema.validate(config, COMPOSE)
+
+
+def test_compose_has_no_secret_but_from_a_file_that_git_leaves_out():
+    config = (CLUSTER / "compose.yaml").read_text()
+    example = (CLUSTER / "compose.env.example").read_text()
+    ignored = subprocess.run(
+        ["git", "check-ignore", "--quiet", "cluster/compose.env"], cwd=ROOT, check=False
+    )
+
+    assert set(re.findall(r"\$\{(\w+)", config)) == set(re.findall(r"^(\w+)=$", example, re.M))
+    assert not re.search(r"\$\{\w+\}", config), "one that is not set would be empty, not refused"
+    assert ignored.returncode == 0
+    for name in ("POSTGRES_PASSWORD", "AWS_SECRET_ACCESS_KEY"):
+        assert all(f"${{{name}:?" in line for line in config.splitlines() if f"{name}:" in line)
+
+
+def test_the_buckets_of_compose_are_made_once_and_for_good(bucket):
+    environment, filesystem = bucket
+    services = yaml.safe_load((CLUSTER / "compose.yaml").read_text())["services"]
+    program = services["buckets"]["command"]
+
+    for _ in range(2):
+        done = subprocess.run(
+            [sys.executable, *program[1:]],
+            env=os.environ | environment,
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        assert done.returncode == 0, done.stderr
+
+    filesystem.invalidate_cache()
+    assert {"ratgan", "mlflow"} <= {name.strip("/") for name in filesystem.ls("")}
+    artifacts = services["mlflow"]["environment"]["MLFLOW_ARTIFACTS_DESTINATION"]
+    assert fsspec.core.url_to_fs(artifacts, anon=True)[1] == "mlflow"
+
+
+def test_every_file_names_the_same_image():
+    names = [CLUSTER / "Dockerfile", *CLUSTER.glob("*.yaml"), *KUBERAY.glob("*.yaml")]
+    found = [
+        tag
+        for path in names
+        for tag in re.findall(r"(?<![\w/-])ratgan:[\w.]+", path.read_text())
+        if tag != "ratgan:\n"
+    ]
+
+    assert set(found) == {IMAGE}
+    assert len(found) >= 8
+    assert documents(KUBERAY / "kustomization.yaml")[0]["images"][0]["newTag"] == VERSION
+
+
+def test_the_image_is_pinned_compiled_and_runs_as_a_user():
+    text = (CLUSTER / "Dockerfile").read_text()
+    lines = re.sub(r"\\\n\s*", "", text).splitlines()
+    keywords = [line.split()[0] for line in lines if line and not line.startswith("#")]
+
+    assert set(keywords) <= {"FROM", "RUN", "USER", "WORKDIR", "ENV", "COPY", "ARG"}
+    assert "pip install --no-cache-dir --no-deps -r requirements.lock" in text
+    assert "-c requirements.lock -e '.[text,cluster,dev]'" in text
+    assert "python -m compileall -q ratgan pipeline jobs" in text
+    assert "PYTHONDONTWRITEBYTECODE" not in text
+    assert f"WORKDIR {HOME}" in lines
+    assert next(line for line in lines if line.startswith("USER")) == "USER ratgan"
+    assert keywords.index("USER") < keywords.index("COPY")
+    for line in lines:
+        if line.startswith("COPY"):
+            source = line.split()[-2]
+            assert (ROOT / source).exists(), source
+
+
+def test_what_was_not_run_here_says_so():
+    for name, missing in UNTESTED.items():
+        header = (CLUSTER / name).read_text().split("\n\n")[0] + "".join(
+            line for line in (CLUSTER / name).read_text().splitlines(True)[:12]
+        )
+        assert "where this project is tested" in header, name
+        assert missing in header, name
+    for path in KUBERAY.glob("*.yaml"):
+        head = "".join(path.read_text().splitlines(True)[:6])
+        assert "where this project is tested" in head or "kustomization.yaml" in head, path
+
+
+def entrypoints() -> dict[str, list[str]]:
+    """Every command of the cluster's files that runs a job, by where it stands."""
+    found = {}
+    for document in of_kind("RayJob"):
+        words = shlex.split(document["spec"]["entrypoint"])
+        assert words[0] == "python"
+        found[document["metadata"]["generateName"]] = words[1:]
+    places = [ROOT / "README.md", ROOT / "docs" / "cluster.md", *CLUSTER.glob("*.yaml")]
+    for path in places:
+        for number, command in enumerate(commands(path.read_text())):
+            found[f"{path.name}[{number}]"] = command
+    return found
+
+
+ENTRYPOINTS = entrypoints()
+
+
+def test_commands_are_looked_for_where_they_are():
+    assert len(ENTRYPOINTS) >= 20
+    assert {"ratgan-prepare-", "ratgan-train-"} <= set(ENTRYPOINTS)
+
+
+@pytest.mark.parametrize("place", ENTRYPOINTS)
+def test_every_command_names_a_job_that_takes_its_flags(place, monkeypatch, capsys):
+    job, *flags = ENTRYPOINTS[place]
+    name = job.removeprefix(f"{HOME}/")
+    assert (ROOT / name).is_file(), job
+
+    monkeypatch.setattr(sys, "argv", [name, *flags, "--print-config"])
+    monkeypatch.chdir(ROOT)
+    status: object = 0
+    try:
+        runpy.run_path(name, run_name="__main__")
+    except SystemExit as end:
+        status = end.code
+
+    assert not status, capsys.readouterr().err

@@ -1,0 +1,111 @@
+"""What keeps a cluster from starting, or a job from being sent; no Ray runs for it."""
+
+import socket
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from pipeline.knock import Answer, Door, knock
+from pipeline.local_cluster import Plan, start, stop, token_file
+from pipeline.submission import check_package
+
+TOKEN = "f" * 64
+
+
+@pytest.fixture
+def token(tmp_path, monkeypatch):
+    path = tmp_path / "token"
+    path.write_text(TOKEN)
+    path.chmod(0o600)
+    monkeypatch.delenv("RAY_AUTH_TOKEN", raising=False)
+    monkeypatch.setenv("RAY_AUTH_TOKEN_PATH", str(path))
+    return path
+
+
+def test_a_token_that_its_owner_alone_can_read_is_taken(token):
+    assert token_file() == token
+
+
+def test_no_token_no_cluster(token, tmp_path):
+    token.unlink()
+
+    with pytest.raises(ValueError, match=r"(?s)no token: .*umask 077.*ray get-auth-token"):
+        start(Plan(1, 1, 25000, tmp_path / "cluster"))
+
+    assert not (tmp_path / "cluster").exists()
+
+
+@pytest.mark.parametrize("mode", [0o640, 0o604, 0o644])
+def test_a_token_that_others_can_read_is_refused(token, mode):
+    token.chmod(mode)
+
+    with pytest.raises(ValueError, match=f"can be read by others.*chmod 600 {token}"):
+        token_file()
+
+
+def test_a_token_that_can_be_guessed_is_refused(token):
+    token.write_text("secret\n")
+
+    with pytest.raises(ValueError, match="has 6 characters; 32 is the least"):
+        token_file()
+
+
+def test_a_token_in_the_environment_is_refused(token, monkeypatch):
+    monkeypatch.setenv("RAY_AUTH_TOKEN", TOKEN)
+
+    with pytest.raises(ValueError, match="RAY_AUTH_TOKEN is set"):
+        token_file()
+
+
+def test_ports_that_are_taken_are_named(token, tmp_path):
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        with pytest.raises(ValueError, match=f"somebody listens on port {port} already"):
+            start(Plan(1, 1, port, tmp_path / "cluster"))
+
+
+def test_stopping_where_nothing_runs_touches_nothing(tmp_path):
+    (tmp_path / "mine").write_text("mine")
+
+    assert stop(tmp_path) == 0
+
+    assert (tmp_path / "mine").read_text() == "mine"
+
+
+def test_a_server_that_answers_strangers_or_says_nothing_is_not_taken_for_one_that_refuses():
+    with subprocess.Popen(
+        [sys.executable, "-u", "-m", "http.server", "--bind", "127.0.0.1", "0"],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.DEVNULL,
+        text=True,
+    ) as server:
+        port = int(server.stdout.readline().split(" port ")[1].split()[0])
+        answers = knock(Door("127.0.0.1", port))
+        server.kill()
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        says_nothing = knock(Door("127.0.0.1", silent.getsockname()[1]))
+
+    assert answers is Answer.OPEN
+    assert says_nothing is Answer.UNCLEAR
+    assert knock(Door("127.0.0.1", port)) is Answer.CLOSED
+
+
+def test_a_folder_too_large_to_send_is_refused_with_its_largest_files(tmp_path):
+    for name, mib in (("code.py", 0), ("data/images.bin", 90), ("model.bin", 20)):
+        path = tmp_path / name
+        path.parent.mkdir(exist_ok=True)
+        with path.open("wb") as file:
+            file.truncate(mib * 2**20)
+
+    with pytest.raises(ValueError, match=r"(?s)holds 110 MiB.*90 MiB  data/images.bin.*/data$"):
+        check_package(tmp_path)
+    (tmp_path / ".rayignore").write_text("/data/\n")
+    check_package(tmp_path)
+
+
+def test_what_is_sent_of_this_project_is_its_code():
+    root = Path(__file__).parents[2]
+
+    check_package(root)

@@ -1,0 +1,97 @@
+"""How many workers there is room for, on a real Ray."""
+
+import time
+
+import pytest
+import ray
+
+from pipeline import room
+from pipeline.config import RunConfig, TrainConfig
+from pipeline.room import Crew, GrowthWatch, sizes, wait_for_room
+from pipeline.worker import parts_of_share
+
+
+def never() -> bool:
+    return False
+
+
+def test_numbers_of_workers_are_those_that_divide_the_batch():
+    assert sizes(1, 4, 12) == (4, 3, 2, 1)
+    assert sizes(2, 10, 16) == (8, 4, 2)
+    assert sizes(1, 1000, 6) == (6, 3, 2, 1)
+    with pytest.raises(ValueError, match=r"from 5 to 5 gives each .*batch_size=12.*--min-workers"):
+        sizes(5, 5, 12)
+
+
+def test_a_crew_says_how_many_it_may_be():
+    assert str(Crew((4, 2, 1))) == "1 to 4 workers"
+    assert str(Crew((2,), use_gpu=True)) == "2 workers on GPU"
+    assert str(Crew((1,))) == "1 worker"
+    assert str(Crew((0,))) == "in this process"
+
+
+def test_more_workers_to_go_on_with_than_there_may_be_are_refused():
+    with pytest.raises(ValueError, match="min_workers=3 is more than workers=2"):
+        RunConfig(total_steps=1, workers=2, min_workers=3)
+
+
+@pytest.mark.parametrize(
+    ("changes", "workers", "parts"),
+    [
+        ({"workers": 4}, 4, 1),
+        ({"workers": 4, "min_workers": 1}, 4, 1),
+        ({"workers": 4, "min_workers": 1}, 2, 2),
+        ({"workers": 4, "min_workers": 1}, 1, 4),
+        ({"workers": 4, "min_workers": 1, "optim": {"batch_size": 24, "accumulate": 2}}, 3, 3),
+        ({"workers": 2}, 1, 1),  # a number that was changed is meant
+        ({"min_workers": 1}, 3, 1),
+    ],
+)
+def test_no_worker_holds_more_images_at_once_when_there_are_fewer(changes, workers, parts):
+    config = TrainConfig(**{"total_steps": 1, "optim": {"batch_size": 24}} | changes)
+
+    assert parts_of_share(config, workers) == parts
+
+
+def test_as_many_workers_start_as_there_is_room_for(ray_session, monkeypatch, capsys):
+    monkeypatch.setattr(room, "SETTLE_S", 0)
+
+    # The session has 3 CPUs, one of them to read.
+    assert wait_for_room(Crew((2,)), 10, never) == 2
+    assert wait_for_room(Crew((6, 4, 2, 1)), 10, never) == 2
+    assert wait_for_room(Crew((0,)), 10, never) == 0
+    assert wait_for_room(Crew((6,)), 10, lambda: True) is None
+    with pytest.raises(ValueError, match=r"no room for 6 workers in 0 s: the cluster has 3 CPUs, "):
+        wait_for_room(Crew((6,)), 0, never)
+    with pytest.raises(ValueError, match=r"3 CPUs and 0 GPUs|0 GPUs and 3 CPUs"):
+        wait_for_room(Crew((1,), use_gpu=True), 0, never)
+
+
+def test_room_for_more_workers_is_found_when_it_comes(ray_session, monkeypatch):
+    monkeypatch.setattr(room, "LOOK_EVERY_S", 0.1)
+    monkeypatch.setattr(room, "SETTLE_S", 0)
+
+    @ray.remote(num_cpus=2)
+    class Other:
+        def ready(self) -> bool:
+            return True
+
+    other = Other.remote()
+    ray.get(other.ready.remote())
+    monkeypatch.setattr(room, "RESERVE_S", 0.5)
+    with pytest.raises(ValueError, match="has 3 CPUs, some of them in use, and 2 CPUs are needed"):
+        wait_for_room(Crew((1,)), 0, never)
+    monkeypatch.setattr(room, "RESERVE_S", 3)
+
+    found: list[int] = []
+    with GrowthWatch(Crew((2, 1)), 1, lambda: found.append(1)) as growth:
+        time.sleep(1)
+        assert not found
+        ray.kill(other)
+        deadline = time.monotonic() + 30
+        while not found and time.monotonic() < deadline:
+            time.sleep(0.1)
+
+    assert (found, growth.found) == ([1], 2)
+    with GrowthWatch(Crew((2, 1)), 2, pytest.fail):
+        time.sleep(0.5)

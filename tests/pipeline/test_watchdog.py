@@ -1,0 +1,161 @@
+"""Hangs are found and told; what only takes long is left alone."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from pathlib import Path
+
+import pytest
+
+from pipeline import hangs
+from pipeline.hangs import Hang, describe, verdict
+from pipeline.storage import Folder
+from pipeline.watchdog import HUNG, WARM_UP, Watchdog
+from tests.pipeline.test_stopping import wait_until
+
+ROOT = Path(__file__).parents[2]
+
+
+@pytest.fixture
+def dog(tmp_path, monkeypatch):
+    """A watchdog of steps that may take 0.2 s, and the event of its bite."""
+    monkeypatch.setattr("pipeline.watchdog.OTHERS_S", 0.01)
+    bitten = threading.Event()
+    with Watchdog(Folder(str(tmp_path)), 0.2, end=bitten.set) as watchdog:
+        for step in range(WARM_UP):
+            with watchdog.step(step):
+                time.sleep(0.001)
+        yield watchdog, bitten
+
+
+def test_a_step_that_does_not_end_is_told_with_the_stacks_of_all_threads(dog, tmp_path, capsys):
+    watchdog, bitten = dog
+
+    with watchdog.step(25):
+        assert bitten.wait(10)
+
+    (file,) = (tmp_path / "hangs").iterdir()
+    first, stacks = file.read_text().split("\n\n", 1)
+    hang = Hang(**json.loads(first))
+    assert (hang.worker, hang.workers, hang.step, hang.for_others) == (0, 1, 25, False)
+    assert 0.2 < hang.waited_s < 5
+    assert "test_a_step_that_does_not_end" in stacks
+    assert "watchdog.py" in stacks, "of other threads too"
+    assert "step 25 has been taking" in capsys.readouterr().out
+
+
+def test_what_takes_long_between_steps_or_before_the_usual_is_known_is_no_hang(dog, tmp_path):
+    watchdog, bitten = dog
+
+    time.sleep(0.5)  # a checkpoint, say
+    with watchdog.step(26, patient=True):  # waits for worker 0, which saves
+        time.sleep(0.5)
+    watchdog.warm_up()
+    with watchdog.step(27):  # another stream of batches
+        time.sleep(0.5)
+
+    assert not bitten.is_set()
+    assert not (tmp_path / "hangs").exists()
+
+
+def test_steps_that_are_usually_long_may_take_long(tmp_path):
+    bitten = threading.Event()
+    with Watchdog(Folder(str(tmp_path)), 0.2, end=bitten.set) as watchdog:
+        for step in range(WARM_UP + 1):
+            with watchdog.step(step):
+                time.sleep(0.1 if step < WARM_UP else 0.6)
+
+    assert not bitten.is_set()
+
+
+def test_a_step_that_goes_on_after_all_ends_nothing(dog, tmp_path, monkeypatch):
+    watchdog, bitten = dog
+    monkeypatch.setattr("pipeline.watchdog.OTHERS_S", 0.5)
+
+    with watchdog.step(28):
+        assert wait_until(lambda: hangs.names(watchdog.run))
+    time.sleep(0.8)
+
+    assert not bitten.is_set()
+
+
+def test_a_watchdog_for_nothing_looks_for_nothing(tmp_path):
+    with Watchdog(Folder(str(tmp_path)), 0) as watchdog, watchdog.step(0):
+        assert "watchdog" not in {thread.name for thread in threading.enumerate()}
+
+
+@pytest.mark.slow
+def test_a_process_that_was_stopped_did_not_hang_meanwhile_and_one_that_hangs_ends(tmp_path):
+    code = f"""
+import time
+from pipeline.storage import Folder
+from pipeline.watchdog import Watchdog
+with Watchdog(Folder({str(tmp_path)!r}), 1.0) as watchdog:
+    for step in range(4):
+        with watchdog.step(step):
+            time.sleep(0.05)
+    with watchdog.step(4):
+        print("in step 4", flush=True)
+        time.sleep(0.4)
+    print("done", flush=True)
+    with watchdog.step(5):
+        time.sleep(600)
+"""
+    process = subprocess.Popen(
+        [sys.executable, "-c", code],
+        stdout=subprocess.PIPE,
+        text=True,
+        env=os.environ | {"PYTHONPATH": str(ROOT)},
+    )
+    try:
+        assert "in step 4" in process.stdout.readline()
+        process.send_signal(signal.SIGSTOP)
+        time.sleep(2)
+        process.send_signal(signal.SIGCONT)
+        rest = process.communicate(timeout=60)[0]
+    finally:
+        process.kill()
+
+    assert rest.startswith("done")
+    assert "worker 0 is in code that is not ours: step 5 has been taking" in rest
+    assert process.returncode == HUNG
+
+
+def left(worker: int, workers: int = 3, *, for_others: bool = True) -> Hang:
+    return Hang(worker, workers, 25, 61.0, "pipeline.dataset.prefetch, line 4", for_others)
+
+
+@pytest.mark.parametrize(
+    ("found", "who"),
+    [
+        ([left(0), left(2)], "worker 1 (stopped, or its machine is gone) hung"),
+        (
+            [left(0), left(1, for_others=False), left(2)],
+            "worker 1 (in pipeline.dataset.prefetch, line 4) hung",
+        ),
+        ([left(2)], "workers 0 and 1 (stopped, or its machine is gone) hung"),
+        ([left(0), left(1), left(2)], "all workers, each waiting for the others, hung"),
+    ],
+)
+def test_who_hung_is_told_from_who_left_what(found, who):
+    said = describe(found, "/runs/a/hangs")
+
+    assert said == f"step 25 took more than 61 s: {who}. Stacks: /runs/a/hangs"
+
+
+def test_only_what_this_start_left_counts(tmp_path):
+    run = Folder(str(tmp_path))
+    assert verdict(run, set()) is None
+    hangs.leave(run, left(0), "stacks")
+    before = hangs.names(run)
+
+    assert verdict(run, before) is None
+    (run / hangs.HANGS).write("broken.txt", b"no json\n")
+    hangs.leave(run, left(2), "stacks")
+
+    assert "workers 0 and 1" in verdict(run, before)
+    assert "worker 1" in verdict(run, set())
