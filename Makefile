@@ -7,7 +7,7 @@ READY := $(VENV)/.ready
 OUTPUT ?= outputs
 PORT ?= 5000
 
-.PHONY: setup quickstart ui test test-fast chaos lint lock clean
+.PHONY: setup quickstart ui test test-fast chaos browser lint lock clean
 
 setup: $(READY)
 
@@ -35,7 +35,11 @@ test-fast: $(READY)  ## without those that start worker processes
 
 chaos: $(READY)  ## all faults, those too that make test leaves out
 	$(BIN)/python -m pytest -m "thorough or not thorough" tests/chaos tests/pipeline/test_exact_resume.py \
-		tests/pipeline/test_sender.py tests/pipeline/test_rollback.py tests/pipeline/test_prepare_again.py
+		tests/pipeline/test_sender.py tests/pipeline/test_mlflow_ui.py tests/pipeline/test_rollback.py tests/pipeline/test_prepare_again.py
+
+browser:  ## Debian's Chromium, which the tests of MLflow's UI look through
+	@command -v chromium > /dev/null || { apt-get update -qq && DEBIAN_FRONTEND=noninteractive \
+		apt-get install -y -qq --no-install-recommends chromium > /dev/null; }
 
 lint: $(READY)  ## format, lint, types, import contracts
 	$(BIN)/ruff format --check .

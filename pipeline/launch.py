@@ -1,6 +1,7 @@
 """What every training job does before and around its workers: check, find, start, record."""
 
 import os
+import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, TypeVar
@@ -8,15 +9,18 @@ from typing import Any, TypeVar
 import torch
 
 from pipeline import config as options
+from pipeline.best_model import Quality
 from pipeline.checkpointing import newest_checkpoint
-from pipeline.config import flatten, refuse_changes
+from pipeline.cli import root_cause
+from pipeline.config import refuse_changes
 from pipeline.dataset import PreparedDataset
+from pipeline.introduction import in_words, introduce
 from pipeline.lock import Lock
 from pipeline.loop import Job
-from pipeline.mlflow_run import context_tags
-from pipeline.progress import say
+from pipeline.progress import duration, say
 from pipeline.redaction import redacted
 from pipeline.room import Crew, sizes
+from pipeline.run_note import Purpose, note
 from pipeline.run_record import read_record, update_record
 from pipeline.safe_loading import refuse_unsafe_loading
 from pipeline.sender import Sender, send_rest, what_is_left
@@ -25,7 +29,7 @@ from pipeline.spool import SPOOL
 from pipeline.starting import Work, train_through_losses
 from pipeline.stopping import StoppedError, StopRequests
 from pipeline.storage import Folder, absolute
-from pipeline.tracking import Tracker, git_state, tracking_uri
+from pipeline.tracking import Tracker, tracking_uri
 from pipeline.versions import versions
 
 Config = TypeVar("Config", bound=options.RunConfig)
@@ -135,7 +139,10 @@ def is_finished(start: Launch, result: str) -> bool:
 
 
 def carry_out(
-    start: Launch, work: Work, hand_over: Callable[[Folder, dict[str, Any], Tracker], None]
+    start: Launch,
+    work: Work,
+    hand_over: Callable[[Folder, dict[str, Any], Tracker], None],
+    purpose: Purpose,
 ) -> None:
     """Run a function in every worker, then hand over what came of it; all of it recorded.
 
@@ -147,6 +154,7 @@ def carry_out(
         work: What each worker does, given the fields of a `Job`.
         hand_over: Puts the result into the run's folder and into MLflow, given the last
             checkpoint, its state and the run there. Done again if it was cut short.
+        purpose: Of the run, for the note on it.
 
     Raises:
         StoppedError: If a signal asked for it; the last step is in a checkpoint then.
@@ -154,21 +162,28 @@ def carry_out(
     """
     crew = _connect(start.config, start.batch)
     with Lock(start.run, "train") as lock, StopRequests(start.run).taken() as stop:
-        _carry_out(start, work, hand_over, crew, lock, stop)
+        _carry_out(start, work, hand_over, purpose, crew, lock, stop)
 
 
 def _carry_out(
     start: Launch,
     work: Work,
     hand_over: Callable[[Folder, dict[str, Any], Tracker], None],
+    purpose: Purpose,
     crew: Crew,
     lock: Lock,
     stop: StopRequests,
 ) -> None:
     config, run = start.config, start.run
     known = read_record(run).get("mlflow_run_id", "new")
-    tracker = _start_tracking(config, run, start.dataset)
     uri = _tracking_uri(config)
+    tracker = introduce(config, run, start.dataset, uri)
+    began = time.monotonic()
+
+    def tell_state(state: str) -> None:
+        tracker.note(note(purpose, on=in_words(start.dataset), state=state, run=str(run)))
+
+    tell_state(f"training for {start.total:,} steps of {start.batch} images, {crew}")
     say(
         f"run {config.name}: {start.dataset.manifest.rows('train'):,} images of "
         f"{start.dataset.folder}, {start.total:,} steps of {start.batch}, {crew}\n"
@@ -191,6 +206,7 @@ def _carry_out(
         found = newest_checkpoint(run / "checkpoints")
         reached = found[1]["step"] if found else 0
         if reached < start.total and stop.asked:
+            tell_state(f"stopped at step {reached:,} of {start.total:,}")
             say(f"stopped at step {reached:,}. The same command goes on from there.")
             raise StoppedError
         if found is None:
@@ -198,16 +214,28 @@ def _carry_out(
         hand_over(*found, tracker)
         tracker.flush()
         update_record(run, handed_over=found[1]["step"])
+        tell_state(
+            f"finished: {reached:,} steps, {found[1]['images']:,} images; the last start took "
+            f"{duration(time.monotonic() - began)}, {crew}"
+        )
         status = "FINISHED"
     except StoppedError:
         status = "KILLED"
         raise
     except (KeyboardInterrupt, SystemExit) as end:  # Ray turns Ctrl-C into an exit of its own
         status = "KILLED"
+        tell_state("interrupted")
         raise KeyboardInterrupt from end
+    except BaseException as error:
+        tell_state(f"failed: {_first_line(root_cause(error))}")
+        raise
     finally:
         tracker.finish(status)
         _say_what_is_left(run, sender)
+
+
+def _first_line(error: BaseException) -> str:
+    return next(iter(str(error).splitlines()), type(error).__name__)
 
 
 def _note_extension(start: Launch, tracker: Tracker) -> None:
@@ -236,6 +264,23 @@ def record_afterwards(
     """
     tracker = Tracker(run)
     tracker.metrics(step, values)
+    _send_afterwards(config, run, tracker)
+
+
+def record_quality(config: options.RunConfig, run: Folder, quality: Quality) -> None:
+    """Tell how good the model of a run that has ended is; `best` is chosen anew.
+
+    Args:
+        config: Of the run, with absolute places.
+        run: Its folder.
+        quality: As it was measured.
+    """
+    tracker = Tracker(run)
+    tracker.quality(quality)
+    _send_afterwards(config, run, tracker)
+
+
+def _send_afterwards(config: options.RunConfig, run: Folder, tracker: Tracker) -> None:
     tracker.flush()
     _say_what_is_left(run, send_rest(run, _tracking_uri(config)))
 
@@ -292,30 +337,3 @@ def _check_share(batch: int, workers: int) -> None:
             f"optim.batch_size={batch} must give each of the {workers} workers the same number of "
             f"images; {larger} is the next that does."
         )
-
-
-def _start_tracking(config: options.RunConfig, run: Folder, dataset: PreparedDataset) -> Tracker:
-    """Tell the tracker what run this is, or that it goes on."""
-    tracker = Tracker(run)
-    update_record(run, mlflow_uri=redacted(_tracking_uri(config)))
-    if not tracker.is_new():
-        tracker.resume()
-        return tracker
-    encoder, source = dataset.manifest.encoder, str(dataset.manifest.source["name"])
-    tags = {
-        "dataset.digest": dataset.digest,
-        "dataset.path": dataset.folder.location,
-        "dataset.source": source,
-        "text_encoder": encoder.name,
-        "text_encoder.sha256": encoder.sha256,
-        "sentence_transform": f"{dataset.transform.kind} to {dataset.transform.dim}",
-        **git_state(),
-        **{f"version.{name}": value for name, value in versions().items()},
-    }
-    tracker.options(flatten(config.record()), tags)
-    images = dataset.manifest.rows("train")
-    tracker.dataset(source, dataset.digest, dataset.folder.location, images)
-    tracker.json(config.record(), "config.json")
-    tracker.json(dataset.manifest.model_dump(mode="json"), "dataset_manifest.json")
-    tracker.begin(experiment=config.tracking.experiment, name=config.name, tags=context_tags())
-    return tracker

@@ -6,6 +6,7 @@ from pipeline.launch import carry_out, check, is_finished, with_places
 from pipeline.pretrain_config import PretrainConfig
 from pipeline.pretrain_worker import describe, work
 from pipeline.progress import say
+from pipeline.run_note import Purpose
 from pipeline.storage import Folder, absolute
 from pipeline.tracking import Tracker
 from ratgan.checkpoint import TEXT_ENCODER
@@ -42,7 +43,15 @@ def pretrain(config: PretrainConfig) -> Folder:
     def hand_over(checkpoint: Folder, state: dict[str, Any], tracker: Tracker) -> None:
         _hand_over(start.run, checkpoint, state, tracker)
 
-    carry_out(start, work, hand_over)
+    encoder = f"{start.run}/{TEXT_ENCODER}"
+    purpose = Purpose(
+        "DAMSM text encoder",
+        (
+            f"Encoder: `{encoder}`; use it with "
+            f"`python jobs/prepare.py … --encoder damsm --encoder-path {encoder}`",
+        ),
+    )
+    carry_out(start, work, hand_over, purpose)
     return start.run
 
 
