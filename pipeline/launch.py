@@ -17,9 +17,10 @@ from pipeline.dataset import PreparedDataset
 from pipeline.introduction import in_words, introduce
 from pipeline.lock import Lock
 from pipeline.loop import Job
+from pipeline.placement import check_share, choose_crew, refuse_crowd
 from pipeline.progress import duration, say
 from pipeline.redaction import redacted
-from pipeline.room import Crew, sizes
+from pipeline.room import Crew
 from pipeline.run_note import Purpose, note
 from pipeline.run_record import read_record, update_record
 from pipeline.safe_loading import refuse_unsafe_loading
@@ -99,10 +100,39 @@ def check(config: options.RunConfig, *, image_size: int, option: str, batch: int
         )
     if manifest.rows("train") < 2:
         raise ValueError(f"{dataset.folder} has fewer than 2 training images.")
-    _check_share(batch, config.workers or 1)
+    check_share(batch, config.workers or 1)
     dataset.verify()
     total = config.length(manifest.rows("train"), batch)
     return Launch(config, dataset, Folder(config.output) / config.name, batch, total)
+
+
+def reached(start: Launch, *, look_only: bool = False) -> dict[str, Any]:
+    """Return the state of the checkpoint that a start goes on from; its step is 0 if there is none.
+
+    Args:
+        start: Checked.
+        look_only: Change nothing, not even the name of a damaged checkpoint.
+
+    Raises:
+        ValueError: If options or dataset are not those the run was started with.
+    """
+    found = newest_checkpoint(start.run / "checkpoints", look_only=look_only)
+    if found is None:
+        return {"step": 0}
+    state = found[1]
+    refuse_changes(state["config"], start.config)
+    if state["dataset"] != start.dataset.digest:
+        raise ValueError(
+            f"run {start.config.name} was trained on another dataset than {start.dataset.folder} "
+            "holds now. Start a new run with another --name."
+        )
+    return state
+
+
+def is_done(start: Launch, state: dict[str, Any]) -> bool:
+    """Tell whether a run in this state has done its steps and handed over what came of them."""
+    done: int = state["step"]
+    return done >= start.total and read_record(start.run).get("handed_over") == done
 
 
 def is_finished(start: Launch, result: str) -> bool:
@@ -117,21 +147,12 @@ def is_finished(start: Launch, result: str) -> bool:
     Raises:
         ValueError: If its options or its dataset are not those it was started with.
     """
-    found = newest_checkpoint(start.run / "checkpoints")
-    if found is None:
+    state = reached(start)
+    if not is_done(start, state):
         return False
-    name, state = start.config.name, found[1]
-    refuse_changes(state["config"], start.config)
-    if state["dataset"] != start.dataset.digest:
-        raise ValueError(
-            f"run {name} was trained on another dataset than {start.dataset.folder} holds "
-            "now. Start a new run with another --name."
-        )
-    if state["step"] < start.total or read_record(start.run).get("handed_over") != state["step"]:
-        return False
-    unit = "epochs" if start.config.total_steps is None else "steps"
+    config, unit = start.config, "epochs" if start.config.total_steps is None else "steps"
     say(
-        f"run {name} is finished: {state['step']:,} of {start.total:,} steps. {result}. "
+        f"run {config.name} is finished: {state['step']:,} of {start.total:,} steps. {result}. "
         f"Train on with --extend and a number of {unit}, or start a new run with another --name."
     )
     _say_what_is_left(start.run, send_rest(start.run, _tracking_uri(start.config)))
@@ -204,10 +225,10 @@ def _carry_out(
         train_through_losses(work, vars(job), config, run=run, crew=crew, stop=stop)
         lock.check()
         found = newest_checkpoint(run / "checkpoints")
-        reached = found[1]["step"] if found else 0
-        if reached < start.total and stop.asked:
-            tell_state(f"stopped at step {reached:,} of {start.total:,}")
-            say(f"stopped at step {reached:,}. The same command goes on from there.")
+        done = found[1]["step"] if found else 0
+        if done < start.total and stop.asked:
+            tell_state(f"stopped at step {done:,} of {start.total:,}")
+            say(f"stopped at step {done:,}. The same command goes on from there.")
             raise StoppedError
         if found is None:
             raise OSError(f"{run}/checkpoints holds no complete checkpoint.")
@@ -215,7 +236,7 @@ def _carry_out(
         tracker.flush()
         update_record(run, handed_over=found[1]["step"])
         tell_state(
-            f"finished: {reached:,} steps, {found[1]['images']:,} images; the last start took "
+            f"finished: {done:,} steps, {found[1]['images']:,} images; the last start took "
             f"{duration(time.monotonic() - began)}, {crew}"
         )
         status = "FINISHED"
@@ -301,39 +322,12 @@ def _tracking_uri(config: options.RunConfig) -> str:
 
 def _connect(config: options.RunConfig, batch: int) -> Crew:
     """Connect to Ray and decide how many workers there may be and whether they use GPUs."""
-    usable, local = usable_cpus(), not os.environ.get("RAY_ADDRESS")
-    if local and (config.workers or 0) > max(2, usable):
-        raise ValueError(
-            f"workers={config.workers} on a machine with {usable} CPUs: each worker needs one. "
-            f"Use --workers {usable} or fewer, or submit the job to a larger cluster."
-        )
+    if not os.environ.get("RAY_ADDRESS"):
+        refuse_crowd(config, usable_cpus())  # before Ray is started for nothing
     expected = torch.cuda.device_count() if config.workers is None else config.workers
     connect(cpus=expected + 1, least=(config.min_workers or expected) + 1)
     gpus = obtainable("GPU")
+    crew = choose_crew(config, batch, gpus)
     workers = gpus if config.workers is None else config.workers
-    least = config.min_workers or workers
-    if config.min_workers and not workers:
-        raise ValueError(
-            f"min_workers={least} in a run in this process: name the most workers too, for "
-            "example --workers 2."
-        )
-    if 0 < gpus < least:
-        raise ValueError(
-            f"workers={workers}, and the cluster has {gpus} GPUs: some workers would train without "
-            f"one. Use --workers {gpus}, or leave it out to use them all."
-        )
-    connect(cpus=workers + 1, least=least + 1)
-    if not config.min_workers:
-        _check_share(batch, max(workers, 1))
-        return Crew((workers,), use_gpu=0 < workers <= gpus)
-    # Where no number is named, a run takes all GPUs that come.
-    return Crew(sizes(least, config.workers or batch, batch), use_gpu=gpus > 0)
-
-
-def _check_share(batch: int, workers: int) -> None:
-    if batch % workers:
-        larger = -(-batch // workers) * workers
-        raise ValueError(
-            f"optim.batch_size={batch} must give each of the {workers} workers the same number of "
-            f"images; {larger} is the next that does."
-        )
+    connect(cpus=workers + 1, least=(config.min_workers or workers) + 1)
+    return crew

@@ -41,6 +41,7 @@ MAX_PARAM_LENGTH = 6000  # characters; MLflow refuses longer values
 MAX_DIGEST_LENGTH = 36  # characters of a dataset's digest; the whole is in the run's tags
 MAX_AT_ONCE = 100  # params or tags in a request
 COMPRESSED_SIZE = 256  # pixels; what the UI shows first of a picture
+ASK_TIMEOUT_S = 5  # before any work, when nothing waits for it
 UPLOAD_TIMEOUT_S = 60  # a file takes a server longer than a point of a curve
 COLUMNS = [  # of a prepared dataset, as the UI shows them
     {"name": "image", "type": "binary"},
@@ -286,6 +287,23 @@ def waiting_at_most(timeout_s: int, *, retries: int = 0) -> Iterator[None]:
             os.environ.pop(name, None)
             if value is not None:
                 os.environ[name] = value
+
+
+def state_of(uri: str, experiment: str) -> str:
+    """Say in words that a tracker answers, and change nothing there.
+
+    Args:
+        uri: Of the MLflow server or store.
+        experiment: That is asked for.
+
+    Raises:
+        UnavailableError: If it does not answer.
+    """
+    if uri.startswith("sqlite:///") and not Path(uri.removeprefix("sqlite:///")).exists():
+        return "is made with the first run"  # to look would be to make it
+    with waiting_at_most(ASK_TIMEOUT_S), _answers(refusal=UnavailableError):
+        found = MlflowClient(uri).get_experiment_by_name(experiment)
+    return f"answers; experiment {experiment} is {'there' if found else 'new'}"
 
 
 @contextmanager

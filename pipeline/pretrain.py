@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from pipeline.launch import carry_out, check, is_finished, with_places
+from pipeline.launch import Launch, carry_out, check, is_finished, with_places
 from pipeline.pretrain_config import PretrainConfig
 from pipeline.pretrain_worker import describe, work
 from pipeline.progress import say
@@ -15,6 +15,28 @@ from ratgan.metrics.retrieval import RPrecision
 RETRIEVAL = "retrieval.json"  # in the run's folder: R-precision of the encoder
 
 
+def checked(config: PretrainConfig) -> Launch:
+    """Check what can be known before a pretraining starts.
+
+    Raises:
+        ValueError: If dataset and options do not fit together.
+        OSError: If nothing can be written to the output folder.
+    """
+    config = with_places(config)
+    if (weights := config.pair.inception_weights) is not None:
+        place = absolute(weights, "pair.inception_weights")
+        pair = config.pair.model_copy(update={"inception_weights": place})
+        config = config.model_copy(update={"pair": pair})
+    if config.pair.branch == "small" and weights is not None:
+        raise ValueError("pair.inception_weights has no use with --pair.branch small.")
+    return check(
+        config,
+        image_size=config.pair.image_size,
+        option="pair.image_size",
+        batch=config.optim.batch_size,
+    )
+
+
 def pretrain(config: PretrainConfig) -> Folder:
     """Pretrain as the config says; a run that was cut short goes on from its last checkpoint.
 
@@ -24,19 +46,7 @@ def pretrain(config: PretrainConfig) -> Folder:
     Raises:
         ValueError: If dataset, run and options do not fit together; nothing was started then.
     """
-    config = with_places(config)
-    if (weights := config.pair.inception_weights) is not None:
-        place = absolute(weights, "pair.inception_weights")
-        pair = config.pair.model_copy(update={"inception_weights": place})
-        config = config.model_copy(update={"pair": pair})
-    if config.pair.branch == "small" and weights is not None:
-        raise ValueError("pair.inception_weights has no use with --pair.branch small.")
-    start = check(
-        config,
-        image_size=config.pair.image_size,
-        option="pair.image_size",
-        batch=config.optim.batch_size,
-    )
+    start = checked(config)
     if is_finished(start, f"Its encoder: {start.run}/{TEXT_ENCODER}"):
         return start.run
 

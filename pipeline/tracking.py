@@ -25,8 +25,13 @@ START = "start.json"  # in the spool: what the run is made of in MLflow; written
 ROOT = Path(__file__).resolve().parent.parent
 
 
-def tracking_uri(configured: str | None, output: Folder) -> str:
+def tracking_uri(configured: str | None, output: Folder, *, create: bool = True) -> str:
     """Decide where runs are recorded: the option, the environment, or a file beside the runs.
+
+    Args:
+        configured: The option.
+        output: Folder of the runs.
+        create: Make that folder if the file is to be in it.
 
     Raises:
         ValueError: If none is named and the output folder is in a bucket.
@@ -39,7 +44,8 @@ def tracking_uri(configured: str | None, output: Folder) -> str:
             f"runs in {output} need an MLflow server that every node reaches: name it with "
             "MLFLOW_TRACKING_URI or --tracking.uri."
         )
-    Path(output.path).mkdir(parents=True, exist_ok=True)
+    if create:
+        Path(output.path).mkdir(parents=True, exist_ok=True)
     return f"sqlite:///{output.path}/mlflow.db"
 
 

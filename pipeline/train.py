@@ -4,7 +4,7 @@ from typing import Any
 
 from pipeline.config import TrainConfig
 from pipeline.dataset import PreparedDataset
-from pipeline.launch import carry_out, check, is_finished, with_places
+from pipeline.launch import Launch, carry_out, check, is_finished, with_places
 from pipeline.model_card import model_card
 from pipeline.progress import say
 from pipeline.run_note import Purpose
@@ -12,6 +12,21 @@ from pipeline.storage import Folder
 from pipeline.tracking import Tracker
 from pipeline.worker import work
 from ratgan.checkpoint import MODEL_JSON
+
+
+def checked(config: TrainConfig) -> Launch:
+    """Check what can be known before a training starts.
+
+    Raises:
+        ValueError: If dataset and options do not fit together.
+        OSError: If nothing can be written to the output folder.
+    """
+    return check(
+        with_places(config),
+        image_size=config.model.image_size,
+        option="model.image_size",
+        batch=config.optim.batch_size,
+    )
 
 
 def train(config: TrainConfig) -> Folder:
@@ -23,13 +38,8 @@ def train(config: TrainConfig) -> Folder:
     Raises:
         ValueError: If dataset, run and options do not fit together; nothing was started then.
     """
+    start = checked(config)
     config = with_places(config)
-    start = check(
-        config,
-        image_size=config.model.image_size,
-        option="model.image_size",
-        batch=config.optim.batch_size,
-    )
     if is_finished(start, f"Its model: {start.run}/model"):
         return start.run
 
