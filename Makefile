@@ -10,7 +10,7 @@ FAULTS ?= 20
 MINUTES ?= 60
 SEED ?=
 
-.PHONY: setup quickstart ui test test-fast chaos soak lint lock clean
+.PHONY: setup quickstart ui test test-fast chaos soak browser lint lock clean
 
 setup: $(READY)
 
@@ -41,6 +41,10 @@ chaos: $(READY)  ## all faults, those too that make test leaves out, then FAULTS
 
 soak: $(READY)  ## kills at random for MINUTES, from SEED
 	$(BIN)/python -m tests.chaos.schedule --minutes $(MINUTES) $(if $(SEED),--seed $(SEED))
+
+browser:  ## Debian's Chromium, which the tests of MLflow's UI look through
+	@command -v chromium > /dev/null || { apt-get update -qq && DEBIAN_FRONTEND=noninteractive \
+		apt-get install -y -qq --no-install-recommends chromium > /dev/null; }
 
 lint: $(READY)  ## format, lint, types, import contracts
 	$(BIN)/ruff format --check .

@@ -75,10 +75,7 @@ class InceptionBranch(nn.Module):
 
     def __init__(self, trunk: dict[str, Tensor], dim: int = 256) -> None:
         super().__init__()
-        # transform_input stays off: images in [-1, 1] are what the network was trained on.
-        network = inception_v3(
-            weights=None, aux_logits=False, transform_input=False, init_weights=False
-        )
+        network = _inception()
         network.fc = nn.Identity()
         unused = ("fc.", "AuxLogits.")
         kept = {name: t for name, t in trunk.items() if not name.startswith(unused)}
@@ -135,3 +132,16 @@ def read_inception(location: str | Path | None) -> dict[str, Tensor]:
         )
         return tensors
     return read_weights(location, "the Inception-v3 weights").tensors
+
+
+def untrained_inception() -> dict[str, Tensor]:
+    """Return weights of the right shapes that know nothing, to try a step with."""
+    return dict(_inception().state_dict())
+
+
+def _inception() -> nn.Module:
+    # transform_input stays off: images in [-1, 1] are what the network was trained on.
+    network: nn.Module = inception_v3(
+        weights=None, aux_logits=False, transform_input=False, init_weights=False
+    )
+    return network

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from pipeline.cli import PRESETS, parse, root_cause, run
+from pipeline.cli import PRESETS, difference, parse, root_cause, run
 from pipeline.config import TrainConfig, flatten, refuse_changes
 from pipeline.prepare import PrepareConfig
 from pipeline.pretrain_config import PretrainConfig
@@ -98,10 +98,10 @@ def test_a_run_without_a_length_is_refused(tmp_path):
         parse(TrainConfig, [], str(preset))
 
 
-def start(monkeypatch, job, *flags: str) -> int:
+def start(monkeypatch, job, *flags: str, plan=None) -> int:
     monkeypatch.setattr(sys, "argv", ["job", *flags])
     try:
-        run(job, TrainConfig, preset="coco")
+        run(job, TrainConfig, preset="coco", plan=plan)
     except SystemExit as exit_:
         return int(exit_.code or 0)
     return 0
@@ -144,6 +144,46 @@ def test_print_config_prints_a_preset_and_runs_nothing(monkeypatch, capsys, tmp_
     printed.write_text(capsys.readouterr().out)
     assert code == 0
     assert parse(TrainConfig, [], str(printed)).optim.batch_size == 12
+
+
+def test_a_dry_run_says_what_differs_from_the_preset_and_runs_the_plan_alone(monkeypatch, capsys):
+    planned = []
+
+    def job(config: TrainConfig) -> None:
+        raise RuntimeError("must not run")
+
+    def plan(config: TrainConfig) -> None:
+        planned.append(config.optim.batch_size)
+
+    code = start(monkeypatch, job, "--dry-run", "--optim.batch-size=12", "--workers=2", plan=plan)
+
+    assert (code, planned) == (0, [12])
+    assert capsys.readouterr().out == (
+        "# preset coco, other than in it:\n"
+        "#   workers: not set → 2\n"
+        "#   optim.batch_size: 48 → 12\n"
+    )
+
+
+def test_a_dry_run_ends_with_the_status_that_the_job_would_end_with(monkeypatch, capsys):
+    def plan(config: TrainConfig) -> None:
+        raise ValueError("the value 3 must be 4")
+
+    assert start(monkeypatch, pytest.fail, "--dry-run", plan=plan) == 2
+    assert "error: the value 3 must be 4" in capsys.readouterr().err
+    assert start(monkeypatch, pytest.fail, "--dry-run") == 2
+    assert "this job has no --dry-run" in capsys.readouterr().err
+
+
+def test_without_a_preset_options_are_compared_with_the_defaults():
+    changed = parse(TrainConfig, ["--total-steps", "5", "--model.base-channels", "16"])
+
+    assert difference(changed, None) == (
+        "# other than by default:\n#   total_steps: not set → 5\n#   model.base_channels: 64 → 16"
+    )
+    assert difference(parse(TrainConfig, [], "cub"), "cub") == "# as in preset cub"
+    secret = ["--tracking.uri", "http://user:hush@host"]
+    assert "hush" not in difference(parse(TrainConfig, secret, "cub"), "cub")
 
 
 def test_the_cause_is_found_behind_what_is_wrapped_around_it():
@@ -211,5 +251,6 @@ def test_every_job_is_three_statements_under_its_command():
         assert f"python jobs/{path.name}" in (ast.get_docstring(tree) or ""), path.name
         assert len(statements) == 1, path.name
         assert all(node.module.startswith("pipeline.") for node in imports), path.name
+        assert "plan=plan_" in path.read_text(), f"{path.name} has no dry run"
         seen += 1
     assert seen == 11
