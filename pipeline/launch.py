@@ -151,9 +151,10 @@ def is_finished(start: Launch, result: str) -> bool:
     state = reached(start)
     if not is_done(start, state):
         return False
-    config, unit = start.config, "epochs" if start.config.total_steps is None else "steps"
+    unit = "epochs" if start.config.total_steps is None else "steps"
+    whole = max(start.total, state["step"])  # it may have been extended before
     say(
-        f"run {config.name} is finished: {state['step']:,} of {start.total:,} steps. {result}. "
+        f"run {start.config.name} is finished: {state['step']:,} of {whole:,} steps. {result}. "
         f"Train on with --extend and a number of {unit}, or start a new run with another --name."
     )
     _say_what_is_left(start.run, send_rest(start.run, _tracking_uri(start.config)))
