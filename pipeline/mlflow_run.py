@@ -29,6 +29,7 @@ from PIL import Image
 
 from pipeline.best_model import Quality, qualities
 from pipeline.mlflow_model import log_model, mark_quality
+from pipeline.mlflow_store import make_store, store_file
 from pipeline.redaction import redacted
 from pipeline.run_note import with_qualities
 from pipeline.spool import Record
@@ -99,6 +100,7 @@ class MlflowRun:
             UnavailableError: If MLflow does not answer, or does not take the run.
         """
         with _answers(refusal=UnavailableError):
+            make_store(uri)
             client = MlflowClient(uri)
             if known and _is_active(client, known):
                 client.set_tag(known, OUR_TAG, start["id"])
@@ -299,7 +301,8 @@ def state_of(uri: str, experiment: str) -> str:
     Raises:
         UnavailableError: If it does not answer.
     """
-    if uri.startswith("sqlite:///") and not Path(uri.removeprefix("sqlite:///")).exists():
+    file = store_file(uri)
+    if file is not None and not file.exists():
         return "is made with the first run"  # to look would be to make it
     with waiting_at_most(ASK_TIMEOUT_S), _answers(refusal=UnavailableError):
         found = MlflowClient(uri).get_experiment_by_name(experiment)
@@ -377,6 +380,5 @@ def _is_active(client: MlflowClient, run_id: str) -> bool:
 
 def _artifact_location(uri: str) -> str | None:
     """Put artifacts beside a sqlite file; a server decides itself."""
-    if not uri.startswith("sqlite:///"):
-        return None
-    return (Path(uri.removeprefix("sqlite:///")).resolve().parent / "mlflow-artifacts").as_uri()
+    file = store_file(uri)
+    return None if file is None else (file.resolve().parent / "mlflow-artifacts").as_uri()
