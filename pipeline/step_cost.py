@@ -1,6 +1,7 @@
 """What a training step takes on this machine: memory computed, time measured, on made-up data."""
 
 import time
+import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -64,7 +65,12 @@ class Measured:
 
 
 def gan_trial(
-    config: TrainConfig, raw_dim: int, transform: SentenceTransform, device: torch.device
+    config: TrainConfig,
+    raw_dim: int,
+    transform: SentenceTransform,
+    device: torch.device,
+    *,
+    tried_in: precision.Precision | None = None,
 ) -> Trial:
     """Prepare to try the step of a GAN.
 
@@ -73,16 +79,20 @@ def gan_trial(
         raw_dim: Size of a raw sentence vector.
         transform: Of those.
         device: To try on.
+        tried_in: Precision of the steps that are done; that of the run, if not given.
     """
-    precision.settle(config.precision, config.tf32, device)
+    precision.settle(tried_in or config.precision, config.tf32, device)
 
-    def of(images: int) -> TrainConfig:
+    def of(images: int, how: precision.Precision = config.precision) -> TrainConfig:
         parts = config.optim.accumulate if images >= config.optim.batch_size else 1
         changes = {"batch_size": images, "accumulate": parts}
-        return config.model_copy(update={"optim": config.optim.model_copy(update=changes)})
+        optim = config.optim.model_copy(update=changes)
+        return config.model_copy(update={"optim": optim, "precision": how})
 
     def count(images: int) -> int:
-        with _Shapes():
+        with _Shapes(), warnings.catch_warnings():
+            # torch looks whether a parameter has content before it copies it.
+            warnings.filterwarnings("ignore", message="Accessing the data pointer")
             gan = Gan.create(*networks(config, transform.dim))
             # Adam's own state is counted apart; its update makes nothing new.
             gan.generator_optimizer = NoUpdate(gan.generator.parameters())
@@ -101,7 +111,15 @@ def gan_trial(
         if not gans:
             gans.append(build_gan(config, transform.dim, device))
         batch = _gan_batch(config, images, raw_dim)
-        do_gan_step(gans[0], of(images), batch, transform.to(device), device, number=0, step=0)
+        do_gan_step(
+            gans[0],
+            of(images, tried_in or config.precision),
+            batch,
+            transform.to(device),
+            device,
+            number=0,
+            step=0,
+        )
 
     with _Shapes():
         generator, discriminator = networks(config, transform.dim)

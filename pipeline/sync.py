@@ -64,9 +64,8 @@ def plan_sync(config: SyncConfig) -> None:
     for run in _runs(config):
         uri = address(run, config.uri)
         left = {lane: n for lane, n in Delivery(run, uri).left().items() if n}
-        report.line(
-            "run", f"{run}: {what_is_left(left) if left else 'nothing'} for {redacted(uri)}"
-        )
+        unsent = what_is_left(left) if left else "nothing"
+        report.line("run", f"{run}: {unsent} to send to {redacted(uri)}")
         try:
             experiment = (run / SPOOL).read_json(START)["experiment"]
             report.line("tracker", f"{redacted(uri)} {state_of(uri, experiment)}")

@@ -1,5 +1,9 @@
 """Command lines: presets, flags, and what bad ones get."""
 
+import ast
+import re
+import runpy
+import shlex
 import sys
 from pathlib import Path
 
@@ -241,8 +245,6 @@ def test_options_are_flattened_to_dotted_names():
 
 
 def test_every_job_is_three_statements_under_its_command():
-    import ast
-
     seen = 0
     for path in sorted((Path(__file__).parents[2] / "jobs").glob("*.py")):
         tree = ast.parse(path.read_text())
@@ -254,3 +256,28 @@ def test_every_job_is_three_statements_under_its_command():
         assert "plan=plan_" in path.read_text(), f"{path.name} has no dry run"
         seen += 1
     assert seen == 11
+
+
+def _commands(page: Path) -> list[list[str]]:
+    """Return the commands of a page of docs that start a job, cut into words."""
+    blocks = re.findall(r"```sh\n(.*?)```", page.read_text(), re.DOTALL)
+    lines = "\n".join(blocks).replace("\\\n", " ").splitlines()
+    return [words for line in lines if len(words := shlex.split(line)) > 1 and "jobs/" in words[1]]
+
+
+def test_every_command_of_the_page_on_reproducing_is_one_that_its_job_takes():
+    root, seen = Path(__file__).parents[2], 0
+    for _python, file, *flags in _commands(root / "docs" / "reproduce.md"):
+        names = runpy.run_path(str(root / file), run_name="not started")
+        (call,) = [n for n in ast.walk(ast.parse((root / file).read_text())) if _starts(n)]
+        (preset,) = [k.value.value for k in call.keywords if k.arg == "preset"] or [None]
+
+        config = parse(names[call.args[1].id], [f for f in flags if f != "--dry-run"], preset)
+
+        assert "s3://my-bucket" in str(config), "what it names is what the page speaks of"
+        seen += 1
+    assert seen == 16
+
+
+def _starts(node: ast.AST) -> bool:
+    return isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id == "run"
