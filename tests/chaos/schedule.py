@@ -90,6 +90,8 @@ def play(
             report.rows.append((this, episode.workers, outcome))
         report.wrong += [f"round {this.number}, {this.kind}: {line}" for line in outcome.wrong]
         tell(f"{this.number:4}  {this.kind:22} {episode.workers} workers  {outcome.what}")
+        for line in outcome.wrong:
+            tell(f"      WRONG: {line}")
         if episode.finished or peace or outcome.what == "it hung":
             problems = world.broken(episode.output, episode.workers)
             report.runs += 1

@@ -264,23 +264,27 @@ def tracker(kind: str) -> Callable[[Episode, Round], Outcome]:
     def strike(episode: Episode, this: Round) -> Outcome:
         proxy = episode.world.proxy
         seconds = this.dice.uniform(2, 20)
-        command = episode.start()
-        with command:
-            if kind == "refused":
-                proxy.refuse()
-            elif kind != "locked":
-                proxy.inject(kind, times=1_000_000)
-            lock = Locked(episode.world.database, seconds) if kind == "locked" else None
-            well_again = threading.Timer(seconds, lambda: (proxy.clear(), proxy.listen()))
-            command.wait_for("run run: ")
-            well_again.start()
-            if lock:
-                lock.start()
-            status = command.wait()
-            well_again.join()
-            if lock:
+
+        def be_well_again() -> None:
+            proxy.clear()
+            proxy.listen()
+
+        lock = Locked(episode.world.database, seconds)
+        well_again = threading.Timer(seconds, be_well_again)
+        if kind == "refused":
+            proxy.refuse()
+        elif kind != "locked":
+            proxy.inject(kind, times=1_000_000)
+        try:
+            with episode.start() as command:
+                command.wait_for("run run: ")
+                (lock if kind == "locked" else well_again).start()
+                status = command.wait()
+                outcome = episode.ended(command, Outcome(f"for {seconds:.0f} s, status {status}"))
+        finally:
+            be_well_again()
+            if lock.is_alive():
                 lock.join()
-            outcome = episode.ended(command, Outcome(f"for {seconds:.0f} s, status {status}"))
         if status:
             outcome.wrong += (f"status {status}:\n{command.said}",)
         return outcome

@@ -6,8 +6,6 @@ driver leaves there must not get in the way of the next.
 
 import contextlib
 import json
-import os
-import secrets
 import subprocess
 import sys
 from pathlib import Path
@@ -43,7 +41,6 @@ class World:
         with contextlib.ExitStack() as closing:
             if not Path(self.data, "manifest.json").exists():
                 self._prepare()
-            os.environ |= {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": secrets.token_hex(32)}
             ray.init(address="local", num_cpus=4, log_to_driver=False)
             closing.callback(ray.shutdown)
             self.ray = ray.get_runtime_context().gcs_address
@@ -84,7 +81,11 @@ class World:
             workers: Processes that train; 0 in the command itself.
             fault: For `RATGAN_FAULT`.
         """
-        environment = {"MLFLOW_TRACKING_URI": self.proxy.url, "RAY_ADDRESS": self.ray}
+        environment = {
+            "MLFLOW_TRACKING_URI": self.proxy.url,
+            "RAY_ADDRESS": self.ray,
+            "RAY_AUTH_MODE": "token",  # which a Ray of this machine alone asks for by itself
+        }
         if fault:
             environment["RATGAN_FAULT"] = fault
         if fault and workers:  # as a submitted job hands variables on to its workers
