@@ -64,15 +64,11 @@ class QuickstartConfig(Settings):
     """How to train; the dataset is the one drawn here."""
 
 
-def quickstart(config: QuickstartConfig) -> dict[str, Any]:
-    """Run the whole way and write `summary.json`.
-
-    Returns:
-        The summary: `agreement` and `classifier_accuracy` per attribute (shares in
-        [0, 1]), `seconds` per stage, `steps`, `grid`, `mlflow_run_id`.
+def refuse_unmeasurable(config: QuickstartConfig) -> None:
+    """Refuse options under which what comes out could not be trained on or measured.
 
     Raises:
-        ValueError: If what is drawn could not be trained on or measured.
+        ValueError: If they are such.
     """
     source, size = config.source, config.train.model.image_size
     if source.pairs:
@@ -89,6 +85,19 @@ def quickstart(config: QuickstartConfig) -> dict[str, Any]:
             f"{source.count - held_out} images to train on and {held_out} to measure with; "
             f"at least {MIN_TRAINING_IMAGES} and 1 are needed."
         )
+
+
+def quickstart(config: QuickstartConfig) -> dict[str, Any]:
+    """Run the whole way and write `summary.json`.
+
+    Returns:
+        The summary: `agreement` and `classifier_accuracy` per attribute (shares in
+        [0, 1]), `seconds` per stage, `steps`, `grid`, `mlflow_run_id`.
+
+    Raises:
+        ValueError: If what is drawn could not be trained on or measured.
+    """
+    refuse_unmeasurable(config)
     connect(cpus=(config.train.workers or 0) + 1)
     folder = Folder(config.train.output) / config.train.name
     seconds: dict[str, float] = {}

@@ -53,6 +53,7 @@ class StopRequests:
         if threading.current_thread() is not threading.main_thread():
             yield self
             return
+        self.run.delete(REQUEST)  # of a start that was killed
         before = signal.signal(signal.SIGTERM, self._take)
         try:
             yield self
