@@ -137,7 +137,7 @@ def test_a_fixed_number_of_workers_waits_for_a_node_and_then_says_what_is_missin
             for worker in nodes[0].started("RayTrainWorker"):
                 worker.kill()
             assert job.wait() == 2, job.said
-        assert "waiting up to 20 s for room for 2 workers: the cluster has 2 CPUs, and" in job.said
+        assert "waiting up to 20 s for room for 2 workers: the cluster has" in job.said
         assert "error: there was no room for 2 workers in 20 s: the cluster has 2 CP" in job.said
         assert status(tmp_path / "runs") == "FAILED"
 
