@@ -20,7 +20,7 @@ def start(run: TrainConfig, folder: Path, fault: str = "", **environment: str) -
     """
     preset = folder / "preset.yaml"
     preset.write_text(yaml.safe_dump(run.model_dump(mode="json")))
-    return Command("train_coco", f"--preset={preset}", **{VARIABLE: fault}, **environment)
+    return Command("train_coco", f"--preset={preset}", **{VARIABLE: fault} | environment)
 
 
 def then(command: Command, pattern: str, after: float = 0.0, seconds: float = 400) -> float:

@@ -175,6 +175,25 @@ def test_a_finished_run_says_so_and_does_nothing(whole, shapes, capsys):
     assert weights(whole / "run", 8) == before
 
 
+def test_a_finished_run_is_extended_from_its_end_and_says_so(whole, shapes, tmp_path, capsys):
+    output = tmp_path / "copy"
+    shutil.copytree(whole, output)
+
+    train(config(shapes, output, extend=4))
+
+    said = capsys.readouterr().out
+    assert "finished at step 8 before; extended to step 12" in said
+    assert "resuming from step 8" in said
+    record = json.loads((output / "run" / "run.json").read_text())
+    assert (record["handed_over"], record["extended"]) == (12, [{"from": 8, "to": 12}])
+    client = MlflowClient(f"sqlite:///{output}/mlflow.db")
+    assert client.get_run(record["mlflow_run_id"]).data.tags["extended"] == "step 8 to 12"
+    assert ratgan.load(output / "run" / "model").origin["step"] == 12
+    train(config(shapes, output, extend=4))  # the same command adds nothing
+    train(config(shapes, output))
+    assert capsys.readouterr().out.count("run run is finished: 12 of 12 steps") == 2
+
+
 REFUSED = {
     "another width": ({"model": {"image_size": 32, "base_channels": 4}}, "base_channels: 2 → 4"),
     "another batch": ({"optim": {"batch_size": 6}}, "optim.batch_size: 12 → 6"),
