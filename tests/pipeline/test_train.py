@@ -121,7 +121,13 @@ def test_mlflow_holds_options_curves_grids_lineage_and_a_usable_model(whole, sha
     (trained_on,) = [each.dataset for each in run.inputs.dataset_inputs]
     assert trained_on.name == "shapes"
     assert shapes.digest.startswith(trained_on.digest)
-    assert json.loads(trained_on.profile) == {"num_rows": 120}
+    assert json.loads(trained_on.profile) == {
+        "num_rows": 120,
+        "validation_rows": 30,
+        "captions": shapes.manifest.captions,
+        "image_size_px": 40,
+        "text_encoder": "minilm",
+    }
     for key in ("loss/discriminator", "loss/generator", "loss/penalty", "speed/images_per_s"):
         history = client.get_metric_history(run_id, key)
         assert [point.step for point in history] == [2, 4, 6, 8], key
