@@ -48,6 +48,8 @@ class Protocol(Settings):
     """Split whose captions are drawn."""
     captions: Literal["random", "first"] = "random"
     """Which caption of an image is drawn in a pass: one at random, or its first."""
+    captions_digest: str = ""
+    """Of the captions themselves; filled in."""
     passes: PositiveInt | None = None
     """Passes over the captions' images, where these decide the number of generated images."""
     drop_last: Annotated[int, Field(ge=0)] = 0
