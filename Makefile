@@ -6,8 +6,11 @@ BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 OUTPUT ?= outputs
 PORT ?= 5000
+FAULTS ?= 20
+MINUTES ?= 60
+SEED ?=
 
-.PHONY: setup quickstart ui test test-fast chaos lint lock clean
+.PHONY: setup quickstart ui test test-fast chaos soak browser lint lock clean
 
 setup: $(READY)
 
@@ -33,9 +36,15 @@ test: $(READY)  ## all tests
 test-fast: $(READY)  ## without those that start worker processes
 	$(BIN)/python -m pytest -m "not slow"
 
-chaos: $(READY)  ## all faults, those too that make test leaves out
-	$(BIN)/python -m pytest -m "thorough or not thorough" tests/chaos tests/pipeline/test_exact_resume.py \
-		tests/pipeline/test_sender.py tests/pipeline/test_rollback.py tests/pipeline/test_prepare_again.py
+chaos: $(READY)  ## all faults, those too that make test leaves out, then FAULTS at random from SEED
+	$(BIN)/python -m tests.chaos --faults $(FAULTS) $(if $(SEED),--seed $(SEED))
+
+soak: $(READY)  ## kills at random for MINUTES, from SEED
+	$(BIN)/python -m tests.chaos.schedule --minutes $(MINUTES) $(if $(SEED),--seed $(SEED))
+
+browser:  ## Debian's Chromium, which the tests of MLflow's UI look through
+	@command -v chromium > /dev/null || { apt-get update -qq && DEBIAN_FRONTEND=noninteractive \
+		apt-get install -y -qq --no-install-recommends chromium > /dev/null; }
 
 lint: $(READY)  ## format, lint, types, import contracts
 	$(BIN)/ruff format --check .

@@ -17,8 +17,9 @@ from pipeline.cli import load_preset, run
 from pipeline.dataset import PreparedDataset
 from pipeline.prepare import PrepareConfig, prepare
 from pipeline.progress import say
-from pipeline.quickstart import ATTRIBUTES, QuickstartConfig, ShapesReader
+from pipeline.quickstart import QuickstartConfig
 from pipeline.settings import Settings
+from pipeline.shapes_reader import ATTRIBUTES, ShapesReader
 from pipeline.train import train
 from pipeline.versions import versions
 
@@ -85,7 +86,7 @@ def ablation(config: AblationConfig) -> None:
             scores[name].append(
                 {
                     str(step): reader.agreement_of(
-                        ratgan.load(f"{done}/checkpoints/step-{step:08d}"), seed=seed
+                        ratgan.load(f"{done}/checkpoints/step-{step:08d}").generator, seed=seed
                     )
                     for step in steps
                 }

@@ -9,9 +9,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from benchmarks.counting import Counter
 from benchmarks.reference import discriminator_tensors, generator_tensors
 from benchmarks.workload import Workload
+from ratgan.counting import Counter, NoUpdate
 
 
 @dataclass(frozen=True)
@@ -27,16 +27,6 @@ class Cost:
     gflops_per_image: float
     kernels: int
     peak_gib: float
-
-
-class NoUpdate(torch.optim.Optimizer):
-    """Takes Adam's place where only the networks' own work is counted."""
-
-    def __init__(self, parameters: Any) -> None:
-        super().__init__(parameters, {})
-
-    def step(self, closure: Any = None) -> Any:
-        """Leave the weights as they are."""
 
 
 def count(base_channels: int = 64, batch_size: int = 24) -> tuple[Cost, Cost]:

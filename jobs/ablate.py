@@ -7,6 +7,7 @@ python jobs/ablate.py --preset cub --space 'model.attention=choice(soft_threshol
 from pipeline.cli import run
 from pipeline.sweeps.ablation import ablate
 from pipeline.sweeps.config import AblateConfig
+from pipeline.sweeps.dry_run import plan_ablation
 
 if __name__ == "__main__":
-    run(ablate, AblateConfig, preset="ablate_shapes")
+    run(ablate, AblateConfig, preset="ablate_shapes", plan=plan_ablation)

@@ -4,7 +4,7 @@ python jobs/generate.py --model outputs/quickstart/model "a small red bird" "a l
 """
 
 from pipeline.cli import run
-from pipeline.generate import GenerateConfig, generate
+from pipeline.generate import GenerateConfig, generate, plan_generation
 
 if __name__ == "__main__":
-    run(generate, GenerateConfig)
+    run(generate, GenerateConfig, plan=plan_generation)

@@ -4,7 +4,7 @@ python jobs/import_damsm.py --weights text_encoder200.pth --captions captions.pi
 """
 
 from pipeline.cli import run
-from pipeline.import_damsm import ImportDamsmConfig, import_encoder
+from pipeline.import_damsm import ImportDamsmConfig, import_encoder, plan_import_encoder
 
 if __name__ == "__main__":
-    run(import_encoder, ImportDamsmConfig)
+    run(import_encoder, ImportDamsmConfig, plan=plan_import_encoder)

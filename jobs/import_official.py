@@ -4,7 +4,7 @@ python jobs/import_official.py --generator netG_500.pth --encoder-path outputs/d
 """
 
 from pipeline.cli import run
-from pipeline.import_official import ImportOfficialConfig, import_official
+from pipeline.import_official import ImportOfficialConfig, import_official, plan_import_official
 
 if __name__ == "__main__":
-    run(import_official, ImportOfficialConfig)
+    run(import_official, ImportOfficialConfig, plan=plan_import_official)

@@ -6,7 +6,7 @@ Not named inspect.py: Python looks beside a job for modules first, and its own i
 """
 
 from pipeline.cli import run
-from pipeline.inspection import InspectConfig, inspect
+from pipeline.inspection import InspectConfig, inspect, plan_inspection
 
 if __name__ == "__main__":
-    run(inspect, InspectConfig)
+    run(inspect, InspectConfig, plan=plan_inspection)

@@ -5,8 +5,9 @@ ray job submit --working-dir . -- python jobs/pretrain_damsm.py --data.path s3:/
 """
 
 from pipeline.cli import run
+from pipeline.dry_run import plan_pretraining
 from pipeline.pretrain import pretrain
 from pipeline.pretrain_config import PretrainConfig
 
 if __name__ == "__main__":
-    run(pretrain, PretrainConfig, preset="damsm")
+    run(pretrain, PretrainConfig, preset="damsm", plan=plan_pretraining)

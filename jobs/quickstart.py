@@ -4,7 +4,8 @@ python jobs/quickstart.py
 """
 
 from pipeline.cli import run
+from pipeline.dry_run import plan_quickstart
 from pipeline.quickstart import QuickstartConfig, quickstart
 
 if __name__ == "__main__":
-    run(quickstart, QuickstartConfig, preset="quickstart")
+    run(quickstart, QuickstartConfig, preset="quickstart", plan=plan_quickstart)

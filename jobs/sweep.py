@@ -6,7 +6,8 @@ ray job submit --working-dir . -- python jobs/sweep.py --preset cub --train.outp
 
 from pipeline.cli import run
 from pipeline.sweeps.config import SweepConfig
+from pipeline.sweeps.dry_run import plan_sweep
 from pipeline.sweeps.sweep import sweep
 
 if __name__ == "__main__":
-    run(sweep, SweepConfig, preset="sweep_shapes")
+    run(sweep, SweepConfig, preset="sweep_shapes", plan=plan_sweep)

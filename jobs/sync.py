@@ -5,7 +5,7 @@ python jobs/sync.py --run outputs
 """
 
 from pipeline.cli import run
-from pipeline.sync import SyncConfig, sync
+from pipeline.sync import SyncConfig, plan_sync, sync
 
 if __name__ == "__main__":
-    run(sync, SyncConfig)
+    run(sync, SyncConfig, plan=plan_sync)

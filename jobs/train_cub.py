@@ -6,7 +6,8 @@ ray job submit --working-dir . -- python jobs/train_cub.py --data.path s3://… 
 
 from pipeline.cli import run
 from pipeline.config import TrainConfig
+from pipeline.dry_run import plan_training
 from pipeline.train import train
 
 if __name__ == "__main__":
-    run(train, TrainConfig, preset="cub")
+    run(train, TrainConfig, preset="cub", plan=plan_training)

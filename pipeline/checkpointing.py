@@ -139,20 +139,27 @@ def commit(
     return folder
 
 
-def newest_checkpoint(root: Folder) -> tuple[Folder, dict[str, Any]] | None:
+def newest_checkpoint(
+    root: Folder, *, look_only: bool = False
+) -> tuple[Folder, dict[str, Any]] | None:
     """Find the newest checkpoint that verifies, and its state; None if there is none.
 
-    Damaged ones that are found on the way are renamed, so that they are not looked at again.
+    Args:
+        root: Folder of the run's checkpoints.
+        look_only: Leave damaged ones that are found on the way as they are. Otherwise they are
+            renamed, so that they are not looked at again.
     """
     for step in reversed(_steps(root)):
         folder = root / _name(step)
         problem = damage(folder)
         if problem is None:
             return folder, folder.read_json(STATE)
-        if folder.exists(MARKER):
-            _set_aside(root, folder, problem)
-        else:
+        if not folder.exists(MARKER):
             logger.warning("checkpoint %s is passed over: it was not completed", folder)
+        elif look_only:
+            logger.warning("checkpoint %s is damaged: %s", folder, problem)
+        else:
+            _set_aside(root, folder, problem)
     return None
 
 

@@ -3,7 +3,7 @@
 import argparse
 import sys
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -12,7 +12,7 @@ import yaml
 from pydantic import ValidationError
 
 from pipeline.progress import say
-from pipeline.redaction import redacted_output
+from pipeline.redaction import redacted, redacted_output
 from pipeline.safe_loading import refuse_unsafe_loading
 from pipeline.settings import Settings, explain
 
@@ -21,21 +21,29 @@ PRESETS = Path(__file__).resolve().parent.parent / "jobs" / "presets"
 USER_ERRORS = (ValueError, OSError)  # what a user can mend; anything else is a fault of ours
 
 
-def run(job: Callable[[Config], Any], config_type: type[Config], preset: str | None = None) -> None:
+def run(
+    job: Callable[[Config], Any],
+    config_type: type[Config],
+    preset: str | None = None,
+    *,
+    plan: Callable[[Config], Any] | None = None,
+) -> None:
     """Run a job as its command line says, and exit with its status.
 
     Args:
         job: Takes the resolved config.
         config_type: Its options.
         preset: Name of the preset in `jobs/presets` that the flags start from.
+        plan: Takes the config too, and says what the job would do: `--dry-run`.
     """
     common = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
     common.add_argument("--preset", default=preset)
     common.add_argument("--print-config", action="store_true")
+    common.add_argument("--dry-run", action="store_true")
     common.add_argument("--debug", action="store_true")
     options, flags = common.parse_known_args()
     with redacted_output():
-        _run(job, config_type, options, flags)
+        _run(job, config_type, options, flags, plan)
 
 
 def _run(
@@ -43,14 +51,21 @@ def _run(
     config_type: type[Config],
     options: argparse.Namespace,
     flags: list[str],
+    plan: Callable[[Config], Any] | None,
 ) -> None:
     try:
         refuse_unsafe_loading()
         config = parse(config_type, flags, options.preset)
         if options.print_config:
+            say(difference(config, options.preset))
             say(yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False))
-            return
-        job(config)
+        elif options.dry_run:
+            if plan is None:
+                raise ValueError("this job has no --dry-run; --print-config shows its options.")
+            say(difference(config, options.preset))
+            plan(config)
+        else:
+            job(config)
     except KeyboardInterrupt:
         say("stopped. The same command goes on from what was complete.")
         sys.exit(130)
@@ -77,6 +92,7 @@ def parse(config_type: type[Config], flags: list[str], preset: str | None = None
     common = (
         "\n\ncommon options:\n  --preset NAME|FILE  start from another preset\n"
         "  --print-config      print what the job would run with, and stop\n"
+        "  --dry-run           check everything, say what the job would do, and stop\n"
         "  --debug             show where in the code an error arose"
     )
     default = None if preset is None else load_preset(config_type, preset)
@@ -106,6 +122,37 @@ def load_preset(config_type: type[Config], preset: str) -> Config:
         raise ValueError(f"preset {path} is not valid YAML: {error}") from error
     except ValidationError as error:
         raise ValueError(f"preset {path}:\n{explain(error)}") from error
+
+
+def difference(config: Settings, preset: str | None) -> str:
+    """Name the options that are other than in the preset, or without one than by default.
+
+    Returns:
+        Lines that are comments in YAML.
+    """
+    before = None if preset is None else load_preset(type(config), preset)
+    changes = [f"#   {line}" for line in _changes(config, before)]
+    if preset is None:
+        first = "# other than by default:" if changes else "# all as by default"
+    else:
+        first = f"# preset {preset}, other than in it:" if changes else f"# as in preset {preset}"
+    return redacted("\n".join([first, *changes]))
+
+
+def _changes(now: Settings, before: Settings | None) -> Iterator[str]:
+    """Yield what changed from other options, or from the defaults."""
+    for name, field in type(now).model_fields.items():
+        new = getattr(now, name)
+        if before is not None:
+            old = getattr(before, name)
+        else:
+            old = None if field.is_required() else field.get_default(call_default_factory=True)
+        if isinstance(new, Settings):
+            same_kind = old if type(old) is type(new) else None
+            yield from (f"{name}.{line}" for line in _changes(new, same_kind))
+        elif new != old:
+            before_after = ("not set" if value is None else str(value) for value in (old, new))
+            yield f"{name}: {' → '.join(before_after)}"
 
 
 def root_cause(error: BaseException) -> BaseException:

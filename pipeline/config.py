@@ -120,6 +120,9 @@ class TrackingConfig(Settings):
     """MLflow experiment."""
     uri: str | None = None
     """MLflow server or store. Default: MLFLOW_TRACKING_URI, else sqlite in the output folder."""
+    registered_model: RunName | None = None
+    """Registered model of which the trained model becomes a version; its alias `best` names the
+    best of all versions. Default: ratgan-SOURCE-SIZE."""
 
 
 class RunConfig(Settings):
@@ -251,6 +254,7 @@ RESUMABLE_CHANGES = frozenset(
         "data.reader",
         "held_out",
         "tracking.experiment",
+        "tracking.registered_model",
     }
 )
 

@@ -44,22 +44,22 @@ def disk_full(folder: Folder, size: int, what: str, number: int) -> DiskFullErro
     """
     if number == errno.EFBIG:
         have = (
-            f"no file may be larger than {_readable(resource.getrlimit(resource.RLIMIT_FSIZE)[0])}"
+            f"no file may be larger than {readable(resource.getrlimit(resource.RLIMIT_FSIZE)[0])}"
         )
         remedy = "Raise that limit (ulimit -f)"
     else:
         free = free_bytes(folder)
-        have = "how much is left is not known" if free is None else f"have {_readable(free)}"
+        have = "how much is left is not known" if free is None else f"have {readable(free)}"
         remedy = "Free some, or use a smaller --keep-checkpoints"
     error = DiskFullError(
-        f"no room for {what}: need {_readable(size)}, {have} at {folder} "
+        f"no room for {what}: need {readable(size)}, {have} at {folder} "
         f"({os.strerror(number)}). {remedy}, or move the run and name its new place by --output."
     )
     error.errno = number
     return error
 
 
-def _readable(size: int) -> str:
+def readable(size: int) -> str:
     """Format bytes with three digits: 1.21 GiB."""
     amount, unit = float(size), "B"
     for larger in ("KiB", "MiB", "GiB", "TiB"):

@@ -2,6 +2,7 @@
 
 import re
 import tempfile
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from itertools import pairwise
@@ -17,7 +18,8 @@ from torch import Tensor
 import ratgan
 from pipeline.captions import clean_caption
 from pipeline.images import RejectedError, decode, square
-from pipeline.progress import say
+from pipeline.plan_report import Report, leaving_nothing
+from pipeline.progress import duration, say
 from pipeline.settings import Settings
 from pipeline.storage import Folder
 from ratgan.checkpoint import (
@@ -91,16 +93,7 @@ def generate(config: GenerateConfig) -> list[str]:
         ValueError: If there is no caption, one that says nothing, or not one for each image.
         FileNotFoundError: If the model or a file is not there.
     """
-    captions = [_clean(text) for text in _texts(config)]
-    if not captions:
-        raise ValueError('no caption given, for example: jobs/generate.py "a small red bird"')
-    if config.images and len(config.images) != len(captions):
-        raise ValueError(
-            f"{len(config.images)} images and {len(captions)} captions: each image needs one."
-        )
-    folder = Folder(config.output)
-    folder.check_writable("output")
-    model = load_from(config.model, config.encoder_path)
+    captions, folder, model = _checked(config)
     images, labels = _draw(config, model, captions)
     columns = config.columns if config.show == "each" else config.count or 8
     scale = max(1, 128 // images.shape[-1])
@@ -116,6 +109,46 @@ def generate(config: GenerateConfig) -> list[str]:
         f"{folder}/grid.png" + (f"\nattention in {folder}/attention.png" * bool(config.attention))
     )
     return [f"{folder}/{name}" for name in pictures]
+
+
+def plan_generation(config: GenerateConfig) -> None:
+    """Say what would be drawn, and how long it takes, after drawing one picture.
+
+    Raises:
+        ValueError: As drawing would.
+        OSError: As drawing would.
+    """
+    with leaving_nothing(Folder(config.output)):
+        captions, folder, model = _checked(config)
+        report, rows = Report(), config.show != "each"
+        count = len(captions) * (config.count or 8) if rows else len(captions)
+        origin = ", ".join(f"{key} {value}" for key, value in sorted(model.origin.items()))
+        side = model.generator.arguments["image_size"]
+        model.draw(captions[:1])  # the first loads the text encoder
+        started = time.monotonic()
+        drawn = model.draw(captions[:1])
+        seconds = time.monotonic() - started
+        if config.attention:
+            _attention(config.attention, model, drawn, captions[:1])
+        report.line("model", f"{config.model}: {side} × {side} px ({origin})")
+        report.line("output", f"{folder}: up to {count:,} pictures of {len(captions):,} captions")
+        report.line("ETA", f"{duration(count * seconds)}: a picture took {seconds:.2f} s")
+        report.end()
+
+
+def _checked(config: GenerateConfig) -> tuple[list[str], Folder, TextToImage]:
+    """Return captions, output folder and model, if something can be drawn."""
+    captions = [_clean(text) for text in _texts(config)]
+    if not captions:
+        raise ValueError('no caption given, for example: jobs/generate.py "a small red bird"')
+    if config.images and len(config.images) != len(captions):
+        raise ValueError(
+            f"{len(config.images)} images and {len(captions)} captions: each image needs one."
+        )
+    folder = Folder(config.output)
+    folder.check_writable("output")
+    model = load_from(config.model, config.encoder_path)
+    return captions, folder, model
 
 
 def _draw(

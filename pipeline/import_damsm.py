@@ -5,6 +5,8 @@ from typing import Annotated
 
 from pydantic import Field
 
+from pipeline.disk_space import readable
+from pipeline.plan_report import Report, leaving_nothing
 from pipeline.progress import say
 from pipeline.settings import Settings
 from pipeline.storage import Folder
@@ -35,13 +37,36 @@ def import_encoder(config: ImportDamsmConfig) -> str:
         ValueError: If a file is refused, or the two are not of one training.
         FileNotFoundError: If one is not there.
     """
-    content, vocabulary = import_damsm(
-        Path(config.weights).expanduser(), Path(config.captions).expanduser(), config.max_words
-    )
+    content, words = _converted(config)
     place, _, name = config.output.rpartition("/")
     sha256 = Folder(place or ".").write(name, content)
     say(
-        f"text encoder of {len(vocabulary.words):,} words at {config.output}\n  sha256 {sha256}\n"
+        f"text encoder of {words:,} words at {config.output}\n  sha256 {sha256}\n"
         f"  use it: python jobs/prepare.py … --encoder damsm --encoder-path {config.output}"
     )
     return sha256
+
+
+def plan_import_encoder(config: ImportDamsmConfig) -> None:
+    """Read and convert the files, and say what would be written.
+
+    Raises:
+        ValueError: As the import would.
+        OSError: As the import would.
+    """
+    folder = Folder(config.output.rpartition("/")[0] or ".")
+    with leaving_nothing(folder):
+        folder.check_writable("output")
+        content, words = _converted(config)
+        report = Report()
+        report.line("encoder", f"{words:,} words, read from {config.weights}")
+        report.line("output", f"{config.output}: {readable(len(content))}")
+        report.end()
+
+
+def _converted(config: ImportDamsmConfig) -> tuple[bytes, int]:
+    """Return the encoder file, and how many words it knows."""
+    content, vocabulary = import_damsm(
+        Path(config.weights).expanduser(), Path(config.captions).expanduser(), config.max_words
+    )
+    return content, len(vocabulary.words)

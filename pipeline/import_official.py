@@ -4,7 +4,9 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
+from pipeline.disk_space import readable
 from pipeline.encoders import find_encoder
+from pipeline.plan_report import Report, leaving_nothing
 from pipeline.progress import say
 from pipeline.settings import Settings
 from pipeline.storage import Folder
@@ -43,6 +45,30 @@ def import_official(config: ImportOfficialConfig) -> Folder:
     """
     folder = Folder(config.output)
     folder.check_writable("output")
+    for name, content in _converted(config).items():
+        folder.write(name, content)
+    say(f"model {folder}. Draw: python jobs/generate.py --model {folder} …")
+    return folder
+
+
+def plan_import_official(config: ImportOfficialConfig) -> None:
+    """Convert the weights, report on each tensor, and say what would be written.
+
+    Raises:
+        ValueError: As the import would.
+        OSError: As the import would.
+    """
+    folder = Folder(config.output)
+    with leaving_nothing(folder):
+        folder.check_writable("output")
+        size = sum(len(content) for content in _converted(config).values())
+        report = Report()
+        report.line("output", f"{folder}: {readable(size)}")
+        report.end()
+
+
+def _converted(config: ImportOfficialConfig) -> dict[str, bytes]:
+    """Return the files of the model, and say what became of every tensor."""
     place, encoder_file = find_encoder("damsm", config.encoder_path)
     encoder = place.loaded()
     generator, report = import_generator(
@@ -65,7 +91,4 @@ def import_official(config: ImportOfficialConfig) -> Folder:
         discriminator, report = import_discriminator(read_state_dict(config.discriminator))
         files |= pack_discriminator(discriminator.float())
         say(f"discriminator, attention {discriminator.arguments['attention']}: {report}")
-    for name, content in files.items():
-        folder.write(name, content)
-    say(f"model {folder}. Draw: python jobs/generate.py --model {folder} …")
-    return folder
+    return files

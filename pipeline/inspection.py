@@ -12,7 +12,10 @@ import torch
 from pydantic import Field
 
 from pipeline.dataset import PreparedDataset
+from pipeline.disk_space import readable
 from pipeline.manifest import Shard
+from pipeline.plan_report import Report as PlanReport
+from pipeline.plan_report import leaving_nothing
 from pipeline.printable import printable
 from pipeline.progress import Progress, say
 from pipeline.rejects import top
@@ -57,11 +60,7 @@ def inspect(config: InspectConfig) -> Report:
     Raises:
         ValueError: If it is not a complete dataset, or a file of it is missing or damaged.
     """
-    dataset = PreparedDataset(config.data)
-    if config.split not in dataset.manifest.splits:
-        known = ", ".join(dataset.manifest.splits)
-        raise ValueError(f"split={config.split!r} does not exist. Splits: {known}.")
-    dataset.verify()
+    dataset = _checked(config)
     if config.verify:
         dataset.verify_content(Progress("verified", len(dataset.manifest.shards), "shards").add)
     report = _report(dataset)
@@ -73,6 +72,38 @@ def inspect(config: InspectConfig) -> Report:
         lines.append(f"\npictures    {output}/contact_sheet.png")
     say("\n".join([*lines, f"report      {output}/report.json"]))
     return report
+
+
+def plan_inspection(config: InspectConfig) -> None:
+    """Say what would be read and written.
+
+    Raises:
+        ValueError: As the inspection would.
+        OSError: As the inspection would.
+    """
+    output = Folder(config.output)
+    with leaving_nothing(output):
+        dataset, plan = _checked(config), PlanReport()
+        output.check_writable("output")
+        size = sum(shard.bytes for shard in dataset.manifest.shards)
+        what = "every byte of" if config.verify else "all columns but images and vectors of"
+        plan.line(
+            "data",
+            f"{dataset.folder}: {what} {dataset.manifest.written:,} images in "
+            f"{len(dataset.manifest.shards):,} files, {readable(size)}",
+        )
+        plan.line("output", f"{output}/report.json" + ", contact_sheet.png" * bool(config.samples))
+        plan.end()
+
+
+def _checked(config: InspectConfig) -> PreparedDataset:
+    """Return the dataset, if it is complete and has the split."""
+    dataset = PreparedDataset(config.data)
+    if config.split not in dataset.manifest.splits:
+        known = ", ".join(dataset.manifest.splits)
+        raise ValueError(f"split={config.split!r} does not exist. Splits: {known}.")
+    dataset.verify()
+    return dataset
 
 
 def contact_sheet(dataset: PreparedDataset, config: InspectConfig) -> bytes:

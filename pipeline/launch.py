@@ -2,6 +2,7 @@
 
 import contextlib
 import os
+import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, TypeVar
@@ -9,15 +10,20 @@ from typing import Any, TypeVar
 import torch
 
 from pipeline import config as options
+from pipeline.best_model import Quality
 from pipeline.checkpointing import newest_checkpoint
-from pipeline.config import flatten, refuse_changes
+from pipeline.cli import root_cause
+from pipeline.config import refuse_changes
 from pipeline.dataset import PreparedDataset
+from pipeline.introduction import in_words, introduce
+from pipeline.local_files import remove_abandoned
 from pipeline.lock import Lock
 from pipeline.loop import Job
-from pipeline.mlflow_run import context_tags
-from pipeline.progress import say
+from pipeline.placement import check_share, choose_crew, refuse_crowd
+from pipeline.progress import duration, say
 from pipeline.redaction import redacted
-from pipeline.room import Crew, sizes
+from pipeline.room import Crew
+from pipeline.run_note import Purpose, note
 from pipeline.run_record import read_record, update_record
 from pipeline.safe_loading import refuse_unsafe_loading
 from pipeline.sender import Sender, send_rest, what_is_left
@@ -26,7 +32,7 @@ from pipeline.spool import SPOOL
 from pipeline.starting import Work, train_through_losses
 from pipeline.stopping import StoppedError, StopRequests
 from pipeline.storage import Folder, absolute
-from pipeline.tracking import PartOf, Tracker, git_state, tracking_uri
+from pipeline.tracking import PartOf, Tracker, tracking_uri
 from pipeline.versions import versions
 
 Config = TypeVar("Config", bound=options.RunConfig)
@@ -96,10 +102,39 @@ def check(config: options.RunConfig, *, image_size: int, option: str, batch: int
         )
     if manifest.rows("train") < 2:
         raise ValueError(f"{dataset.folder} has fewer than 2 training images.")
-    _check_share(batch, config.workers or 1)
+    check_share(batch, config.workers or 1)
     dataset.verify()
     total = config.length(manifest.rows("train"), batch)
     return Launch(config, dataset, Folder(config.output) / config.name, batch, total)
+
+
+def reached(start: Launch, *, look_only: bool = False) -> dict[str, Any]:
+    """Return the state of the checkpoint that a start goes on from; its step is 0 if there is none.
+
+    Args:
+        start: Checked.
+        look_only: Change nothing, not even the name of a damaged checkpoint.
+
+    Raises:
+        ValueError: If options or dataset are not those the run was started with.
+    """
+    found = newest_checkpoint(start.run / "checkpoints", look_only=look_only)
+    if found is None:
+        return {"step": 0}
+    state = found[1]
+    refuse_changes(state["config"], start.config)
+    if state["dataset"] != start.dataset.digest:
+        raise ValueError(
+            f"run {start.config.name} was trained on another dataset than {start.dataset.folder} "
+            "holds now. Start a new run with another --name."
+        )
+    return state
+
+
+def is_done(start: Launch, state: dict[str, Any]) -> bool:
+    """Tell whether a run in this state has done its steps and handed over what came of them."""
+    done: int = state["step"]
+    return done >= start.total and read_record(start.run).get("handed_over") == done
 
 
 def is_finished(start: Launch, result: str) -> bool:
@@ -114,21 +149,13 @@ def is_finished(start: Launch, result: str) -> bool:
     Raises:
         ValueError: If its options or its dataset are not those it was started with.
     """
-    found = newest_checkpoint(start.run / "checkpoints")
-    if found is None:
-        return False
-    name, state = start.config.name, found[1]
-    refuse_changes(state["config"], start.config)
-    if state["dataset"] != start.dataset.digest:
-        raise ValueError(
-            f"run {name} was trained on another dataset than {start.dataset.folder} holds "
-            "now. Start a new run with another --name."
-        )
-    if state["step"] < start.total or read_record(start.run).get("handed_over") != state["step"]:
+    state = reached(start)
+    if not is_done(start, state):
         return False
     unit = "epochs" if start.config.total_steps is None else "steps"
+    whole = max(start.total, state["step"])  # it may have been extended before
     say(
-        f"run {name} is finished: {state['step']:,} of {start.total:,} steps. {result}. "
+        f"run {start.config.name} is finished: {state['step']:,} of {whole:,} steps. {result}. "
         f"Train on with --extend and a number of {unit}, or start a new run with another --name."
     )
     say_what_is_left(start.run, send_rest(start.run, _tracking_uri(start.config)))
@@ -139,6 +166,7 @@ def carry_out(
     start: Launch,
     work: Work,
     hand_over: Callable[[Folder, dict[str, Any], Tracker], None],
+    purpose: Purpose,
     *,
     stop: StopRequests | None = None,
     part_of: PartOf | None = None,
@@ -153,6 +181,7 @@ def carry_out(
         work: What each worker does, given the fields of a `Job`.
         hand_over: Puts the result into the run's folder and into MLflow, given the last
             checkpoint, its state and the run there. Done again if it was cut short.
+        purpose: Of the run, for the note on it.
         stop: By which a stop may be asked for, beside the signal.
         part_of: What the run is part of.
 
@@ -163,22 +192,31 @@ def carry_out(
     crew = _connect(start.config, start.batch)
     requests = stop or StopRequests(start.run)
     with Lock(start.run, "train") as lock, requests.taken() as stop:
-        _carry_out(start, work, hand_over, crew, lock, stop, part_of)
+        _carry_out(start, work, hand_over, purpose, crew, lock, stop, part_of)
 
 
 def _carry_out(
     start: Launch,
     work: Work,
     hand_over: Callable[[Folder, dict[str, Any], Tracker], None],
+    purpose: Purpose,
     crew: Crew,
     lock: Lock,
     stop: StopRequests,
     part_of: PartOf | None,
 ) -> None:
     config, run = start.config, start.run
+    if run.is_local:
+        remove_abandoned(run.path)
     known = read_record(run).get("mlflow_run_id", "new")
-    tracker = _start_tracking(config, run, start.dataset, part_of)
     uri = _tracking_uri(config)
+    tracker = introduce(config, run, start.dataset, uri, part_of)
+    began = time.monotonic()
+
+    def tell_state(state: str) -> None:
+        tracker.note(note(purpose, on=in_words(start.dataset), state=state, run=str(run)))
+
+    tell_state(f"training for {start.total:,} steps of {start.batch} images, {crew}")
     say(
         f"run {config.name}: {start.dataset.manifest.rows('train'):,} images of "
         f"{start.dataset.folder}, {start.total:,} steps of {start.batch}, {crew}\n"
@@ -199,27 +237,40 @@ def _carry_out(
         train_through_losses(work, vars(job), config, run=run, crew=crew, stop=stop)
         lock.check()
         found = newest_checkpoint(run / "checkpoints")
-        reached = found[1]["step"] if found else 0
-        if reached < start.total and stop.asked:
-            say(f"stopped at step {reached:,}. The same command goes on from there.")
+        done = found[1]["step"] if found else 0
+        if done < start.total and stop.asked:
+            tell_state(f"stopped at step {done:,} of {start.total:,}")
+            say(f"stopped at step {done:,}. The same command goes on from there.")
             raise StoppedError
         if found is None:
             raise OSError(f"{run}/checkpoints holds no complete checkpoint.")
         hand_over(*found, tracker)
         tracker.flush()
         update_record(run, handed_over=found[1]["step"])
+        tell_state(
+            f"finished: {done:,} steps, {found[1]['images']:,} images; the last start took "
+            f"{duration(time.monotonic() - began)}, {crew}"
+        )
         status = "FINISHED"
     except StoppedError:
         status = "KILLED"
         raise
     except (KeyboardInterrupt, SystemExit) as end:  # Ray turns Ctrl-C into an exit of its own
         status = "KILLED"
+        tell_state("interrupted")
         raise KeyboardInterrupt from end
+    except BaseException as error:
+        tell_state(f"failed: {_first_line(root_cause(error))}")
+        raise
     finally:
         tracker.finish(status)
         with contextlib.suppress(OSError):  # what ended the run matters more
             update_record(run, status=status)
         say_what_is_left(run, sender)
+
+
+def _first_line(error: BaseException) -> str:
+    return next(iter(str(error).splitlines()), type(error).__name__)
 
 
 def _note_extension(start: Launch, tracker: Tracker) -> None:
@@ -248,6 +299,23 @@ def record_afterwards(
     """
     tracker = Tracker(run)
     tracker.metrics(step, values)
+    _send_afterwards(config, run, tracker)
+
+
+def record_quality(config: options.RunConfig, run: Folder, quality: Quality) -> None:
+    """Tell how good the model of a run that has ended is; `best` is chosen anew.
+
+    Args:
+        config: Of the run, with absolute places.
+        run: Its folder.
+        quality: As it was measured.
+    """
+    tracker = Tracker(run)
+    tracker.quality(quality)
+    _send_afterwards(config, run, tracker)
+
+
+def _send_afterwards(config: options.RunConfig, run: Folder, tracker: Tracker) -> None:
     tracker.flush()
     say_what_is_left(run, send_rest(run, _tracking_uri(config)))
 
@@ -268,73 +336,12 @@ def _tracking_uri(config: options.RunConfig) -> str:
 
 def _connect(config: options.RunConfig, batch: int) -> Crew:
     """Connect to Ray and decide how many workers there may be and whether they use GPUs."""
-    usable, local = usable_cpus(), not os.environ.get("RAY_ADDRESS")
-    if local and (config.workers or 0) > max(2, usable):
-        raise ValueError(
-            f"workers={config.workers} on a machine with {usable} CPUs: each worker needs one. "
-            f"Use --workers {usable} or fewer, or submit the job to a larger cluster."
-        )
+    if not os.environ.get("RAY_ADDRESS"):
+        refuse_crowd(config, usable_cpus())  # before Ray is started for nothing
     expected = torch.cuda.device_count() if config.workers is None else config.workers
     connect(cpus=expected + 1, least=(config.min_workers or expected) + 1)
     gpus = obtainable("GPU")
+    crew = choose_crew(config, batch, gpus)
     workers = gpus if config.workers is None else config.workers
-    least = config.min_workers or workers
-    if config.min_workers and not workers:
-        raise ValueError(
-            f"min_workers={least} in a run in this process: name the most workers too, for "
-            "example --workers 2."
-        )
-    if 0 < gpus < least:
-        raise ValueError(
-            f"workers={workers}, and the cluster has {gpus} GPUs: some workers would train without "
-            f"one. Use --workers {gpus}, or leave it out to use them all."
-        )
-    connect(cpus=workers + 1, least=least + 1)
-    if not config.min_workers:
-        _check_share(batch, max(workers, 1))
-        return Crew((workers,), use_gpu=0 < workers <= gpus)
-    # Where no number is named, a run takes all GPUs that come.
-    return Crew(sizes(least, config.workers or batch, batch), use_gpu=gpus > 0)
-
-
-def _check_share(batch: int, workers: int) -> None:
-    if batch % workers:
-        larger = -(-batch // workers) * workers
-        raise ValueError(
-            f"optim.batch_size={batch} must give each of the {workers} workers the same number of "
-            f"images; {larger} is the next that does."
-        )
-
-
-def _start_tracking(
-    config: options.RunConfig, run: Folder, dataset: PreparedDataset, part_of: PartOf | None
-) -> Tracker:
-    """Tell the tracker what run this is, or that it goes on."""
-    tracker = Tracker(run)
-    update_record(run, mlflow_uri=redacted(_tracking_uri(config)), status="RUNNING")
-    if not tracker.is_new():
-        tracker.resume()
-        return tracker
-    encoder, source = dataset.manifest.encoder, str(dataset.manifest.source["name"])
-    tags = {
-        "dataset.digest": dataset.digest,
-        "dataset.path": dataset.folder.location,
-        "dataset.source": source,
-        "text_encoder": encoder.name,
-        "text_encoder.sha256": encoder.sha256,
-        "sentence_transform": f"{dataset.transform.kind} to {dataset.transform.dim}",
-        **git_state(),
-        **{f"version.{name}": value for name, value in versions().items()},
-    }
-    tracker.options(flatten(config.record()), tags)
-    images = dataset.manifest.rows("train")
-    tracker.dataset(source, dataset.digest, dataset.folder.location, images)
-    tracker.json(config.record(), "config.json")
-    tracker.json(dataset.manifest.model_dump(mode="json"), "dataset_manifest.json")
-    tracker.begin(
-        experiment=config.tracking.experiment,
-        name=config.name,
-        tags=context_tags(),
-        part_of=part_of,
-    )
-    return tracker
+    connect(cpus=workers + 1, least=(config.min_workers or workers) + 1)
+    return crew

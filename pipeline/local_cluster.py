@@ -31,7 +31,7 @@ from pipeline.session import usable_cpus
 
 FIRST_PORT = 8260  # so that the dashboard is where everybody looks for it, at 8265
 PORTS_PER_NODE = 10
-START_S = 180.0
+START_S = 300.0
 STOP_S = 30.0
 # `ray job stop` kills a job after so many seconds; a checkpoint must be saved by then. Ray: 3.
 JOB_STOP_S = 120
@@ -92,13 +92,14 @@ class Plan:
         shared = [
             *(f"{Path(sys.executable).parent}/ray", "start", "--block", "--disable-usage-stats"),
             *(f"--node-ip-address={ADDRESS}", *ports),
+            # One for each: a node deletes what it unpacked there when it needs it no longer.
+            f"--temp-dir={self.folder}/{node or 'head'}",
         ]
         if node:
             return [*shared, f"--address={self.store}", f"--num-cpus={self.cpus}"]
         return [
             *(*shared, "--head", f"--port={self.store.port}", "--num-cpus=1"),
             *(f"--dashboard-host={ADDRESS}", f"--dashboard-port={self.dashboard.port}"),
-            f"--temp-dir={self.folder}/ray",
         ]
 
 
@@ -143,7 +144,7 @@ def start(plan: Plan) -> None:
         f"{ADDRESS} and refuse strangers\n"
         f"  to use it:   {said}\n"
         f"  to stop it:  cluster/start-local.sh --stop{_folder_flag(plan.folder)}\n"
-        f"  its logs:    {plan.folder}/ray/session_latest/logs"
+        f"  its logs:    {plan.folder}/*/session_latest/logs"
     )
 
 
@@ -168,7 +169,7 @@ def stop(folder: Path, *, keep_logs: bool = False) -> int:
     psutil.wait_procs(left, timeout=STOP_S)
     for name in () if keep_logs else _read(folder):  # nothing but what `start` made
         (folder / f"{name}.log").unlink(missing_ok=True)
-        shutil.rmtree(folder / "ray", ignore_errors=True)
+        shutil.rmtree(folder / name.removeprefix("worker-"), ignore_errors=True)
     (folder / NODES).unlink(missing_ok=True)
     with contextlib.suppress(OSError):
         folder.rmdir()

@@ -3,11 +3,14 @@
 import contextlib
 import errno
 import os
+import re
 import stat
 from collections.abc import Iterator
 
 # A full disk, a quota that is used up, a limit on the size of one file.
 NO_ROOM = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
+# As `Folder` names a file before it is whole, and a probe.
+_ABANDONED = re.compile(r".*\.[0-9a-f]{8}\.tmp|(.*/)?\.probe-[0-9a-f]{8}")
 
 
 def walk(folder: str) -> Iterator[tuple[str, int]]:
@@ -29,6 +32,17 @@ def walk(folder: str) -> Iterator[tuple[str, int]]:
                 open_folders.append((f"{name}/", os.scandir(entry.path)))
             elif (size := _file_size(entry)) is not None:
                 yield name, size
+
+
+def remove_abandoned(folder: str) -> None:
+    """Delete what writers that were killed left below a folder: files under temporary names.
+
+    Only for the one who owns the folder: a file that somebody still writes looks the same.
+    """
+    for name, _ in walk(folder):
+        if _ABANDONED.fullmatch(name):
+            with contextlib.suppress(FileNotFoundError):
+                os.unlink(f"{folder}/{name}")
 
 
 def _file_size(entry: os.DirEntry[str]) -> int | None:

@@ -15,6 +15,7 @@ from pipeline.batches import Batch, BatchReader
 from pipeline.checkpointing import PREFIX, STATE, newest_checkpoint
 from pipeline.config import RunConfig, refuse_changes
 from pipeline.dataset import PreparedDataset
+from pipeline.machine_use import MachineUse
 from pipeline.plan import Plan
 from pipeline.progress import say
 from pipeline.redaction import redact_logs
@@ -160,6 +161,7 @@ class Interval:
         self.waited_s = 0.0  # for batches
         self.stepped_s = 0.0  # in steps, waiting included
         self.own_s: list[float] = []  # that each worker worked on a step, at the end
+        self.use = MachineUse()
         collective.waited_s()  # what was waited before does not count
         self.names: list[str] = []
         self.sums: Tensor | None = None  # of what was finite, and how often it was, [2, names]
@@ -198,6 +200,7 @@ class Interval:
             "images_seen": step * batch_size,
             "speed/images_per_s": steps * batch_size / elapsed,
             "speed/data_wait_share": self.waited_s / elapsed,
+            **self.use.close(device),
             "memory/process_gib": psutil.Process().memory_info().rss / 2**30,
             **(
                 {"memory/gpu_peak_gib": torch.cuda.max_memory_allocated(device) / 2**30}

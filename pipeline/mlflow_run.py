@@ -20,33 +20,39 @@ os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
 os.environ.setdefault("MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT", "true")
 
 import mlflow
-import numpy as np
 import requests
 from mlflow import MlflowClient
 from mlflow.entities import Dataset, DatasetInput, InputTag, Metric, Param, RunTag
 from mlflow.exceptions import MlflowException
-from mlflow.models import Model, ModelSignature
 from mlflow.tracking.context.registry import resolve_tags
-from mlflow.types import ColSpec, DataType, Schema, TensorSpec
 from PIL import Image
 
+from pipeline.best_model import Quality, qualities
+from pipeline.mlflow_model import log_model, mark_quality
+from pipeline.mlflow_store import make_store, store_file
 from pipeline.redaction import redacted
+from pipeline.run_note import with_qualities
 from pipeline.spool import Record
 from pipeline.storage import Folder
-from ratgan.text.loading import REQUIREMENTS
 
 OUR_TAG = "ratgan.run"  # holds the id that a run has with us from its start
 PARENT_TAG = "mlflow.parentRunId"  # by it the UI shows a run under another
-MODEL_TAG = "ratgan.model"  # holds the sha256 of the model's files, so that it is logged once
+NOTE = "mlflow.note.content"  # what the UI shows as the run's description
+OUR_NOTE = "ratgan.note"  # holds the digest of the note we wrote: any other is a person's
 MAX_PARAM_LENGTH = 6000  # characters; MLflow refuses longer values
 MAX_DIGEST_LENGTH = 36  # characters of a dataset's digest; the whole is in the run's tags
 MAX_AT_ONCE = 100  # params or tags in a request
 COMPRESSED_SIZE = 256  # pixels; what the UI shows first of a picture
+ASK_TIMEOUT_S = 5  # before any work, when nothing waits for it
 UPLOAD_TIMEOUT_S = 60  # a file takes a server longer than a point of a curve
+COLUMNS = [  # of a prepared dataset, as the UI shows them
+    {"name": "image", "type": "binary"},
+    {"name": "captions", "type": "string"},
+    {"name": "sentences", "type": "float"},
+    {"name": "label", "type": "string"},
+]
 NEVER = {"INVALID_PARAMETER_VALUE", "BAD_REQUEST", "MALFORMED_REQUEST"}
 NEVER_HTTP = {400, 413, 415, 422}
-SERVED_MODEL = Path(__file__).with_name("served_model.py")
-ROOT = Path(__file__).resolve().parent.parent
 
 
 class UnavailableError(ConnectionError):
@@ -95,6 +101,7 @@ class MlflowRun:
             UnavailableError: If MLflow does not answer, or does not take the run.
         """
         with _answers(refusal=UnavailableError):
+            make_store(uri)
             client = MlflowClient(uri)
             if known and _is_active(client, known):
                 client.set_tag(known, OUR_TAG, start["id"])
@@ -188,6 +195,10 @@ class MlflowRun:
                     self._image(record, _file(run, record["file"]))
                 case "file":
                     self._file(record["file"], _file(run, record["file"], record["sha256"]))
+                case "note":
+                    self._note(record)
+                case "quality":
+                    self._quality(record)
                 case "model":
                     self._model(record, run / "model")
                 case _:
@@ -207,7 +218,8 @@ class MlflowRun:
             digest=record["digest"][:MAX_DIGEST_LENGTH],
             source_type="local" if "://" not in location else location.partition("://")[0],
             source=json.dumps({"uri": location}),
-            profile=json.dumps({"num_rows": record["images"]}),
+            schema=json.dumps({"mlflow_colspec": COLUMNS}),
+            profile=json.dumps({"num_rows": record["images"], **record.get("more", {})}),
         )
         tags = [InputTag("mlflow.data.context", "training")]
         self.client.log_inputs(self.run_id, [DatasetInput(dataset, tags)])
@@ -234,50 +246,26 @@ class MlflowRun:
             self.client.log_artifact(self.run_id, str(path))
 
     def _model(self, record: Record, model: Folder) -> None:
-        """Log the trained model: captions in, images out, loadable with ``mlflow.pyfunc``."""
         content = {name: _file(model, name, sha256) for name, sha256 in record["files"].items()}
-        identity = json.dumps(record["files"], sort_keys=True)
-        tag = uuid.uuid5(uuid.NAMESPACE_OID, f"{self.run_id} {identity}").hex
-        mine = self.client.get_run(self.run_id)
-        experiment, ours = mine.info.experiment_id, f"source_run_id = '{self.run_id}'"
-        for logged in self.client.search_logged_models([experiment], ours):
-            if logged.tags.get(MODEL_TAG) != tag:
-                continue
-            if logged.status == "READY":
-                return
-            self.client.delete_logged_model(logged.model_id)  # an upload that was cut short
-        with tempfile.TemporaryDirectory() as folder, fluent_api(self.uri):
-            for name, each in content.items():
-                (Path(folder) / name).write_bytes(each)
-            created = self.client.create_logged_model(
-                experiment,
-                name="model",
-                source_run_id=self.run_id,
-                tags={MODEL_TAG: tag},
-                params=mine.data.params,
-            )
-            # What mlflow.pyfunc.log_model calls, which cannot be told the run: it starts one.
-            Model.log(
-                artifact_path=None,
-                model_id=created.model_id,
-                run_id=self.run_id,
-                flavor=mlflow.pyfunc,
-                python_model=str(SERVED_MODEL),
-                artifacts={"model": folder},
-                code_paths=[str(ROOT / "ratgan")],
-                signature=ModelSignature(
-                    inputs=Schema([ColSpec(DataType.string, "caption")]),
-                    outputs=Schema([TensorSpec(np.dtype("uint8"), (-1, -1, -1, 3))]),
-                ),
-                input_example={"caption": record["example"]},
-                pip_requirements=[
-                    "torch",
-                    "torchvision",
-                    "safetensors",
-                    "pillow",
-                    *REQUIREMENTS[record["text_encoder"]],
-                ],
-            )
+        run = self.client.get_run(self.run_id)
+        with fluent_api(self.uri):
+            log_model(self.client, run, record, content)
+
+    def _note(self, record: Record) -> None:
+        """Write the note on the run, unless a person has written one."""
+        tags = self.client.get_run(self.run_id).data.tags
+        self._write_note(with_qualities(record["text"], qualities(tags)), tags)
+
+    def _quality(self, record: Record) -> None:
+        mark_quality(self.client, self.run_id, Quality(**record["quality"]))
+        tags = self.client.get_run(self.run_id).data.tags
+        if NOTE in tags:
+            self._write_note(with_qualities(tags[NOTE], qualities(tags)), tags)
+
+    def _write_note(self, text: str, tags: dict[str, str]) -> None:
+        if NOTE not in tags or tags.get(OUR_NOTE) == _digest(tags[NOTE]):
+            both = [RunTag(NOTE, text), RunTag(OUR_NOTE, _digest(text))]
+            self.client.log_batch(self.run_id, tags=both)
 
 
 def context_tags() -> dict[str, str]:
@@ -305,6 +293,24 @@ def waiting_at_most(timeout_s: int, *, retries: int = 0) -> Iterator[None]:
             os.environ.pop(name, None)
             if value is not None:
                 os.environ[name] = value
+
+
+def state_of(uri: str, experiment: str) -> str:
+    """Say in words that a tracker answers, and change nothing there.
+
+    Args:
+        uri: Of the MLflow server or store.
+        experiment: That is asked for.
+
+    Raises:
+        UnavailableError: If it does not answer.
+    """
+    file = store_file(uri)
+    if file is not None and not file.exists():
+        return "is made with the first run"  # to look would be to make it
+    with waiting_at_most(ASK_TIMEOUT_S), _answers(refusal=UnavailableError):
+        found = MlflowClient(uri).get_experiment_by_name(experiment)
+    return f"answers; experiment {experiment} is {'there' if found else 'new'}"
 
 
 @contextmanager
@@ -363,6 +369,10 @@ def _file(folder: Folder, name: str, sha256: str | None = None) -> bytes:
     return content
 
 
+def _digest(text: str) -> str:
+    return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
 def _is_active(client: MlflowClient, run_id: str) -> bool:
     try:
         return bool(client.get_run(run_id).info.lifecycle_stage == "active")
@@ -374,6 +384,5 @@ def _is_active(client: MlflowClient, run_id: str) -> bool:
 
 def _artifact_location(uri: str) -> str | None:
     """Put artifacts beside a sqlite file; a server decides itself."""
-    if not uri.startswith("sqlite:///"):
-        return None
-    return (Path(uri.removeprefix("sqlite:///")).resolve().parent / "mlflow-artifacts").as_uri()
+    file = store_file(uri)
+    return None if file is None else (file.resolve().parent / "mlflow-artifacts").as_uri()

@@ -143,15 +143,15 @@ class PrepareConfig(Settings):
         return {"name": self.source.name, **self.source.model_dump(mode="json")}
 
 
-def prepare(config: PrepareConfig) -> Manifest:
-    """Prepare a dataset, go on with one that was left unfinished, or find that it is there already.
+def checked(config: PrepareConfig) -> tuple[OutputFolder, EncoderPlace, bytes | None]:
+    """Refuse what could not be prepared, before anything starts.
 
     Returns:
-        The manifest.
+        The output folder, where the text encoder is, and its file if it is of one.
 
     Raises:
-        ValueError: If the originals or the output folder are not what they should be, too many
-            images cannot be used, or another preparation is at work in the folder.
+        ValueError: If the output folder is not what it should be.
+        FileNotFoundError: If the text encoder is not there.
     """
     output = OutputFolder(config.output, config.recorded_source(), config.recorded_options())
     if config.images_of is not None and Folder(config.images_of).location == str(output.folder):
@@ -163,6 +163,30 @@ def prepare(config: PrepareConfig) -> Manifest:
     output.refuse_strangers()
     if not config.overwrite:
         output.refuse_unlike(place)
+    return output, place, encoder_file
+
+
+def refuse_nothing(config: PrepareConfig, listing: Listing) -> None:
+    """Refuse originals that are none.
+
+    Raises:
+        ValueError: If the list of them is empty.
+    """
+    if not listing.parts:
+        raise ValueError(f"{config.source.name} lists no images. Options: {config.source!r}")
+
+
+def prepare(config: PrepareConfig) -> Manifest:
+    """Prepare a dataset, go on with one that was left unfinished, or find that it is there already.
+
+    Returns:
+        The manifest.
+
+    Raises:
+        ValueError: If the originals or the output folder are not what they should be, too many
+            images cannot be used, or another preparation is at work in the folder.
+    """
+    output, place, encoder_file = checked(config)
     connect(cpus=1)
     if output.is_complete() and not config.overwrite:
         listing = _list(config, None)
@@ -201,8 +225,7 @@ def _prepare(
     # another one is deleted.
     folder = output.folder
     listing = _list(config, folder)
-    if not listing.parts:
-        raise ValueError(f"{config.source.name} lists no images. Options: {config.source!r}")
+    refuse_nothing(config, listing)
     images_of = _images_of(config, listing)
     if config.overwrite:
         output.clear()

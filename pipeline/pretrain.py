@@ -2,16 +2,39 @@
 
 from typing import Any
 
-from pipeline.launch import carry_out, check, is_finished, with_places
+from pipeline.launch import Launch, carry_out, check, is_finished, with_places
 from pipeline.pretrain_config import PretrainConfig
 from pipeline.pretrain_worker import describe, work
 from pipeline.progress import say
+from pipeline.run_note import Purpose
 from pipeline.storage import Folder, absolute
 from pipeline.tracking import Tracker
 from ratgan.checkpoint import TEXT_ENCODER
 from ratgan.metrics.retrieval import RPrecision
 
 RETRIEVAL = "retrieval.json"  # in the run's folder: R-precision of the encoder
+
+
+def checked(config: PretrainConfig) -> Launch:
+    """Check what can be known before a pretraining starts.
+
+    Raises:
+        ValueError: If dataset and options do not fit together.
+        OSError: If nothing can be written to the output folder.
+    """
+    config = with_places(config)
+    if (weights := config.pair.inception_weights) is not None:
+        place = absolute(weights, "pair.inception_weights")
+        pair = config.pair.model_copy(update={"inception_weights": place})
+        config = config.model_copy(update={"pair": pair})
+    if config.pair.branch == "small" and weights is not None:
+        raise ValueError("pair.inception_weights has no use with --pair.branch small.")
+    return check(
+        config,
+        image_size=config.pair.image_size,
+        option="pair.image_size",
+        batch=config.optim.batch_size,
+    )
 
 
 def pretrain(config: PretrainConfig) -> Folder:
@@ -23,26 +46,22 @@ def pretrain(config: PretrainConfig) -> Folder:
     Raises:
         ValueError: If dataset, run and options do not fit together; nothing was started then.
     """
-    config = with_places(config)
-    if (weights := config.pair.inception_weights) is not None:
-        place = absolute(weights, "pair.inception_weights")
-        pair = config.pair.model_copy(update={"inception_weights": place})
-        config = config.model_copy(update={"pair": pair})
-    if config.pair.branch == "small" and weights is not None:
-        raise ValueError("pair.inception_weights has no use with --pair.branch small.")
-    start = check(
-        config,
-        image_size=config.pair.image_size,
-        option="pair.image_size",
-        batch=config.optim.batch_size,
-    )
+    start = checked(config)
     if is_finished(start, f"Its encoder: {start.run}/{TEXT_ENCODER}"):
         return start.run
 
     def hand_over(checkpoint: Folder, state: dict[str, Any], tracker: Tracker) -> None:
         _hand_over(start.run, checkpoint, state, tracker)
 
-    carry_out(start, work, hand_over)
+    encoder = f"{start.run}/{TEXT_ENCODER}"
+    purpose = Purpose(
+        "DAMSM text encoder",
+        (
+            f"Encoder: `{encoder}`; use it with "
+            f"`python jobs/prepare.py … --encoder damsm --encoder-path {encoder}`",
+        ),
+    )
+    carry_out(start, work, hand_over, purpose)
     return start.run
 
 

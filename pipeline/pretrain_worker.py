@@ -47,8 +47,20 @@ R_PRECISION = "eval/r_precision"
 MEASURED_AT_ONCE = 64  # images
 
 
-def build(config: PretrainConfig, vocabulary: Vocabulary, device: torch.device) -> Pair:
-    """Build both sides and their optimizer; equal on every worker, since the seed is."""
+def build(
+    config: PretrainConfig,
+    vocabulary: Vocabulary,
+    device: torch.device,
+    trunk: dict[str, Tensor] | None = None,
+) -> Pair:
+    """Build both sides and their optimizer; equal on every worker, since the seed is.
+
+    Args:
+        config: Of the run.
+        vocabulary: Of the text encoder.
+        device: To train on.
+        trunk: Weights of Inception-v3, in place of those that the config names.
+    """
     torch.manual_seed(config.seed)
     options = config.pair
     captions = CaptionNetwork(len(vocabulary.words), options.embedding_dim, options.dim)
@@ -56,7 +68,7 @@ def build(config: PretrainConfig, vocabulary: Vocabulary, device: torch.device) 
     if options.branch == "small":
         images = SmallBranch(options.dim)
     else:
-        images = InceptionBranch(read_inception(options.inception_weights), options.dim)
+        images = InceptionBranch(trunk or read_inception(options.inception_weights), options.dim)
     return Pair.create(captions.to(device), images.to(device), betas=config.optim.betas)
 
 
@@ -104,7 +116,7 @@ def _pretrain(
         with watchdog.step(step, patient=saves and tracker is None):
             batch = interval.wait_for(batches)
             reach("worker.step", step=step, rank=collective.rank())
-            values = _step(config, pair, batch, vocabulary, step, plan.images, device)
+            values = do_step(config, pair, batch, vocabulary, step, plan.images, device)
             step += 1
             saver.check()
             stopping = collective.any_of(stop.asked, device)
@@ -132,7 +144,7 @@ def _pretrain(
             saver.save(step, pair_tensors(pair), files, state, score)
 
 
-def _step(
+def do_step(
     config: PretrainConfig,
     pair: Pair,
     batch: Batch,

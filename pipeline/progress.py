@@ -44,6 +44,7 @@ class Progress:
         rate = self.done / max(now - self.started, 1e-9)
         left = duration((self.total - self.done) / rate) if rate else "?"
         say(
-            f"{self.what}  {self.done:,}/{self.total:,} {self.unit}  {rate:,.0f} {self.unit}/s  "
+            f"{self.what}  {self.done:,}/{self.total:,} {self.unit}  "
+            f"{rate:,.{0 if rate >= 10 else 1}f} {self.unit}/s  "
             f"ETA {left}{'  ' + note if note else ''}"
         )

@@ -1,13 +1,10 @@
 """The whole way in minutes: draw shapes, prepare, train, generate, and measure what came out."""
 
 import time
-from collections.abc import Sequence
 from typing import Any
 
-import torch
-
 from pipeline.config import TrainConfig
-from pipeline.dataset import Example, PreparedDataset
+from pipeline.dataset import PreparedDataset
 from pipeline.generate import load_from
 from pipeline.launch import record_afterwards
 from pipeline.prepare import PrepareConfig, prepare
@@ -15,21 +12,12 @@ from pipeline.progress import say
 from pipeline.run_record import read_record
 from pipeline.session import connect
 from pipeline.settings import Settings
-from pipeline.sources.shapes import COLOURS, PLACES, SHAPES, SIZES, ShapesSource
+from pipeline.shapes_reader import ATTRIBUTES, ShapesReader
+from pipeline.sources.shapes import ShapesSource
 from pipeline.storage import Folder
 from pipeline.train import train
-from ratgan.metrics.agreement import agreement, train_classifier
 from ratgan.pictures import grid, png
-from ratgan.randomness import sample_noise
-from ratgan.sampling import sample
-from ratgan.text_to_image import TextToImage
 
-ATTRIBUTES = {
-    "place": tuple(PLACES),
-    "size": tuple(SIZES),
-    "colour": tuple(COLOURS),
-    "shape": SHAPES,
-}
 SHOWN = (
     "a large red circle at the top left",
     "a large red circle at the bottom right",
@@ -64,15 +52,11 @@ class QuickstartConfig(Settings):
     """How to train; the dataset is the one drawn here."""
 
 
-def quickstart(config: QuickstartConfig) -> dict[str, Any]:
-    """Run the whole way and write `summary.json`.
-
-    Returns:
-        The summary: `agreement` and `classifier_accuracy` per attribute (shares in
-        [0, 1]), `seconds` per stage, `steps`, `grid`, `mlflow_run_id`.
+def refuse_unmeasurable(config: QuickstartConfig) -> None:
+    """Refuse options under which what comes out could not be trained on or measured.
 
     Raises:
-        ValueError: If what is drawn could not be trained on or measured.
+        ValueError: If they are such.
     """
     source, size = config.source, config.train.model.image_size
     if source.pairs:
@@ -89,6 +73,19 @@ def quickstart(config: QuickstartConfig) -> dict[str, Any]:
             f"{source.count - held_out} images to train on and {held_out} to measure with; "
             f"at least {MIN_TRAINING_IMAGES} and 1 are needed."
         )
+
+
+def quickstart(config: QuickstartConfig) -> dict[str, Any]:
+    """Run the whole way and write `summary.json`.
+
+    Returns:
+        The summary: `agreement` and `classifier_accuracy` per attribute (shares in
+        [0, 1]), `seconds` per stage, `steps`, `grid`, `mlflow_run_id`.
+
+    Raises:
+        ValueError: If what is drawn could not be trained on or measured.
+    """
+    refuse_unmeasurable(config)
     connect(cpus=(config.train.workers or 0) + 1)
     folder = Folder(config.train.output) / config.train.name
     seconds: dict[str, float] = {}
@@ -127,7 +124,7 @@ def quickstart(config: QuickstartConfig) -> dict[str, Any]:
     say("4/4 measure: a classifier learns to read real shapes, then reads the generated ones")
     dataset = PreparedDataset(data.location)
     reader = ShapesReader(dataset)
-    agreed = reader.agreement_of(model, seed=config.train.seed)
+    agreed = reader.agreement_of(model.generator, seed=config.train.seed)
     stage("measure")
 
     # None if MLflow did not answer all the while.
@@ -150,47 +147,6 @@ def quickstart(config: QuickstartConfig) -> dict[str, Any]:
     record_afterwards(config.train, folder, summary["steps"], shares)
     _tell(folder, summary, len(reader.held_out))
     return summary
-
-
-class ShapesReader:
-    """Reads place, size, colour and shape off images, and so measures who follows a caption.
-
-    Args:
-        dataset: Prepared shapes, one in each image; the reader learns from the training split.
-
-    Attributes:
-        held_out: The validation split.
-        accuracy: Share of its real images that are read right, per attribute.
-    """
-
-    def __init__(self, dataset: PreparedDataset) -> None:
-        known = dataset.examples("train")
-        self.held_out = dataset.examples("validation")
-        self.classifier = train_classifier(_images(known), _labels(known), ATTRIBUTES, epochs=4)
-        labels = _labels(self.held_out)
-        self.accuracy = agreement(self.classifier, _images(self.held_out), labels)
-
-    def agreement_of(self, model: TextToImage, *, seed: int) -> dict[str, float]:
-        """Return the share of pictures, drawn for the held-out captions, that show what they say.
-
-        Args:
-            model: Draws one for each.
-            seed: Of its noise.
-        """
-        sentences = torch.stack([example.sentence for example in self.held_out])
-        noise = sample_noise(seed, len(self.held_out), model.generator.noise_dim)
-        drawn = sample(model.generator, sentences, noise)
-        return agreement(self.classifier, drawn, _labels(self.held_out))
-
-
-def _images(examples: Sequence[Example]) -> torch.Tensor:
-    return torch.stack([example.image for example in examples])
-
-
-def _labels(examples: Sequence[Example]) -> dict[str, list[str]]:
-    """Read the value of each attribute from the meaning of each caption."""
-    things = [(example.meaning or {})["objects"][0] for example in examples]
-    return {name: [thing[name] for thing in things] for name in ATTRIBUTES}
 
 
 def _tell(folder: Folder, summary: dict[str, Any], count: int) -> None:

@@ -17,11 +17,13 @@ import ray
 from ray.util.placement_group import placement_group, remove_placement_group
 
 from pipeline.progress import say
+from pipeline.session import obtainable
 
 logger = logging.getLogger(__name__)
 
 READER = {"CPU": 1.0}  # a place for the tasks that read data
 RESERVE_S = 3.0  # where there is room, a place is had in a moment
+COMING_S = 30.0  # where nodes have to come first: what waits for a place is what calls them
 SETTLE_S = 15.0  # for those who leave; a node that was killed is noticed within that
 LOOK_EVERY_S = 5.0
 
@@ -91,12 +93,13 @@ def wait_for_room(crew: Crew, patience_s: float, stopped: Callable[[], bool]) ->
     started, told = time.monotonic(), False
     while not stopped():
         waited_s = time.monotonic() - started
-        whole = ray.cluster_resources()
-        hopeful = [size for size in crew.sizes if _holds(whole, crew.needs(size))]
+        now, most = ray.cluster_resources(), _obtainable()
+        hopeful = [size for size in crew.sizes if _holds(most, crew.needs(size))]
         for size in hopeful if waited_s > SETTLE_S else hopeful[:1]:
-            if _reserved([crew.worker] * size + [READER]):
+            patient = len(crew.sizes) == 1 and not _holds(now, crew.needs(size))
+            if _reserved([crew.worker] * size + [READER], COMING_S if patient else RESERVE_S):
                 return size
-        missing = _missing(crew, whole)
+        missing = _missing(crew, now)
         if waited_s > patience_s:
             raise ValueError(
                 f"there was no room for {crew.sizes[-1]} workers in {patience_s:.0f} s: {missing}. "
@@ -125,11 +128,15 @@ def _missing(crew: Crew, whole: dict[str, float]) -> str:
     return f"the cluster has {found}{use}, and {wanted} are needed, one CPU of them to read data"
 
 
-def _reserved(bundles: list[dict[str, float]]) -> bool:
-    """Tell whether places can be had now, by taking them and giving them back."""
+def _obtainable() -> dict[str, float]:
+    return {name: obtainable(name) for name in ("CPU", "GPU")}
+
+
+def _reserved(bundles: list[dict[str, float]], within_s: float) -> bool:
+    """Tell whether places can be had, by taking them and giving them back."""
     group = placement_group(bundles, strategy="PACK")
     try:
-        return bool(group.wait(RESERVE_S))
+        return bool(group.wait(within_s))
     finally:
         remove_placement_group(group)
 
@@ -185,11 +192,12 @@ class GrowthWatch:
 
     def _room(self) -> int:
         """Return the largest number there is room for beside those at work, or 0."""
-        free = ray.available_resources()
+        now, free, most = ray.cluster_resources(), ray.available_resources(), _obtainable()
         for size in self.larger:
-            more = size - self.size
-            if _holds(free, self.crew.needs(more)) and _reserved(
-                [self.crew.worker] * more + [READER]
-            ):
+            more, needs = size - self.size, self.crew.needs(size)
+            in_use = _holds(now, needs) and not _holds(free, self.crew.needs(more))
+            if not _holds(most, needs) or in_use:
+                continue
+            if _reserved([self.crew.worker] * more + [READER], RESERVE_S):
                 return size
         return 0

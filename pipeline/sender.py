@@ -36,7 +36,7 @@ logger = logging.getLogger(__name__)
 
 SENT = "sent.json"
 REFUSED = "refused"
-VALUES = ("options", "dataset", "points", "status")  # kinds of the first lane
+VALUES = ("options", "dataset", "points", "status", "note", "quality")  # kinds of the first lane
 LANES = ("values", "files")
 MAX_POINTS = 1000  # in a request; MLflow takes no more
 LOCAL_POLL_S, BUCKET_POLL_S = 1.0, 5.0  # between two looks at the spool

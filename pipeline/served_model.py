@@ -24,8 +24,15 @@ class ServedModel(PythonModel):  # type: ignore[misc]
         model_input: pd.DataFrame,
         params: dict[str, Any] | None = None,
     ) -> NDArray[np.uint8]:
-        """Draw images, [N, H, W, 3], for the `caption` column of N rows."""
-        images = self.model.draw(list(model_input["caption"]))
+        """Draw images, [N, H, W, 3], for the `caption` column of N rows.
+
+        Args:
+            context: Where the saved model is.
+            model_input: Has that column.
+            params: `seed` of the noise; the same captions and seed give the same images.
+        """
+        seed = int((params or {}).get("seed", 0))
+        images = self.model.draw(list(model_input["caption"]), seed=seed)
         return images.permute(0, 2, 3, 1).numpy()
 
 

@@ -1,5 +1,6 @@
 """Joining or starting Ray: the running cluster where there is one, else this machine."""
 
+import json
 import logging
 import os
 import re
@@ -71,6 +72,16 @@ def obtainable(resource: str) -> int:
     if said and not limits:
         raise ValueError(f"{GROWS_TO}={said!r} must be like CPU=128,GPU=8.")
     return max(now, limits.get(resource, 0))
+
+
+def job_tags() -> dict[str, str]:
+    """Return what Ray calls this job, to find its logs by; it must be connected."""
+    tags = {"ray.job_id": ray.get_runtime_context().get_job_id()}
+    # Ray tells a submitted job its own name here only.
+    submitted = json.loads(os.environ.get("RAY_JOB_CONFIG_JSON_ENV_VAR", "{}"))
+    if name := (submitted.get("metadata") or {}).get("job_submission_id"):
+        tags["ray.submission_id"] = name
+    return tags
 
 
 def usable_cpus() -> int:

@@ -57,6 +57,7 @@ class StopRequests:
                 if self.asked:
                     self.run.delete(REQUEST)
             return
+        self.run.delete(REQUEST)  # of a start that was killed
         before = signal.signal(signal.SIGTERM, self._take)
         try:
             yield self

@@ -7,6 +7,7 @@ Before the two dashes may stand options of `ray job submit`. The job's record ge
 
 import itertools
 import json
+import logging
 import os
 import sys
 from pathlib import Path
@@ -19,6 +20,8 @@ from pipeline.tracking import git_state
 LIMIT_MIB = 100  # what Ray's dashboard takes; the code is about one
 MIB = 2**20
 NAMED = 3  # of the largest files
+QUIET = logging.getLogger(f"{__name__}.walk")  # `ray job submit` names the same files again
+QUIET.disabled = True
 
 
 def check_package(folder: Path) -> None:
@@ -36,7 +39,7 @@ def check_package(folder: Path) -> None:
         if path.is_file():
             sizes[path] = path.stat().st_size
 
-    packaging._dir_travel(folder, [], note, include_gitignore=True)
+    packaging._dir_travel(folder, [], note, include_gitignore=True, logger=QUIET)
     total = sum(sizes.values())
     if total <= LIMIT_MIB * MIB:
         return

@@ -3,10 +3,12 @@
 import os
 from collections.abc import Iterator
 
+from pipeline.mlflow_run import UnavailableError, state_of
+from pipeline.plan_report import Report
 from pipeline.progress import say
 from pipeline.redaction import redacted
 from pipeline.run_record import RUN_RECORD, read_record
-from pipeline.sender import send_rest, what_is_left
+from pipeline.sender import Delivery, send_rest, what_is_left
 from pipeline.settings import Settings
 from pipeline.spool import SPOOL
 from pipeline.storage import Folder, absolute
@@ -31,13 +33,7 @@ def sync(config: SyncConfig) -> None:
         ValueError: If there is no run.
         ConnectionError: If something is left all the same.
     """
-    place = Folder(absolute(config.run, "run"))
-    runs = [run for run in _places(place) if _is_run(run)]
-    if not runs:
-        raise ValueError(
-            f"run={place} is not the folder of a run and holds none: a run has {SPOOL}/{START}. "
-            "Name one, for example --run outputs/NAME, or the folder they are in."
-        )
+    runs = _runs(config)
     unsent = []
     for run in runs:
         uri = address(run, config.uri)
@@ -57,6 +53,45 @@ def sync(config: SyncConfig) -> None:
             "MLflow did not take everything. Nothing is lost: see that it answers, and run the "
             "same command again.\n" + "\n".join(unsent)
         )
+
+
+def plan_sync(config: SyncConfig) -> None:
+    """Say what would be sent, and where.
+
+    Raises:
+        ValueError: If there is no run.
+        ConnectionError: If something would be sent to a tracker that does not answer.
+    """
+    report, silent = Report(), []
+    for run in _runs(config):
+        uri = address(run, config.uri)
+        left = {lane: n for lane, n in Delivery(run, uri).left().items() if n}
+        unsent = what_is_left(left) if left else "nothing"
+        report.line("run", f"{run}: {unsent} to send to {redacted(uri)}")
+        try:
+            experiment = (run / SPOOL).read_json(START)["experiment"]
+            report.line("tracker", f"{redacted(uri)} {state_of(uri, experiment)}")
+        except UnavailableError as error:
+            silent += [f"{run}: {error}"] if left else []
+    report.end()
+    if silent:
+        raise ConnectionError("MLflow does not answer:\n" + "\n".join(silent))
+
+
+def _runs(config: SyncConfig) -> list[Folder]:
+    """Find the runs that are meant.
+
+    Raises:
+        ValueError: If there is none.
+    """
+    place = Folder(absolute(config.run, "run"))
+    runs = [run for run in _places(place) if _is_run(run)]
+    if not runs:
+        raise ValueError(
+            f"run={place} is not the folder of a run and holds none: a run has {SPOOL}/{START}. "
+            "Name one, for example --run outputs/NAME, or the folder they are in."
+        )
+    return runs
 
 
 def address(run: Folder, configured: str | None = None) -> str:

@@ -11,10 +11,11 @@ import subprocess
 import time
 import uuid
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
+from pipeline.best_model import Quality
 from pipeline.redaction import redacted
 from pipeline.spool import RECORDS, SPOOL, Spool
 from pipeline.storage import Folder
@@ -25,8 +26,13 @@ START = "start.json"  # in the spool: what the run is made of in MLflow; written
 ROOT = Path(__file__).resolve().parent.parent
 
 
-def tracking_uri(configured: str | None, output: Folder) -> str:
+def tracking_uri(configured: str | None, output: Folder, *, create: bool = True) -> str:
     """Decide where runs are recorded: the option, the environment, or a file beside the runs.
+
+    Args:
+        configured: The option.
+        output: Folder of the runs.
+        create: Make that folder if the file is to be in it.
 
     Raises:
         ValueError: If none is named and the output folder is in a bucket.
@@ -39,7 +45,8 @@ def tracking_uri(configured: str | None, output: Folder) -> str:
             f"runs in {output} need an MLflow server that every node reaches: name it with "
             "MLFLOW_TRACKING_URI or --tracking.uri."
         )
-    Path(output.path).mkdir(parents=True, exist_ok=True)
+    if create:
+        Path(output.path).mkdir(parents=True, exist_ok=True)
     return f"sqlite:///{output.path}/mlflow.db"
 
 
@@ -128,7 +135,21 @@ class Tracker:
         """
         self._tell("image", key=key, step=step, file=file)
 
-    def dataset(self, name: str, digest: str, location: str, images: int) -> None:
+    def note(self, text: str) -> None:
+        """Tell what the run is in plain words, in Markdown; takes the place of the last note.
+
+        A note that a person wrote in the UI stays.
+        """
+        self._tell("note", text=text)
+
+    def quality(self, quality: Quality) -> None:
+        """Tell how good the model of a step is: a point of a curve, and what versions go by."""
+        self.metrics(quality.step, {quality.metric: quality.value})
+        self._tell("quality", quality=asdict(quality))
+
+    def dataset(
+        self, name: str, digest: str, location: str, images: int, **more: int | str
+    ) -> None:
         """Tell what the run trains on.
 
         Args:
@@ -136,8 +157,10 @@ class Tracker:
             digest: Of its manifest, sha256 in hex.
             location: Folder or bucket address.
             images: Number for training.
+            **more: What else there is to know of it, by name.
         """
-        self._tell("dataset", name=name, digest=digest, location=location, images=images)
+        fields = {"name": name, "digest": digest, "location": location, "images": images}
+        self._tell("dataset", **fields, more=more)
 
     def json(self, value: dict[str, Any], file: str) -> None:
         """Tell a record, to be kept as a JSON file."""
@@ -147,16 +170,35 @@ class Tracker:
         """Tell of a file in the run's folder."""
         self._tell("file", file=file, sha256=sha256)
 
-    def model(self, files: dict[str, bytes], example: list[str], text_encoder: str) -> None:
+    def model(
+        self,
+        files: dict[str, bytes],
+        example: list[str],
+        text_encoder: str,
+        *,
+        step: int,
+        name: str,
+        description: str,
+    ) -> None:
         """Tell of the trained model in the run's folder `model`.
 
         Args:
             files: Its content by file name.
             example: Captions.
             text_encoder: Name; decides what must be installed to load the model.
+            step: It is of.
+            name: Of the registered model that it becomes a version of.
+            description: Of that, if there is none yet.
         """
-        hashes = {name: hashlib.sha256(content).hexdigest() for name, content in files.items()}
-        self._tell("model", files=hashes, example=example, text_encoder=text_encoder)
+        self._tell(
+            "model",
+            files={file: hashlib.sha256(content).hexdigest() for file, content in files.items()},
+            example=example,
+            text_encoder=text_encoder,
+            step=step,
+            name=name,
+            description=description,
+        )
 
     def resume(self) -> None:
         """Tell that the run goes on."""

@@ -7,11 +7,27 @@ from pipeline.dataset import PreparedDataset
 from pipeline.launch import Launch, carry_out, check, is_finished, with_places
 from pipeline.model_card import model_card
 from pipeline.progress import say
+from pipeline.run_note import Purpose
 from pipeline.stopping import StopRequests
 from pipeline.storage import Folder
 from pipeline.tracking import PartOf, Tracker
 from pipeline.worker import work
 from ratgan.checkpoint import MODEL_JSON
+
+
+def checked(config: TrainConfig) -> Launch:
+    """Check what can be known before a training starts.
+
+    Raises:
+        ValueError: If dataset and options do not fit together.
+        OSError: If nothing can be written to the output folder.
+    """
+    return check(
+        with_places(config),
+        image_size=config.model.image_size,
+        option="model.image_size",
+        batch=config.optim.batch_size,
+    )
 
 
 def train(
@@ -31,33 +47,34 @@ def train(
         StoppedError: If a stop was asked for; the last step is in a checkpoint then.
         ValueError: If dataset, run and options do not fit together; nothing was started then.
     """
-    config = with_places(config)
     start = checked(config)
+    config = with_places(config)
     if is_finished(start, f"Its model: {start.run}/model"):
         return start.run
 
     def hand_over(checkpoint: Folder, state: dict[str, Any], tracker: Tracker) -> None:
         _hand_over(config, start.run, start.dataset, checkpoint, state, tracker)
 
-    carry_out(start, work, hand_over, stop=stop, part_of=part_of)
+    size, name = config.model.image_size, _registered_name(config, start.dataset)
+    purpose = Purpose(
+        f"RAT-GAN, text to image at {size} × {size} px",
+        (
+            f"Model: `{start.run}/model`; draw with "
+            f'`python jobs/generate.py --model {start.run}/model "a caption"`',
+            f"In MLflow it becomes a version of the registered model `{name}`, whose alias `best` "
+            "names the best of all versions: "
+            f'`mlflow models serve -m "models:/{name}@best" --env-manager local`',
+        ),
+    )
+    carry_out(start, work, hand_over, purpose, stop=stop, part_of=part_of)
     say(f"finished. model {start.run}/model")
     return start.run
 
 
-def checked(config: TrainConfig) -> Launch:
-    """Refuse what could not be trained, before anything starts.
-
-    Raises:
-        ValueError: If dataset and options do not fit together.
-        OSError: If nothing can be written to the output folder.
-    """
-    config = with_places(config)
-    return check(
-        config,
-        image_size=config.model.image_size,
-        option="model.image_size",
-        batch=config.optim.batch_size,
-    )
+def _registered_name(config: TrainConfig, dataset: PreparedDataset) -> str:
+    """Name the registered model: what is comparable at all comes under one name."""
+    source = dataset.manifest.source["name"]
+    return config.tracking.registered_model or f"ratgan-{source}-{config.model.image_size}"
 
 
 def _hand_over(
@@ -77,4 +94,14 @@ def _hand_over(
     files = {"README.md": card.encode()} | {name: model.read(name) for name in names}
     for name, content in files.items():
         (run / "model").write(name, content)
-    tracker.model(files, captions, dataset.manifest.encoder.name)
+    size = config.model.image_size
+    tracker.model(
+        files,
+        captions,
+        dataset.manifest.encoder.name,
+        step=state["step"],
+        name=_registered_name(config, dataset),
+        description=f"RAT-GAN trained on {dataset.manifest.source['name']} at {size} × {size} px: "
+        "captions in, images out. The alias `best` names the best version, the tag `best` says "
+        "why it is.",
+    )

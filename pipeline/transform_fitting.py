@@ -9,7 +9,8 @@ import torch
 from pipeline.distribute import on_each
 from pipeline.manifest import Shard
 from pipeline.storage import Folder
-from ratgan.text.transform import SentenceTransform, VectorSums
+from ratgan.text.transform import SentenceTransform
+from ratgan.vector_sums import VectorSums
 
 
 def fit_transform(

@@ -48,10 +48,10 @@ from ratgan.text.transform import SentenceTransform
 from ratgan.text.vocabulary import MAX_WORDS, split_words
 
 
-def build(config: TrainConfig, sentence_dim: int, device: torch.device) -> Gan:
-    """Build networks and optimizers; equal on every worker, since the seed is."""
+def networks(config: TrainConfig, sentence_dim: int) -> tuple[Generator, Discriminator]:
+    """Build both networks; equal on every worker, since the seed is."""
     torch.manual_seed(config.seed)
-    model, optim = config.model, config.optim
+    model = config.model
     generator = Generator(
         image_size=model.image_size,
         sentence_dim=sentence_dim,
@@ -68,12 +68,18 @@ def build(config: TrainConfig, sentence_dim: int, device: torch.device) -> Gan:
         base_channels=model.base_channels,
         attention=model.attention,
     )
+    return generator, discriminator
+
+
+def build(config: TrainConfig, sentence_dim: int, device: torch.device) -> Gan:
+    """Build networks and optimizers on the device they train on."""
+    generator, discriminator = networks(config, sentence_dim)
     return Gan.create(
         generator.to(device),
         discriminator.to(device),
-        generator_lr=optim.generator_lr,
-        discriminator_lr=optim.discriminator_lr,
-        betas=optim.betas,
+        generator_lr=config.optim.generator_lr,
+        discriminator_lr=config.optim.discriminator_lr,
+        betas=config.optim.betas,
     )
 
 

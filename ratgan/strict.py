@@ -23,3 +23,12 @@ def load_strictly(module: nn.Module, tensors: dict[str, Tensor], where: str) -> 
         more = f" and {len(problems) - 5} more" if len(problems) > 5 else ""
         raise ValueError(f"{where} does not fit the network: {'; '.join(problems[:5])}{more}.")
     module.load_state_dict(tensors)
+
+
+def batch_counts(module: nn.Module) -> dict[str, Tensor]:
+    """Return the counters of batch normalizations, which files of old versions leave out.
+
+    They have no use in a network that is not trained.
+    """
+    own: dict[str, Tensor] = module.state_dict()
+    return {name: t for name, t in own.items() if name.endswith("num_batches_tracked")}

@@ -55,6 +55,17 @@ def shapes(ray_session, tmp_path_factory):
 
 
 @pytest.fixture(scope="session")
+def mlflow_server(tmp_path_factory):
+    """A real MLflow server that keeps artifacts itself, as a team's does."""
+    from tests.mlflow_server import MlflowServer
+
+    server = MlflowServer(tmp_path_factory.mktemp("mlflow"))
+    server.start()
+    yield server
+    server.kill()
+
+
+@pytest.fixture(scope="session")
 def s3_server():
     """A real S3 API server on this machine: its host and port."""
     from moto.server import ThreadedMotoServer

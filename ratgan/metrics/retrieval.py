@@ -1,8 +1,12 @@
-"""R-precision: does an image find its own caption among many?
+"""Do images and captions find each other? R-precision, recall at k, and how near they are.
 
-The published measure (AttnGAN, https://arxiv.org/abs/1711.10485) draws 99 captions that do not
-fit and counts how often the right one is nearest. Here its mean over all such draws is
-computed, so it has no spread of its own and no seed.
+All of them see vectors that a trained pair of encoders gave (DAMSM, CLIP), so they compare only
+for the same pair.
+
+R-precision asks whether an image finds its own caption among many. The published measure (AttnGAN,
+https://arxiv.org/abs/1711.10485) draws 99 captions that do not fit and counts how often the right
+one is nearest. Here its mean over all such draws is computed, so it has no spread of its own and
+no seed.
 
 Dimensions in this file:
     N images with one caption each, D size of all vectors.
@@ -60,14 +64,54 @@ def r_precision(
             f"R-precision needs images of 2 classes or more, and 2 candidates; there are "
             f"{len(classes.unique())} classes and {candidates} candidates."
         )
-    images, captions = functional.normalize(images, dim=1), functional.normalize(captions, dim=1)
-    total = 0.0
-    for rows in torch.arange(len(images)).split(512):
-        near = images[rows] @ captions.T  # [n, N]
-        own = near[torch.arange(len(rows)), rows]
-        nearer = ((near >= own[:, None]) & (classes[rows, None] != classes)).sum(1)
-        total += float(_no_nearer_drawn(wrong[rows], nearer, drawn).sum())
+    nearer = nearer_ones(images, captions, classes)
+    total = float(_no_nearer_drawn(wrong, nearer, drawn).sum())
     return RPrecision(total / len(images), drawn + 1, len(images))
+
+
+def nearer_ones(queries: Tensor, answers: Tensor, classes: Tensor) -> Tensor:
+    """Count, for each query, the wrong answers that are as near as its own one, or nearer.
+
+    Args:
+        queries: Vectors, such as of the images, [N, D].
+        answers: Vectors of what each should find, such as of their captions, [N, D].
+        classes: A number for the class of each, int64, [N]: an answer of the same class is
+            not wrong.
+
+    Returns:
+        int64, [N]: 0 where the own answer is found first.
+    """
+    queries, answers = functional.normalize(queries, dim=1), functional.normalize(answers, dim=1)
+    counts = []
+    for rows in torch.arange(len(queries)).split(512):
+        near = queries[rows] @ answers.T  # [n, N]
+        own = near[torch.arange(len(rows)), rows]
+        counts.append(((near >= own[:, None]) & (classes[rows, None] != classes)).sum(1))
+    return torch.cat(counts)
+
+
+def recall_at(queries: Tensor, answers: Tensor, classes: Tensor, within: int) -> float:
+    """Return the share of queries whose own answer is among the nearest of all.
+
+    Args:
+        queries: Vectors, [N, D].
+        answers: Vectors of what each should find, [N, D].
+        classes: As for `nearer_ones`.
+        within: How many answers a query may look at, such as 1, 5 or 10.
+    """
+    return float((nearer_ones(queries, answers, classes) < within).double().mean())
+
+
+def mean_cosine(images: Tensor, captions: Tensor) -> float:
+    """Return how near images are to their captions, in [-1, 1]; with CLIP called the CLIP score.
+
+    Others print it times 100, or 2.5 times (https://arxiv.org/abs/2104.08718).
+
+    Args:
+        images: Vectors of the images, [N, D].
+        captions: Vectors of their captions, [N, D].
+    """
+    return float(functional.cosine_similarity(images.double(), captions.double(), dim=1).mean())
 
 
 def _no_nearer_drawn(wrong: Tensor, nearer: Tensor, drawn: int) -> Tensor:

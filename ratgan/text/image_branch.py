@@ -7,12 +7,12 @@ Dimensions in this file:
 from pathlib import Path
 
 import torch
-from safetensors.torch import load_file
 from torch import Tensor, nn
 from torch.nn import functional
 from torchvision.models import Inception_V3_Weights, inception_v3
 
-from ratgan.strict import load_strictly
+from ratgan.strict import batch_counts, load_strictly
+from ratgan.weight_file import read_weights
 
 INCEPTION_SIZE = 299  # pixels
 
@@ -75,14 +75,11 @@ class InceptionBranch(nn.Module):
 
     def __init__(self, trunk: dict[str, Tensor], dim: int = 256) -> None:
         super().__init__()
-        # transform_input stays off: images in [-1, 1] are what the network was trained on.
-        network = inception_v3(
-            weights=None, aux_logits=False, transform_input=False, init_weights=False
-        )
+        network = _inception()
         network.fc = nn.Identity()
         unused = ("fc.", "AuxLogits.")
         kept = {name: t for name, t in trunk.items() if not name.startswith(unused)}
-        load_strictly(network, kept, "the Inception-v3 weights")
+        load_strictly(network, batch_counts(network) | kept, "the Inception-v3 weights")
         parts = dict(network.named_children())
         last = list(parts).index("Mixed_6e") + 1
         names = [name for name in parts if name not in ("AuxLogits", "avgpool", "dropout", "fc")]
@@ -134,12 +131,17 @@ def read_inception(location: str | Path | None) -> dict[str, Tensor]:
             check_hash=True
         )
         return tensors
-    path = Path(location)
-    if not path.is_file():
-        raise FileNotFoundError(f"the Inception-v3 weights {path} do not exist.")
-    try:
-        if path.suffix == ".safetensors":
-            return dict(load_file(path))
-        return dict(torch.load(path, map_location="cpu", weights_only=True))
-    except Exception as error:  # both readers pass on whatever a damaged file raises
-        raise ValueError(f"{path} is not a file of tensors: {type(error).__name__}.") from error
+    return read_weights(location, "the Inception-v3 weights").tensors
+
+
+def untrained_inception() -> dict[str, Tensor]:
+    """Return weights of the right shapes that know nothing, to try a step with."""
+    return dict(_inception().state_dict())
+
+
+def _inception() -> nn.Module:
+    # transform_input stays off: images in [-1, 1] are what the network was trained on.
+    network: nn.Module = inception_v3(
+        weights=None, aux_logits=False, transform_input=False, init_weights=False
+    )
+    return network

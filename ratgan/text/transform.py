@@ -8,47 +8,12 @@ Dimensions in this file:
     N vectors, R raw size, S size after the transform.
 """
 
-from dataclasses import dataclass
-
 import torch
 from torch import Tensor, nn
 
+from ratgan.vector_sums import VectorSums
+
 KINDS = ("identity", "standardize", "whiten")
-
-
-@dataclass(frozen=True)
-class VectorSums:
-    """Sums over vectors that add up: those of parts give those of the whole.
-
-    Attributes:
-        count: Number of vectors.
-        total: Σ x, float64, [R].
-        products: Σ x xᵀ, float64, [R, R].
-    """
-
-    count: int
-    total: Tensor
-    products: Tensor
-
-    @classmethod
-    def of(cls, vectors: Tensor) -> "VectorSums":
-        """Sum vectors [N, R]."""
-        wide = vectors.double()
-        return cls(len(wide), wide.sum(0), wide.T @ wide)
-
-    def __add__(self, other: "VectorSums") -> "VectorSums":
-        return VectorSums(
-            self.count + other.count, self.total + other.total, self.products + other.products
-        )
-
-    def mean(self) -> Tensor:
-        """Return the mean, [R]."""
-        return self.total / self.count
-
-    def covariance(self) -> Tensor:
-        """Return the covariance over the N vectors, [R, R]."""
-        mean = self.mean()
-        return self.products / self.count - torch.outer(mean, mean)
 
 
 class SentenceTransform(nn.Module):

@@ -5,8 +5,8 @@ import statistics
 import torch
 
 from benchmarks.comparison import NoUpdate, bfloat16_error, count, float64_error
-from benchmarks.counting import Counter
 from benchmarks.workload import Workload
+from ratgan.counting import Counter
 from ratgan.step import train_step
 
 

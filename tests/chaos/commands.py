@@ -14,7 +14,7 @@ from types import TracebackType
 from typing import Self
 
 ROOT = Path(__file__).parents[2]
-PATIENCE_S = 240.0  # for anything at all to come; a busy machine takes a minute to start one
+PATIENCE_S = 500.0  # for anything at all to come; a busy machine takes minutes to start one
 KILLED = -signal.SIGKILL
 
 
@@ -135,7 +135,7 @@ def training(data: str, output: Path | str, **changes: object) -> list[str]:
 
 def step_reached(command: Command) -> int:
     """Return the last step that a training told of, 0 if none."""
-    steps = re.findall(r"(?m)^(?:\(.*?\) )?step ([\d,]+)/", command.said)
+    steps = re.findall(r"step ([\d,]+)/", command.said)
     return max((int(step.replace(",", "")) for step in steps), default=0)
 
 

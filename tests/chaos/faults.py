@@ -97,8 +97,37 @@ FAULTS = (
             "tests/jobs/test_submit.py::test_a_stopped_job_saves_the_step_it_is_in",
         ),
     ),
-    Fault(5, "A worker hangs", "SIGSTOP", "", ()),
-    Fault(6, "A node dies", "SIGKILL of its raylet", "", ()),
+    Fault(
+        5,
+        "A worker hangs, crashes, is slow",
+        "SIGSTOP, SIGSEGV, a call that never comes back, slow steps",
+        "found by a watchdog, its stacks kept; replaced; to the same weights",
+        _in(
+            CHAOS,
+            "hangs",
+            "a_stopped_worker_is_found_and_replaced_and_nan_on_one_is_left_out_by_all",
+        ),
+        _in(
+            CHAOS,
+            "hangs",
+            "a_worker_that_hangs_or_crashes_is_named_and_replaced",
+            "a_slow_worker_is_named_and_slow_saving_is_no_hang",
+            "a_training_in_this_process_that_hangs_ends_and_goes_on_by_the_same_command",
+        ),
+    ),
+    Fault(
+        6,
+        "A node dies",
+        "SIGKILL of a raylet, of GCS, of all of a cluster",
+        "a run with --min-workers goes on with fewer; on a new cluster the same command goes on",
+        (),
+        _in(
+            CHAOS,
+            "nodes",
+            "a_node_leaves_and_another_joins",
+            "a_run_whose_cluster_is_gone_goes_on_on_a_new_one_by_the_same_command",
+        ),
+    ),
     Fault(
         7,
         "The disk is full",
@@ -195,8 +224,9 @@ FAULTS = (
     Fault(
         13,
         "MLflow's database is locked",
-        "`BEGIN EXCLUSIVE` by another for longer than SQLite waits",
+        "`BEGIN EXCLUSIVE` by another for 20 s",
         "as 12",
+        (),
         _in(CHAOS, "tracker_faults", "a_database_that_another_has_locked_gets_all_of_it_later"),
     ),
     Fault(
@@ -205,7 +235,11 @@ FAULTS = (
         "an image of one share, the noise of one step",
         "the step is left out on all workers alike and counted; ten in a row: back and past them",
         (
-            *_in(PIPELINE, "collective", "one_bad_share_is_left_out_by_every_process"),
+            *_in(
+                PIPELINE,
+                "collective",
+                "one_bad_image_of_one_process_makes_all_of_them_skip_the_step",
+            ),
             *_in(
                 PIPELINE,
                 "rollback",
@@ -248,18 +282,18 @@ FAULTS = (
     Fault(
         17,
         "Bits rot",
-        "one flipped byte in 10,000 places of a checkpoint, cuts, holes; of a shard",
+        "one flipped bit, in 10,000 trials, cuts, holes in a checkpoint; in a shard",
         "found before use: set aside as `damaged-…` and the one before taken; a shard is named",
         (
             *_in(
                 PIPELINE,
                 "checkpoint_damage",
+                "flipped_bits_are_all_found",
                 "random_damage_is_found_and_named",
                 "what_was_damaged_is_not_what_training_goes_on_from",
             ),
             *_in(PIPELINE, "damaged_shards", "damaged_bytes_are_found_before_they_are_used"),
         ),
-        _in(PIPELINE, "checkpoint_damage", "ten_thousand_flipped_bytes_are_all_found"),
     ),
     Fault(
         18,
@@ -314,7 +348,15 @@ FAULTS = (
         "order goes by steps, intervals by a clock that nobody sets: the same weights and curves",
         _in(CHAOS, "training_faults", "a_clock_that_jumps_changes_nothing"),
     ),
-    Fault(23, "A sweep is killed", "SIGKILL of the driver at trial 3 of 6", "", ()),
+    Fault(
+        23,
+        "A sweep is killed",
+        "SIGKILL of the driver in the middle of its trials",
+        "the same command goes on; what was finished is not trained again",
+        (
+            "tests/pipeline/sweeps/test_sweep.py::test_a_killed_sweep_is_finished_by_the_same_command",
+        ),
+    ),
     Fault(
         24,
         "Preparation is killed",

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.chaos.jobs import Job
+from tests.chaos.runs import start
 from tests.chaos.test_training_faults import options
 from tests.pipeline.test_train import status, weights
 
@@ -16,8 +16,8 @@ pytestmark = pytest.mark.slow
 def struck(shapes, tmp_path: Path, fault: str, **changes) -> str:
     """Train with 2 workers to the end under a fault, and return what was said."""
     values = {"workers": 2, "checkpoint_every": 4, "total_steps": 12, "health": {"hang_s": 4}}
-    with Job(options(shapes, tmp_path / "struck", **values | changes), tmp_path, fault) as job:
-        assert job.end() == 0, job.said
+    with start(options(shapes, tmp_path / "struck", **values | changes), tmp_path, fault) as job:
+        assert job.wait() == 0, job.said
         return job.said
 
 
@@ -81,9 +81,9 @@ def test_a_training_in_this_process_that_hangs_ends_and_goes_on_by_the_same_comm
         shapes, tmp_path / "struck", checkpoint_every=4, total_steps=12, health={"hang_s": 2}
     )
     hang = f"hang@worker.step:step=6,once={tmp_path}/done"
-    with Job(run, tmp_path, hang) as job:
-        assert job.end() == 75, job.said
+    with start(run, tmp_path, hang) as job:
+        assert job.wait() == 75, job.said
         assert "worker 0 is in pipeline.failpoints.reach" in job.said
-    with Job(run, tmp_path, hang) as job:
-        assert job.end() == 0, job.said
+    with start(run, tmp_path, hang) as job:
+        assert job.wait() == 0, job.said
         assert "resuming from step 4" in job.said

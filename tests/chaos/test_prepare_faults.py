@@ -12,8 +12,10 @@ import pytest
 
 from pipeline.prepare import PrepareConfig, prepare
 from pipeline.sources.coco import CocoSource
+from tests.chaos.commands import Command
 from tests.chaos.proxy import ChaosProxy, Request
 from tests.conftest import write_coco
+from tests.pipeline.test_prepare_again import files
 
 pytestmark = pytest.mark.slow
 
@@ -99,3 +101,37 @@ def test_a_server_that_refuses_ends_it_early_and_clearly(originals, s3_server):
     assert "s3://lake/prepared" in said
     assert "403" in said or "denied" in said.lower()
     assert seconds < 60, "most of it imports"
+
+
+@pytest.mark.thorough
+def test_a_preparation_killed_twenty_times_ends_in_the_same_bytes(ray_session, tmp_path):
+    """At random moments: in the listing, in a shard, between two, while the manifest is written."""
+    dice, output = random.Random(24), tmp_path / "killed"
+    flags = ["shapes", "--count=400", "--size=32", "--image-size=32", "--sentence-dim=8"]
+    flags += ["--rows-per-shard=10", "--row-group-rows=5"]
+
+    def prepared() -> int:
+        return len(list((output / "progress").glob("*-*.json")))
+
+    kills = 0
+    while kills < 20 and not (output / "manifest.json").exists():
+        before = prepared()
+        with Command("prepare", *flags, f"--output={output}") as command:
+            # Once in four in what comes before the first shard; else a shard or two further.
+            more = dice.choice((0, 1, 1, 2))
+            command.wait_for(
+                lambda b=before, m=more, c=command: (
+                    (m == 0 and c.lines) or prepared() >= b + m or c.process.poll() is not None
+                )
+            )
+            time.sleep(dice.uniform(0, 0.3))
+            command.kill()
+        kills += 1
+    with Command("prepare", *flags, f"--output={output}") as command:
+        assert command.wait() == 0, command.said
+    with Command("prepare", *flags, f"--output={tmp_path / 'whole'}") as command:
+        assert command.wait() == 0, command.said
+
+    assert kills == 20, "it was over before"
+    assert files(output) == files(tmp_path / "whole")
+    assert not [name for name in files(output) if name.endswith(".tmp")]

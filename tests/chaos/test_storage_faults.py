@@ -13,45 +13,11 @@ import pytest
 
 from pipeline import s3
 from pipeline.storage import Folder
-from tests.chaos.proxy import ChaosProxy
+from tests.chaos.lake import CONTENT, SECRET, folder, one_proxy, proxy
+
+__all__ = ["folder", "one_proxy", "proxy"]  # fixtures
 
 ROOT = Path(__file__).parents[2]
-CONTENT = bytes(range(256)) * 200
-SECRET = "canary-secret-0123456789"
-
-
-@pytest.fixture(scope="module")
-def one_proxy(s3_server):
-    """One for all tests here: a new address each time would cost a new client each time."""
-    with ChaosProxy(*s3_server) as proxy:
-        yield proxy
-
-
-@pytest.fixture
-def proxy(one_proxy, bucket, monkeypatch):
-    """The bucket behind a proxy that fails on demand; time-outs are short, as a user sets them."""
-    monkeypatch.setitem(
-        fsspec.config.conf,
-        "s3",
-        {
-            "endpoint_url": one_proxy.url,
-            "key": "test",
-            "secret": SECRET,
-            "config_kwargs": {"read_timeout": 0.5, "connect_timeout": 0.5},
-        },
-    )
-    monkeypatch.setattr(s3, "PAUSE_S", 0.01)
-    one_proxy.clear()
-    one_proxy.listen()
-    return one_proxy
-
-
-@pytest.fixture
-def folder(proxy):
-    folder = Folder("s3://lake/runs/small")
-    folder.write("model.bin", CONTENT)
-    proxy.clear()
-    return folder
 
 
 WANTED = {

@@ -1,6 +1,7 @@
 """Training under faults: killed, asked to stop, started twice; in the end the same weights."""
 
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -8,12 +9,17 @@ import time
 from pathlib import Path
 
 import pytest
+from mlflow import MlflowClient
 
 import ratgan
+from pipeline import launch, loop, worker
 from pipeline.checkpointing import newest_checkpoint
+from pipeline.cli import root_cause
 from pipeline.config import TrainConfig
 from pipeline.storage import Folder
 from pipeline.train import train
+from pipeline.versions import versions
+from tests.chaos import invariants
 from tests.pipeline.test_train import config, status, weights
 
 pytestmark = pytest.mark.slow
@@ -44,12 +50,20 @@ def environment(**more: str) -> dict[str, str]:
     return {k: v for k, v in os.environ.items() if k != "RAY_ADDRESS"} | more
 
 
-def test_a_killed_worker_is_replaced_and_the_weights_are_the_same(shapes, tmp_path):
+def test_a_killed_worker_is_replaced_and_the_weights_are_the_same(
+    shapes, tmp_path, record_property
+):
     run = options(shapes, tmp_path / "killed", workers=2, checkpoint_every=2)
+    kills = {0: 0, 3: 1, 7: 1}  # before which step, and which worker
 
     done = subprocess.run(
         command(run),
-        env=environment(RATGAN_FAULT=f"kill@worker.step:rank=1,step=3,once={tmp_path}/struck"),
+        env=environment(
+            RATGAN_FAULT=";".join(
+                f"kill@worker.step:rank={rank},step={step},once={tmp_path}/struck-{step}"
+                for step, rank in kills.items()
+            )
+        ),
         capture_output=True,
         text=True,
         timeout=500,
@@ -58,17 +72,21 @@ def test_a_killed_worker_is_replaced_and_the_weights_are_the_same(shapes, tmp_pa
     train(options(shapes, tmp_path / "whole", workers=2, checkpoint_every=2))
 
     assert done.returncode == 0, done.stdout + done.stderr
-    assert (tmp_path / "struck").exists()
+    assert len(list(tmp_path.glob("struck-*"))) == len(kills)
     assert "worker 1 was lost" in done.stdout
-    assert "Starting again from the last checkpoint (1 of 3 times)" in done.stdout
-    assert "resuming from step 2" in done.stdout
+    assert "Starting again from the last checkpoint (3 of 3 times)" in done.stdout
+    assert re.findall(r"resuming from step (\d)", done.stdout) == ["2", "6"]
+    for lost in (0, 1, 1):
+        record_property("steps_lost", lost)
     assert weights(tmp_path / "killed/run", 8) == weights(tmp_path / "whole/run", 8)
     assert status(tmp_path / "killed") == "FINISHED"
+    assert invariants.left_over(tmp_path / "killed/run") == []
+    record_property("weights_equal", True)
 
 
 @pytest.mark.parametrize("workers", [0, pytest.param(2, marks=pytest.mark.thorough)])
 def test_a_run_asked_to_stop_saves_its_step_and_goes_on_to_the_same_weights(
-    workers, shapes, tmp_path
+    workers, shapes, tmp_path, record_property
 ):
     run = options(shapes, tmp_path / "stopped", workers=workers, total_steps=60)
     log = tmp_path / "log"
@@ -106,6 +124,9 @@ def test_a_run_asked_to_stop_saves_its_step_and_goes_on_to_the_same_weights(
 
     assert weights(tmp_path / "stopped/run", 60) == weights(tmp_path / "whole/run", 60)
     assert status(tmp_path / "stopped") == "FINISHED"
+    assert invariants.left_over(tmp_path / "stopped/run") == []
+    record_property("steps_lost", 0)
+    record_property("weights_equal", True)
 
 
 def test_an_option_may_change_on_resume_only_if_it_is_named(shapes, tmp_path):
@@ -121,3 +142,80 @@ def test_an_option_may_change_on_resume_only_if_it_is_named(shapes, tmp_path):
     run = train(TrainConfig.model_validate(changed))
 
     assert ratgan.load(f"{run}/model").origin["step"] == 4
+
+
+@pytest.fixture(scope="module")
+def whole(shapes, tmp_path_factory):
+    """A run of 8 steps in this process that nothing happens to."""
+    output = tmp_path_factory.mktemp("whole")
+    train(options(shapes, output))
+    return output
+
+
+def test_torn_records_of_ray_are_no_hindrance(whole, shapes, tmp_path, record_property):
+    train(options(shapes, tmp_path, total_steps=4))
+    name = "checkpoint_manager_snapshot.json"
+    for start in ("run", "run-0a1b2c3d"):
+        left = tmp_path / "run/ray" / start / name
+        left.parent.mkdir(parents=True)
+        left.write_text('{"ray_version": "2.60.0", "checkpoint_results": [{"checkpoint'[:40])
+
+    train(options(shapes, tmp_path))
+
+    assert invariants.other_weights(tmp_path / "run", whole / "run", 8) == []
+    assert invariants.left_over(tmp_path / "run") == []
+    record_property("steps_lost", 0)
+    record_property("weights_equal", True)
+
+
+def test_a_clock_that_jumps_changes_nothing(whole, shapes, tmp_path, monkeypatch, record_property):
+    taken, clock, clock_ns = iter((-3600, 7200, -3600)), time.time, time.time_ns
+    ahead_s, step = [0], worker.train_step
+
+    def jumping(*arguments, **keywords):
+        ahead_s[0] += next(taken, 0)
+        return step(*arguments, **keywords)
+
+    monkeypatch.setattr(worker, "train_step", jumping)
+    monkeypatch.setattr(time, "time", lambda: clock() + ahead_s[0])
+    monkeypatch.setattr(time, "time_ns", lambda: clock_ns() + 10**9 * ahead_s[0])
+
+    train(options(shapes, tmp_path))
+
+    run, store = tmp_path / "run", f"sqlite:///{tmp_path}/mlflow.db"
+    assert ahead_s == [0]
+    assert invariants.other_weights(run, whole / "run", 8) == []
+    assert invariants.broken_curves(store, run, (2, 4, 6, 8)) == []
+    speeds = [point.value for point in history(store, run, "speed/images_per_s")]
+    assert all(0 < speed < 1e5 for speed in speeds), speeds
+    record_property("weights_equal", True)
+
+
+def history(store: str, run: Path, key: str) -> list:
+    run_id = Folder(str(run)).read_json("run.json")["mlflow_run_id"]
+    return MlflowClient(store).get_metric_history(run_id, key)
+
+
+def test_a_worker_with_other_versions_is_refused(shapes, tmp_path, monkeypatch):
+    monkeypatch.setattr(launch, "versions", lambda: versions() | {"torch": "1.0", "ray": "1.2"})
+
+    with pytest.raises(Exception, match="a worker has other versions than") as refusal:
+        train(options(shapes, tmp_path))
+
+    said = str(root_cause(refusal.value))
+    assert "torch 1.0 → 2" in said
+    assert "ray 1.2 → 2" in said
+    assert "Install the same ones (requirements.lock) on all machines" in said
+
+
+def test_other_versions_than_the_checkpoints_are_said(shapes, tmp_path, monkeypatch, capsys):
+    with monkeypatch.context() as patch:
+        patch.setattr(launch, "versions", lambda: versions() | {"numpy": "1.0"})
+        patch.setattr(loop, "refuse_skew", lambda driver: None)
+        train(options(shapes, tmp_path, total_steps=2))
+
+    train(options(shapes, tmp_path, total_steps=4))
+
+    assert "with other versions than before, so perhaps other numbers: numpy 1.0 → 2" in (
+        capsys.readouterr().out
+    )

@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import secrets
 import shutil
 import signal
@@ -16,6 +17,10 @@ import requests
 from mlflow import MlflowClient
 
 import ratgan
+from pipeline.checkpointing import newest_checkpoint
+from pipeline.storage import Folder
+from tests.chaos import invariants
+from tests.chaos.commands import training
 from tests.conftest import free_ports
 
 pytestmark = pytest.mark.slow
@@ -33,6 +38,7 @@ def submit(tmp_path_factory):
     environment = os.environ | {
         "RAY_AUTH_MODE": "token",
         "RAY_AUTH_TOKEN": secrets.token_hex(32),
+        "RAY_JOB_STOP_WAIT_TIME_S": "60",  # Ray's own 3 s are less than a save may take
         "PATH": f"{BIN}{os.pathsep}{os.environ['PATH']}",
     }
     log = tmp_path_factory.mktemp("cluster") / "log"
@@ -50,14 +56,10 @@ def submit(tmp_path_factory):
             start_new_session=True,
         )
 
-    def run(*command: str) -> subprocess.CompletedProcess:
+    def jobs(*arguments: str) -> subprocess.CompletedProcess:
         address = f"http://127.0.0.1:{dashboard}"
         return subprocess.run(
-            [
-                *(BIN / "ray", "job", "submit", "--address", address, "--working-dir", "."),
-                *("--runtime-env-json", json.dumps({"env_vars": {"GIT_COMMIT": COMMIT}})),
-                *("--", "python", *command),
-            ],
+            [BIN / "ray", "job", arguments[0], "--address", address, *arguments[1:]],
             cwd=ROOT,
             env=environment,
             capture_output=True,
@@ -65,6 +67,12 @@ def submit(tmp_path_factory):
             timeout=300,
         )
 
+    def run(*command: str, options: tuple[str, ...] = ()) -> subprocess.CompletedProcess:
+        variables = json.dumps({"env_vars": {"GIT_COMMIT": COMMIT}})
+        place = ("--working-dir", ".", "--runtime-env-json", variables)
+        return jobs("submit", *place, *options, "--", "python", *command)
+
+    run.jobs = jobs
     try:
         _wait_for(f"http://127.0.0.1:{dashboard}/api/version", head, log)
         yield run
@@ -108,3 +116,29 @@ def test_a_submitted_job_trains_on_the_cluster(submit, shapes, tmp_path):
     run = MlflowClient(f"sqlite:///{tmp_path}/mlflow.db").get_run(run_id)
     assert run.info.status == "FINISHED"
     assert run.data.tags["git.commit"] == COMMIT, "the copy it runs in has no .git"
+
+
+def test_a_stopped_job_saves_the_step_it_is_in(submit, shapes, tmp_path, record_property):
+    flags = training(
+        str(shapes.folder), tmp_path, total_steps=3000, checkpoint_every=3000, sample_every=3000
+    )
+    named = ("--no-wait", "--submission-id", "to-be-stopped")
+    started = submit("jobs/train_coco.py", *flags, options=named)
+    assert started.returncode == 0, started.stdout + started.stderr
+    deadline = time.monotonic() + 200
+    while "step 5/" not in (said := submit.jobs("logs", "to-be-stopped").stdout):
+        assert time.monotonic() < deadline, said
+
+    asked = time.monotonic()
+    stopped = submit.jobs("stop", "to-be-stopped")
+    took_s = time.monotonic() - asked
+
+    said = submit.jobs("logs", "to-be-stopped").stdout
+    assert stopped.returncode == 0, stopped.stdout + stopped.stderr
+    assert took_s < 60
+    _, state = newest_checkpoint(Folder(f"{tmp_path}/run/checkpoints"))
+    reached = [int(step) for step in re.findall(r"(?m)^step (\d+)/", said.replace(",", ""))]
+    assert state["step"] == max(reached), "the step at hand is the last one that was done"
+    assert f"stopped at step {state['step']:,}. The same command goes on from there." in said
+    assert invariants.left_over(tmp_path / "run") == []
+    record_property("steps_lost", max(reached) - state["step"])

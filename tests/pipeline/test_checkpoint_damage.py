@@ -128,15 +128,29 @@ def test_a_missing_file_is_found_and_named(checkpoint, tmp_path):
         assert str(name) in damage(Folder(str(copy))), name
 
 
-@pytest.mark.slow
-def test_ten_thousand_flipped_bytes_are_all_found(checkpoint):
+def flipped_and_not_found(checkpoint: Path, trials: int) -> list[str]:
+    """Flip one bit of a checkpoint at a time; each byte of it is as likely as any other."""
     rng = random.Random(SEED)
     contents = {path: path.read_bytes() for path in files(checkpoint)}
     sizes = [len(content) for content in contents.values()]
+    missed = []
+    for trial in range(trials):
+        (path,) = rng.choices(list(contents), sizes)
+        if not found(checkpoint, path, flip(contents[path], rng)):
+            missed.append(f"trial {trial}: {path.name}")
+    return missed
 
-    for trial in range(10_000):
-        (path,) = rng.choices(list(contents), sizes)  # each byte is as likely as any other
-        assert found(checkpoint, path, flip(contents[path], rng)), f"trial {trial}: {path.name}"
+
+@pytest.mark.parametrize(
+    "trials",
+    [200, pytest.param(10_000, marks=[pytest.mark.slow, pytest.mark.thorough])],
+    ids=["few", "many"],
+)
+def test_flipped_bits_are_all_found(checkpoint, trials, record_property):
+    missed = flipped_and_not_found(checkpoint, trials)
+
+    record_property("found", f"{trials - len(missed):,} of {trials:,} flipped bits found")
+    assert missed == []
 
 
 def test_what_was_damaged_is_not_what_training_goes_on_from(tmp_path):

@@ -1,11 +1,15 @@
 """Command lines: presets, flags, and what bad ones get."""
 
+import ast
+import re
+import runpy
+import shlex
 import sys
 from pathlib import Path
 
 import pytest
 
-from pipeline.cli import PRESETS, parse, root_cause, run
+from pipeline.cli import PRESETS, difference, parse, root_cause, run
 from pipeline.config import TrainConfig, flatten, refuse_changes
 from pipeline.prepare import PrepareConfig
 from pipeline.pretrain_config import PretrainConfig
@@ -104,10 +108,10 @@ def test_a_run_without_a_length_is_refused(tmp_path):
         parse(TrainConfig, [], str(preset))
 
 
-def start(monkeypatch, job, *flags: str) -> int:
+def start(monkeypatch, job, *flags: str, plan=None) -> int:
     monkeypatch.setattr(sys, "argv", ["job", *flags])
     try:
-        run(job, TrainConfig, preset="coco")
+        run(job, TrainConfig, preset="coco", plan=plan)
     except SystemExit as exit_:
         return int(exit_.code or 0)
     return 0
@@ -150,6 +154,46 @@ def test_print_config_prints_a_preset_and_runs_nothing(monkeypatch, capsys, tmp_
     printed.write_text(capsys.readouterr().out)
     assert code == 0
     assert parse(TrainConfig, [], str(printed)).optim.batch_size == 12
+
+
+def test_a_dry_run_says_what_differs_from_the_preset_and_runs_the_plan_alone(monkeypatch, capsys):
+    planned = []
+
+    def job(config: TrainConfig) -> None:
+        raise RuntimeError("must not run")
+
+    def plan(config: TrainConfig) -> None:
+        planned.append(config.optim.batch_size)
+
+    code = start(monkeypatch, job, "--dry-run", "--optim.batch-size=12", "--workers=2", plan=plan)
+
+    assert (code, planned) == (0, [12])
+    assert capsys.readouterr().out == (
+        "# preset coco, other than in it:\n"
+        "#   workers: not set → 2\n"
+        "#   optim.batch_size: 48 → 12\n"
+    )
+
+
+def test_a_dry_run_ends_with_the_status_that_the_job_would_end_with(monkeypatch, capsys):
+    def plan(config: TrainConfig) -> None:
+        raise ValueError("the value 3 must be 4")
+
+    assert start(monkeypatch, pytest.fail, "--dry-run", plan=plan) == 2
+    assert "error: the value 3 must be 4" in capsys.readouterr().err
+    assert start(monkeypatch, pytest.fail, "--dry-run") == 2
+    assert "this job has no --dry-run" in capsys.readouterr().err
+
+
+def test_without_a_preset_options_are_compared_with_the_defaults():
+    changed = parse(TrainConfig, ["--total-steps", "5", "--model.base-channels", "16"])
+
+    assert difference(changed, None) == (
+        "# other than by default:\n#   total_steps: not set → 5\n#   model.base_channels: 64 → 16"
+    )
+    assert difference(parse(TrainConfig, [], "cub"), "cub") == "# as in preset cub"
+    secret = ["--tracking.uri", "http://user:hush@host"]
+    assert "hush" not in difference(parse(TrainConfig, secret, "cub"), "cub")
 
 
 def test_the_cause_is_found_behind_what_is_wrapped_around_it():
@@ -207,8 +251,6 @@ def test_options_are_flattened_to_dotted_names():
 
 
 def test_every_job_is_three_statements_under_its_command():
-    import ast
-
     seen = 0
     for path in sorted((Path(__file__).parents[2] / "jobs").glob("*.py")):
         tree = ast.parse(path.read_text())
@@ -217,5 +259,34 @@ def test_every_job_is_three_statements_under_its_command():
         assert f"python jobs/{path.name}" in (ast.get_docstring(tree) or ""), path.name
         assert len(statements) == 1, path.name
         assert all(node.module.startswith("pipeline.") for node in imports), path.name
+        changes_something = path.name != "compare.py"
+        assert ("plan=plan_" in path.read_text()) == changes_something, f"{path.name}: --dry-run"
         seen += 1
-    assert seen == 13
+    assert seen == 15
+
+
+def _commands(page: Path) -> list[list[str]]:
+    """Return the commands of a page of docs that start a job, cut into words."""
+    blocks = re.findall(r"```sh\n(.*?)```", page.read_text(), re.DOTALL)
+    lines = "\n".join(blocks).replace("\\\n", " ").splitlines()
+    return [words for line in lines if len(words := shlex.split(line)) > 1 and "jobs/" in words[1]]
+
+
+def test_every_command_of_the_page_on_reproducing_is_one_that_its_job_takes():
+    root, seen = Path(__file__).parents[2], 0
+    for _python, file, *flags in _commands(root / "docs" / "reproduce.md"):
+        if file == "jobs/evaluate.py" and not (root / file).exists():
+            continue  # comes with the metrics
+        names = runpy.run_path(str(root / file), run_name="not started")
+        (call,) = [n for n in ast.walk(ast.parse((root / file).read_text())) if _starts(n)]
+        (preset,) = [k.value.value for k in call.keywords if k.arg == "preset"] or [None]
+
+        config = parse(names[call.args[1].id], [f for f in flags if f != "--dry-run"], preset)
+
+        assert "s3://my-bucket" in str(config), "what it names is what the page speaks of"
+        seen += 1
+    assert seen >= 11
+
+
+def _starts(node: ast.AST) -> bool:
+    return isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id == "run"

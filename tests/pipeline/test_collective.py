@@ -1,10 +1,13 @@
 """Gloo processes on shares of a batch, whole or in parts, equal one process on the whole."""
 
+from pathlib import Path
+
 import pytest
 import torch
 import torch.multiprocessing as mp
 from torch import distributed
 
+from benchmarks import equality
 from pipeline import collective
 from ratgan.step import train_step
 from ratgan.text.pretraining import pretrain_step
@@ -18,6 +21,11 @@ WAYS = {  # of taking a step; a share is of 12, 6, 4 or 3 images
     "fused in 2 parts": {"accumulate": 2},
     "separate": {"accumulate": 1, "update": "separate"},
     "separate in 3 parts": {"accumulate": 3, "update": "separate"},
+}
+RUNS = {  # of a training on a prepared dataset
+    "run": {},
+    "run in 2 parts": {"accumulate": 2},
+    "run with published pairs": {"mismatched": "published"},
 }
 
 
@@ -97,12 +105,17 @@ def in_process(rank: int, world: int, output: str) -> None:
         torch.save(meet_a_bad_share(number), f"{output}/{number}{rank}.pt")
     if 6 % world == 0:
         pretrain(output)
+    for way, optim in RUNS.items():
+        dataset = (Path(output) / "dataset").read_text()
+        run = equality.train(equality.config_for(dataset, **optim), STEPS)
+        torch.save(run, f"{output}/{way}{rank}.pt")
     distributed.destroy_process_group()
 
 
 @pytest.fixture(scope="module", params=[2, 3, 4])
-def processes(request, tmp_path_factory):
+def processes(request, shapes, tmp_path_factory):
     output = tmp_path_factory.mktemp("gloo")
+    (output / "dataset").write_text(str(shapes.folder))
     mp.spawn(in_process, args=(request.param, str(output)), nprocs=request.param)
     return request.param, output
 
@@ -124,6 +137,30 @@ def test_processes_train_what_one_process_trains(way, processes, alone):
         assert found.keys() == expected.keys()
         for name, value in expected.items():
             torch.testing.assert_close(found[name], value, rtol=1e-10, atol=1e-10, msg=name)
+
+
+@pytest.fixture(scope="module")
+def runs_alone(shapes):
+    return {
+        way: equality.train(equality.config_for(str(shapes.folder), **optim), STEPS)
+        for way, optim in RUNS.items()
+        if "parts" not in way
+    }
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("way", RUNS)
+def test_workers_of_a_run_train_what_one_trains(way, processes, runs_alone):
+    world, output = processes
+
+    # Images, captions, noise and pairs are those of a run, and so is all that is done with them.
+    expected = runs_alone[way.removesuffix(" in 2 parts")]
+
+    for rank in range(world):
+        found = torch.load(output / f"{way}{rank}.pt", weights_only=True)
+        assert found.keys() == expected.keys()
+        for name, value in expected.items():
+            torch.testing.assert_close(found[name], value, rtol=1e-9, atol=1e-9, msg=name)
 
 
 @pytest.mark.slow

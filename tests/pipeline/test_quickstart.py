@@ -5,7 +5,8 @@ import json
 import pytest
 
 from pipeline.cli import load_preset
-from pipeline.quickstart import ATTRIBUTES, QuickstartConfig, quickstart
+from pipeline.quickstart import QuickstartConfig, quickstart
+from pipeline.shapes_reader import ATTRIBUTES
 
 pytestmark = pytest.mark.slow
 

@@ -1,6 +1,7 @@
 """No pickle is loaded: refused environments, no such call in the code, none met in a training."""
 
 import ast
+import pickle
 import sys
 from pathlib import Path
 
@@ -121,3 +122,40 @@ def test_no_code_outside_of_one_file_reads_pickles():
 def test_such_a_line_would_be_found(line):
     assert unsafe(f"import os\n{line}") != []
     assert not unsafe("torch.load(p, weights_only=True); yaml.safe_load(t); network.eval()")
+
+
+READS_ITS_OWN = {"ray"}  # between its processes, which a token guards
+
+
+@pytest.fixture
+def unpicklers():
+    """Whose code looks up a class for a pickle, and which."""
+    found: set[tuple[str, str]] = set()
+    watching = [True]
+
+    def watch(event: str, arguments: tuple) -> None:
+        if event != "pickle.find_class" or not watching[0]:
+            return
+        frame = sys._getframe(1)
+        while frame.f_back and frame.f_code.co_filename.endswith("/pickle.py"):
+            frame = frame.f_back
+        _, _, inside = frame.f_code.co_filename.rpartition("/site-packages/")
+        package = inside.partition("/")[0] or frame.f_code.co_filename
+        found.add((package, ".".join(map(str, arguments))))
+
+    sys.addaudithook(watch)  # for good: Python has no way to take it back
+    yield found
+    watching[0] = False
+
+
+@pytest.mark.slow
+def test_a_whole_training_unpickles_nothing(shapes, tmp_path, unpicklers):
+    from tests.pipeline.test_train import config
+
+    train(config(shapes, tmp_path, total_steps=4))
+    train(config(shapes, tmp_path, total_steps=6))  # resumed, and its model logged
+
+    others = {each for each in unpicklers if each[0] not in READS_ITS_OWN}
+    assert not others
+    pickle.loads(pickle.dumps(Path("x")))
+    assert any("pathlib" in name for _, name in unpicklers), "it would have been seen"

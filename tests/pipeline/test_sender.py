@@ -29,11 +29,8 @@ ROOT = Path(__file__).parents[2]
 
 
 @pytest.fixture(scope="module")
-def server(tmp_path_factory):
-    server = MlflowServer(tmp_path_factory.mktemp("mlflow"))
-    server.start()
-    yield server
-    server.kill()
+def server(mlflow_server):
+    return mlflow_server
 
 
 @pytest.fixture(scope="module")

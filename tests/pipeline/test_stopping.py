@@ -21,6 +21,7 @@ def test_a_signal_reaches_the_worker_and_leaves_nothing_behind(tmp_path, capsys)
     run = Folder(str(tmp_path))
     requests = StopRequests(run)
     before = signal.getsignal(signal.SIGTERM)
+    run.write_json(REQUEST, {"start": "one that was killed"})
 
     with requests.taken(), StopWatch(run, requests.token, every_s=0.01) as watch:
         assert not watch.asked

@@ -12,6 +12,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
+from pipeline.local_files import remove_abandoned
 from pipeline.storage import Folder, absolute
 
 
@@ -238,3 +239,15 @@ def test_an_address_without_a_password_is_none():
     ]
 
     assert [absolute(address) for address in addresses] == addresses
+
+
+def test_what_killed_writers_left_is_removed_and_nothing_else(tmp_path):
+    left = ["a.json.0123abcd.tmp", "deep/x/b.png.ffffffff.tmp", ".probe-0123abcd"]
+    kept = ["a.json", "notes.tmp", "deep/x/b.0123abcd.tmp.json", ".lock-00000001"]
+    for name in (*left, *kept):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).touch()
+
+    remove_abandoned(str(tmp_path))
+
+    assert sorted(name for name, _ in Folder(str(tmp_path)).walk()) == sorted(kept)

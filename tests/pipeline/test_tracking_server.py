@@ -7,23 +7,15 @@ from mlflow import MlflowClient
 
 from pipeline.mlflow_run import fluent_api
 from pipeline.train import train
-from tests.mlflow_server import MlflowServer
 from tests.pipeline.test_train import config
 
 pytestmark = pytest.mark.slow
 
 
-@pytest.fixture(scope="module")
-def server(tmp_path_factory):
-    """Address of a server that keeps artifacts itself, as a team's does."""
-    server = MlflowServer(tmp_path_factory.mktemp("mlflow"))
-    server.start()
-    yield server.uri
-    server.kill()
-
-
-def test_a_server_holds_curves_pictures_and_a_model_that_draws(server, shapes, tmp_path):
-    run = train(config(shapes, tmp_path, total_steps=4, tracking={"uri": server}))
+def test_a_server_holds_curves_pictures_and_a_model_that_draws(mlflow_server, shapes, tmp_path):
+    server = mlflow_server.uri
+    tracking = {"uri": server, "experiment": "a server"}
+    run = train(config(shapes, tmp_path, total_steps=4, tracking=tracking))
 
     client = MlflowClient(server)
     run_id = run.read_json("run.json")["mlflow_run_id"]

@@ -121,7 +121,13 @@ def test_mlflow_holds_options_curves_grids_lineage_and_a_usable_model(whole, sha
     (trained_on,) = [each.dataset for each in run.inputs.dataset_inputs]
     assert trained_on.name == "shapes"
     assert shapes.digest.startswith(trained_on.digest)
-    assert json.loads(trained_on.profile) == {"num_rows": 120}
+    assert json.loads(trained_on.profile) == {
+        "num_rows": 120,
+        "validation_rows": 30,
+        "captions": shapes.manifest.captions,
+        "image_size_px": 40,
+        "text_encoder": "minilm",
+    }
     for key in ("loss/discriminator", "loss/generator", "loss/penalty", "speed/images_per_s"):
         history = client.get_metric_history(run_id, key)
         assert [point.step for point in history] == [2, 4, 6, 8], key
@@ -173,6 +179,25 @@ def test_a_finished_run_says_so_and_does_nothing(whole, shapes, capsys):
 
     assert "run run is finished: 8 of 8 steps" in capsys.readouterr().out
     assert weights(whole / "run", 8) == before
+
+
+def test_a_finished_run_is_extended_from_its_end_and_says_so(whole, shapes, tmp_path, capsys):
+    output = tmp_path / "copy"
+    shutil.copytree(whole, output)
+
+    train(config(shapes, output, extend=4))
+
+    said = capsys.readouterr().out
+    assert "finished at step 8 before; extended to step 12" in said
+    assert "resuming from step 8" in said
+    record = json.loads((output / "run" / "run.json").read_text())
+    assert (record["handed_over"], record["extended"]) == (12, [{"from": 8, "to": 12}])
+    client = MlflowClient(f"sqlite:///{output}/mlflow.db")
+    assert client.get_run(record["mlflow_run_id"]).data.tags["extended"] == "step 8 to 12"
+    assert ratgan.load(output / "run" / "model").origin["step"] == 12
+    train(config(shapes, output, extend=4))  # the same command adds nothing
+    train(config(shapes, output))
+    assert capsys.readouterr().out.count("run run is finished: 12 of 12 steps") == 2
 
 
 REFUSED = {

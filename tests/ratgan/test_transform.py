@@ -3,7 +3,8 @@
 import pytest
 import torch
 
-from ratgan.text.transform import SentenceTransform, VectorSums
+from ratgan.text.transform import SentenceTransform
+from ratgan.vector_sums import VectorSums
 
 
 def vectors(count: int = 400, dim: int = 12) -> torch.Tensor:

@@ -1,0 +1,48 @@
+"""Numbers that are found after a run has ended, added to its record."""
+
+from pipeline.run_record import read_record
+from pipeline.sender import send_rest, what_is_left
+from pipeline.storage import Folder
+from pipeline.sync import address
+from pipeline.tracking import Tracker
+
+
+def record_numbers(
+    run: Folder,
+    step: int,
+    values: dict[str, float],
+    *,
+    tags: dict[str, str],
+    pictures: dict[str, str],
+    uri: str | None,
+) -> str:
+    """Add points, tags and pictures to a run that MLflow knows, and send them.
+
+    Args:
+        run: Its folder.
+        step: That they are of.
+        values: By name of the curve.
+        tags: By name.
+        pictures: Files in the run's folder by what they show.
+        uri: Of the tracker; its own, if not given.
+
+    Returns:
+        What became of it, for people.
+    """
+    tracker = Tracker(run)
+    if tracker.is_new():
+        return "the run has no record in MLflow"
+    tracker.metrics(step, values)
+    for key, value in tags.items():
+        tracker.tag(key, value)
+    for key, file in pictures.items():
+        tracker.image(key, step, file)
+    tracker.flush()
+    sender = send_rest(run, address(run, uri))
+    left = {lane: count for lane, count in sender.delivery.left().items() if count}
+    if left:
+        return (
+            f"{what_is_left(left)} of {run} are not there yet: {sender.problem or 'slow'}. Send "
+            f"them with: python jobs/sync.py --run {run}"
+        )
+    return f"run {read_record(run).get('mlflow_run_id')}"

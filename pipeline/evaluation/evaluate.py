@@ -1,0 +1,335 @@
+"""How good is a model? Captions → images → features → sums → numbers, on Ray Data.
+
+Nothing passes through image files: an actor draws some images, looks at them, and keeps their
+features. What is finished is kept, so a stopped evaluation goes on.
+"""
+
+import time
+from dataclasses import asdict
+
+import torch
+
+from pipeline.evaluation.afterwards import record_numbers
+from pipeline.evaluation.config import EvaluateConfig
+from pipeline.evaluation.feature_sets import FeatureSet, digest, unequal
+from pipeline.evaluation.images import DrawnImages
+from pipeline.evaluation.looking import look
+from pipeline.evaluation.numbers import Measured, Sums, measure, summed
+from pipeline.evaluation.plan import DIVERSITY, CaptionPlan
+from pipeline.evaluation.report import (
+    REPORT,
+    REPORT_TEXT,
+    Report,
+    draw_pictures,
+    shown_name,
+    text_of,
+)
+from pipeline.evaluation.task import Task, check
+from pipeline.lock import Lock
+from pipeline.plan_report import Report as PlanReport
+from pipeline.plan_report import leaving_nothing
+from pipeline.progress import duration, say
+from pipeline.session import connect, obtainable, usable_cpus
+from pipeline.shapes_reader import ShapesReader, unreadable
+from pipeline.storage import Folder, absolute
+from pipeline.versions import versions
+
+FEATURES = "features"  # in the output folder, while it is unfinished
+CACHE = "evaluation-cache"
+
+
+def evaluate(config: EvaluateConfig) -> Report:
+    """Evaluate as the config says, or find that it is done already.
+
+    Returns:
+        The report, as in report.json.
+
+    Raises:
+        ValueError: If model, data, weights and protocol do not go together.
+        FileNotFoundError: If one of them is not there.
+    """
+    started = time.monotonic()
+    task = check(config)
+    done = _done_already(task)
+    if done is not None:
+        say(f"{task.output} is evaluated already.")
+        _tell(task, done)
+        return done
+    task.output.check_writable("output")
+    actors, gpus = _actors(config)
+    with Lock(task.output, "evaluate") as lock:
+        if config.overwrite:
+            (task.output / FEATURES).remove()
+        _say_what_is_done(task, actors, gpus)
+        real, generated, varied = _sets(task)
+        sets = [features for features in (real, generated, varied) if features is not None]
+        missing = [features.begin() for features in sets]
+        kept = sum(f.chunks - len(m) for f, m in zip(sets, missing, strict=True))
+        if kept:
+            say(f"  {kept:,} of {sum(f.chunks for f in sets):,} pieces are there already")
+        look(sets, missing, task.extractor, task.pair, actors=actors, gpus=gpus)
+        say("measuring")
+        report, pictures = _measured(task, real, generated, varied, started)
+        lock.check()
+        for name, content in pictures.items():
+            task.output.write(name, content)
+        task.output.write(REPORT_TEXT, text_of(report).encode())
+        task.output.write_json(REPORT, report)
+        if not config.keep_features:
+            (task.output / FEATURES).remove()
+    _record(task, report)
+    _tell(task, report)
+    return report
+
+
+def plan_evaluation(config: EvaluateConfig) -> None:
+    """Say what an evaluation would do.
+
+    Raises:
+        ValueError: As the evaluation would.
+        FileNotFoundError: As the evaluation would.
+    """
+    task, plan = check(config), PlanReport()
+    with leaving_nothing(task.output):
+        task.output.check_writable("output")
+    actors, gpus = _actors(config)
+    _say_what_is_done(task, actors, gpus)
+    if _done_already(task) is not None:
+        plan.note(f"{task.output} is evaluated already.")
+    plan.end()
+
+
+def _done_already(task: Task) -> Report | None:
+    """Return the report that is there, if it is of the same.
+
+    Raises:
+        ValueError: If another one is there.
+    """
+    if task.config.overwrite or not task.output.exists(REPORT):
+        return None
+    report: Report = task.output.read_json(REPORT)
+    if unlike := unequal(report.get("identity"), task.identity):
+        raise ValueError(
+            f"{task.output} holds another evaluation:\n" + "\n".join(unlike) + "\n"
+            "Name another folder with --output, or delete it with --overwrite."
+        )
+    return report
+
+
+def _actors(config: EvaluateConfig) -> tuple[int, bool]:
+    """Connect to Ray and decide how many processes work, and whether on GPUs."""
+    connect(cpus=config.actors or usable_cpus(), least=config.actors or 1)
+    gpus = obtainable("GPU")
+    actors = config.actors or gpus or obtainable("CPU")
+    if 0 < gpus < actors:
+        raise ValueError(
+            f"actors={actors}, and the cluster has {gpus} GPUs: some would draw without one. Use "
+            f"--actors {gpus}, or leave it out to use them all."
+        )
+    return actors, gpus > 0
+
+
+def _sets(task: Task) -> tuple[FeatureSet | None, FeatureSet, FeatureSet]:
+    """Return the sets of images: real ones, generated ones, and several for some captions."""
+    config, protocol = task.config, task.protocol
+    size = {"chunk_images": config.chunk_images, "batch_size": config.batch_size}
+    sees = {
+        "extractor": protocol.extractor,
+        "weights_sha256": protocol.weights_sha256,
+        "resize": protocol.resize,
+    }
+    real = None
+    if task.real.images is not None:
+        identity = (
+            sees
+            | size
+            | {
+                "images": task.real.digest,
+                "count": task.real.count,
+                "crop": protocol.reference_crop,
+                "image_size": protocol.image_size,
+            }
+        )
+        real = FeatureSet(
+            folder=_cache(task) / digest(identity),
+            images=task.real.images,
+            identity=identity,
+            chunk_images=config.chunk_images,
+        )
+    rows = task.dataset.manifest.rows(protocol.captions_of)
+    whole = CaptionPlan(
+        rows=rows,
+        count=protocol.count or 0,
+        seed=protocol.seed,
+        captions=protocol.captions,
+        drop_last=protocol.drop_last,
+    )
+    some = CaptionPlan(
+        rows=rows,
+        count=min(protocol.diversity_captions, rows) * protocol.diversity_images,
+        seed=protocol.seed,
+        captions=protocol.captions,
+        repeat=protocol.diversity_images,
+        stream=DIVERSITY,
+    )
+
+    def drawn(plan: CaptionPlan, name: str, *, logits: bool, pair: bool) -> FeatureSet:
+        return FeatureSet(
+            folder=task.output / FEATURES / name,
+            images=DrawnImages(
+                model=task.model,
+                data=task.dataset.folder.location,
+                split=protocol.captions_of,
+                plan=plan,
+                rounding=protocol.rounding,
+                truncation=protocol.truncation,
+                batch_size=config.batch_size,
+            ),
+            identity=task.identity,
+            chunk_images=config.chunk_images,
+            logits=logits,
+            pair=pair,
+        )
+
+    generated = drawn(whole, "generated", logits=task.logits, pair=task.pair is not None)
+    return real, generated, drawn(some, "diversity", logits=False, pair=False)
+
+
+def _cache(task: Task) -> Folder:
+    """Return where features of real images are kept."""
+    if task.config.cache is not None:
+        return Folder(absolute(task.config.cache, "cache"))
+    beside = task.model.run or task.output.location
+    return Folder(f"{beside.rpartition('/')[0]}/{CACHE}")
+
+
+def _measured(
+    task: Task,
+    real: FeatureSet | None,
+    generated: FeatureSet,
+    varied: FeatureSet,
+    started: float,
+) -> tuple[Report, dict[str, bytes]]:
+    """Sum the sets, take all measures, and draw what is shown."""
+    protocol = task.protocol
+    began = time.perf_counter()
+    sums = summed(generated, protocol)
+    real_sums = None if real is None else summed(real, protocol)
+    statistics = task.real.statistics if real_sums is None else real_sums.statistics
+    if statistics is None:
+        raise ValueError("there is nothing to compare with.")
+    some = summed(varied, protocol)
+    each = some.sample.view(-1, protocol.diversity_images, some.sample.shape[1])
+    summing = time.perf_counter() - began
+    found = measure(sums, real_sums, statistics, each, protocol)
+    _agreement(task, found)
+    if not isinstance(generated.images, DrawnImages):
+        raise TypeError("generated images are drawn.")
+    pictures = draw_pictures(generated.images, found, sums.chosen)
+    report = _report(task, found, sums, statistics.rank, list(pictures))
+    report["seconds"] = {
+        "generate": sums.seconds[0],
+        "features": sums.seconds[1],
+        "real images": sum(real_sums.seconds) if real_sums else 0.0,
+        "sums": summing,
+        **found.seconds,
+        "in all": time.monotonic() - started,
+    }
+    return report, pictures
+
+
+def _agreement(task: Task, found: Measured) -> None:
+    """Measure exactly who follows a caption, where captions have a known meaning."""
+    reason = unreadable(task.dataset.manifest, task.protocol.image_size)
+    model = task.model.loaded()
+    if not reason and not torch.equal(
+        model.transform.projection, task.dataset.transform.projection
+    ):
+        reason = "the model was trained on another preparation of the captions"
+    if reason:
+        found.missing["agreement"] = reason
+        return
+    started = time.perf_counter()
+    reader = ShapesReader(task.dataset)
+    agreed = reader.agreement_of(model.generator, seed=task.protocol.seed)
+    found.values |= {f"agreement_{name}": share for name, share in agreed.items()}
+    found.values |= {f"agreement_real_{name}": share for name, share in reader.accuracy.items()}
+    found.seconds["agreement"] = time.perf_counter() - started
+
+
+def _report(task: Task, found: Measured, sums: Sums, real_rank: int, pictures: list[str]) -> Report:
+    protocol = task.protocol
+    names = {kind: protocol.measure(kind, task.published) for kind in found.values}
+    return {
+        "name": task.model.name,
+        "model": asdict(task.model),
+        "protocol": protocol.model_dump(mode="json"),
+        "published_weights": task.published,
+        "pair": None if task.pair is None else {"name": task.pair.name, "sha256": task.pair_sha256},
+        "data": {"location": task.dataset.folder.location, "digest": task.dataset.digest},
+        "numbers": {names[kind]: value for kind, value in found.values.items()},
+        "kinds": {name: kind for kind, name in names.items()},
+        "missing": found.missing,
+        "rank": {
+            "features": task.features,
+            "generated": sums.statistics.rank,
+            "real": real_rank,
+        },
+        "pictures": pictures,
+        "versions": versions(),
+        "identity": task.identity,
+    }
+
+
+def _record(task: Task, report: Report) -> None:
+    """Add the numbers to the run's record, where the evaluated weights are of a run."""
+    if task.model.run is None or not task.config.record:
+        return
+    run, name = Folder(task.model.run), task.protocol.name
+    inside = f"{run.location}/"
+    pictures = {}
+    if task.output.location.startswith(inside):
+        place = task.output.location.removeprefix(inside)
+        pictures = {
+            f"evaluation_{name}_{file.removesuffix('.png')}": f"{place}/{file}"
+            for file in report["pictures"]
+        }
+    said = record_numbers(
+        run,
+        task.model.step,
+        {f"eval/{key}": value for key, value in report["numbers"].items()},
+        tags={
+            f"eval.protocol.{name}": task.protocol.model_dump_json(
+                exclude={"quirks"}, exclude_none=True
+            ),
+            f"eval.report.{name}": task.output.location,
+        },
+        pictures=pictures,
+        uri=task.config.tracking_uri,
+    )
+    say(f"  mlflow {said}")
+
+
+def _say_what_is_done(task: Task, actors: int, gpus: bool) -> None:
+    protocol = task.protocol
+    say(
+        f"evaluating {task.model.location} ({task.model.weights} weights) by protocol "
+        f"{protocol.name}: {protocol.count:,} images of {protocol.image_size} px, "
+        f"{protocol.reference_count:,} real ones, features of {protocol.extractor}\n"
+        f"  {actors} process{'es' if actors > 1 else ''}{' on GPU' if gpus else ''}, "
+        f"report {task.output}"
+    )
+
+
+def _tell(task: Task, report: Report) -> None:
+    width = max(len(shown_name(name)) for name in report["numbers"]) + 2
+    lines = [f"{shown_name(name):{width}}{v:>10.4g}" for name, v in report["numbers"].items()]
+    seconds = report["seconds"]
+    lines += [
+        "",
+        f"report   {task.output}/{REPORT_TEXT}",
+        f"pictures {task.output}",
+        f"time     {duration(seconds['in all'])}: drawing {seconds['generate']:.1f} s, features "
+        f"{seconds['features']:.1f} s over all processes",
+    ]
+    say("\n".join(lines))

@@ -1,0 +1,37 @@
+"""What a sweep or an ablation would do, said without doing it."""
+
+from pipeline.dry_run import plan_training
+from pipeline.plan_report import Report
+from pipeline.sweeps.config import AblateConfig, StudyConfig, SweepConfig
+from pipeline.sweeps.space import every_combination
+
+
+def plan_sweep(config: SweepConfig) -> None:
+    """Say what a sweep would try, and what a trial costs.
+
+    Raises:
+        ValueError: As its trials would.
+        OSError: As its trials would.
+    """
+    scheduler = "no scheduler" if config.scheduler == "none" else config.scheduler
+    _plan(config, f"{config.count()} trials by {config.search} search, {scheduler}")
+
+
+def plan_ablation(config: AblateConfig) -> None:
+    """Say what an ablation would train, and what a run of it costs.
+
+    Raises:
+        ValueError: As its runs would.
+        OSError: As its runs would.
+    """
+    count = len(every_combination(config.domains()))
+    _plan(config, f"{count} combinations with {config.seeds} seeds: {count * config.seeds} runs")
+
+
+def _plan(config: StudyConfig, what: str) -> None:
+    report = Report()
+    report.line("study", f"{what}, by {config.metric} ({config.mode})")
+    report.line("space", "\n".join(f"{name}: {d}" for name, d in config.domains().items()))
+    length = {"total_steps": config.steps, "extend": 0} if config.steps else {}
+    report.line("each", "a run as below")
+    plan_training(config.train.model_copy(update=length))

@@ -1,0 +1,119 @@
+"""A Ray cluster of several nodes on this machine, whose nodes can be killed."""
+
+import contextlib
+import os
+import secrets
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+import psutil
+
+from tests.conftest import free_ports
+
+BIN = Path(sys.executable).parent
+START_S = 120
+
+
+class Node:
+    """One node: `ray start --block`, and what it started."""
+
+    def __init__(self, process: subprocess.Popen, log: Path) -> None:
+        self.process, self.log = process, log
+
+    def started(self, name: str) -> list[psutil.Process]:
+        """Processes of this node whose command line holds a name."""
+        found = []
+        with contextlib.suppress(psutil.NoSuchProcess):
+            for child in psutil.Process(self.process.pid).children(recursive=True):
+                with contextlib.suppress(psutil.NoSuchProcess):
+                    if name in " ".join(child.cmdline()):
+                        found.append(child)
+        return found
+
+    def kill(self) -> None:
+        """SIGKILL its raylet; the rest of the node ends for want of it."""
+        (raylet,) = [each for each in self.started("raylet/raylet ") if each.name() == "raylet"]
+        raylet.kill()
+
+    def end(self) -> None:
+        """SIGKILL all of it, as when the power fails."""
+        mine = [self.process.pid]
+        with contextlib.suppress(psutil.NoSuchProcess):
+            mine += [p.pid for p in psutil.Process(self.process.pid).children(recursive=True)]
+        for pid in mine:
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
+        self.process.wait(timeout=30)
+
+
+class Cluster:
+    """Nodes that find each other by ports nobody else has, and ask for a token.
+
+    Args:
+        folder: For their logs.
+        more: Of their environment.
+    """
+
+    def __init__(self, folder: Path, **more: str) -> None:
+        self.folder = folder
+        self.temporary = tempfile.mkdtemp(prefix="ray-", dir="/tmp")  # a socket's path is short
+        self.nodes: list[Node] = []
+        self.address = ""
+        self.environment = {
+            **{name: value for name, value in os.environ.items() if name != "RAY_ADDRESS"},
+            "RAY_AUTH_MODE": "token",
+            "RAY_AUTH_TOKEN": secrets.token_hex(32),
+            **more,
+        }
+
+    def __enter__(self) -> "Cluster":
+        return self
+
+    def __exit__(self, *_) -> None:
+        for node in self.nodes:
+            node.end()
+        shutil.rmtree(self.temporary, ignore_errors=True)
+
+    @property
+    def client(self) -> dict[str, str]:
+        """Environment of a process that joins the cluster."""
+        return self.environment | {"RAY_ADDRESS": self.address}
+
+    def add(self, cpus: int) -> Node:
+        """Start a node, the head first, and wait until the cluster has it."""
+        gcs, dashboard, agent, client, grpc = free_ports(5)
+        if self.nodes:
+            role = [f"--address={self.address}"]
+        else:
+            self.address = f"127.0.0.1:{gcs}"
+            role = ["--head", f"--port={gcs}", f"--ray-client-server-port={client}"]
+            role += ["--dashboard-host=127.0.0.1", f"--dashboard-port={dashboard}"]
+            role += [f"--temp-dir={self.temporary}"]
+        log = self.folder / f"node-{len(self.nodes)}.log"
+        with log.open("w") as stream:
+            process = subprocess.Popen(
+                [
+                    *(BIN / "ray", "start", "--block", "--node-ip-address=127.0.0.1", *role),
+                    *(f"--num-cpus={cpus}", "--object-store-memory=100000000"),
+                    *(f"--dashboard-agent-listen-port={agent}",),
+                    *(f"--dashboard-agent-grpc-port={grpc}",),
+                    *("--min-worker-port=0", "--max-worker-port=0", "--disable-usage-stats"),
+                ],
+                env=self.environment,
+                stdout=stream,
+                stderr=stream,
+                start_new_session=True,
+            )
+        node = Node(process, log)
+        self.nodes.append(node)
+        deadline = time.monotonic() + START_S
+        while "Ray runtime started" not in log.read_text():
+            assert process.poll() is None, log.read_text()
+            assert time.monotonic() < deadline, log.read_text()
+            time.sleep(0.1)
+        return node

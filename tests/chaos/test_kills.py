@@ -1,0 +1,151 @@
+"""More of killing than each change needs: at every step, alone, at once, in a bucket."""
+
+import random
+from pathlib import Path
+
+import pytest
+import ray
+
+from pipeline.train import train
+from tests.chaos import invariants
+from tests.chaos.commands import KILLED, Command, step_reached, step_resumed, training
+from tests.chaos.proxy import ChaosProxy
+from tests.pipeline.test_train import config
+
+pytestmark = [pytest.mark.slow, pytest.mark.thorough]
+
+STEPS = 40
+
+
+def undisturbed(shapes, output: Path, **changes) -> Path:
+    """Train through, in this process unless it says otherwise."""
+    values = {"threads": 1, "log_every": 1, "sample_every": 1000, "samples": 2}
+    train(config(shapes, output, **(values | changes)))
+    return output / "run"
+
+
+def test_a_worker_killed_at_every_step_is_replaced_each_time(shapes, tmp_path, record_property):
+    every = ";".join(
+        f"kill@worker.step:step={step},once={tmp_path}/struck-{step}" for step in range(STEPS)
+    )
+    flags = training(
+        str(shapes.folder),
+        tmp_path / "killed",
+        workers=1,
+        total_steps=STEPS,
+        checkpoint_every=3,
+        sample_every=1000,
+        max_restarts=STEPS,
+    )
+
+    with Command("train_coco", *flags, RATGAN_FAULT=every) as command:
+        status = command.wait(3000)
+    whole = undisturbed(shapes, tmp_path / "whole", workers=1, total_steps=STEPS)
+
+    assert status == 0, command.said
+    assert len(list(tmp_path.glob("struck-*"))) == STEPS
+    assert f"Starting again from the last checkpoint ({STEPS} of {STEPS} times)" in command.said
+    run = tmp_path / "killed/run"
+    assert invariants.other_weights(run, whole, STEPS) == []
+    assert invariants.incomplete(run) == []
+    assert invariants.left_over(run) == []
+    store = f"sqlite:///{tmp_path}/killed/mlflow.db"
+    assert invariants.broken_curves(store, run, range(1, STEPS + 1)) == []
+    assert invariants.unequal_epochs(str(shapes.folder), 12, 100, (1, 2, 3)) == []
+    _note_losses(command, record_property)
+    record_property("weights_equal", True)
+
+
+def _note_losses(command: Command, record_property) -> None:
+    """Tell of each loss of a worker how many steps were done again, and after which time."""
+    lost_at, reached = None, 0
+    for at, line in command.lines:
+        if "Starting again from the last checkpoint" in line:
+            lost_at = at
+        elif "resuming from step" in line and lost_at:
+            record_property("steps_lost", reached - step_resumed(line))
+        elif "/40  images" in line:
+            reached = int(line.partition("step ")[2].partition("/")[0])
+            if lost_at:
+                record_property("recovered_s", at - lost_at)
+                lost_at = None
+
+
+def test_a_driver_killed_alone_leaves_no_worker_that_spoils_the_next_start(
+    shapes, tmp_path, record_property
+):
+    """Its Ray goes on: the next start meets what was left of it, on the same cluster."""
+    flags = training(str(shapes.folder), tmp_path / "killed", workers=2, sample_every=1000)
+    cluster = {
+        "RAY_ADDRESS": ray.get_runtime_context().gcs_address,
+        "RAY_AUTH_MODE": "token",  # which a Ray of this machine alone asks for by itself
+    }
+
+    with Command("train_coco", *flags, **cluster) as first:
+        first.wait_for("step 9/")
+        first.kill(alone=True)
+        reached = step_reached(first)
+        with Command("train_coco", *flags, **cluster) as second:
+            status = second.wait()
+            assert status == 0, second.said
+    whole = undisturbed(shapes, tmp_path / "whole", workers=2, total_steps=24)
+
+    run = tmp_path / "killed/run"
+    assert invariants.other_weights(run, whole, 24) == []
+    assert invariants.incomplete(run) == []
+    assert invariants.left_over(run) == []
+    store = f"sqlite:///{tmp_path}/killed/mlflow.db"
+    assert invariants.broken_curves(store, run, range(1, 25)) == []
+    record_property("steps_lost", reached - step_resumed(second.said))
+    record_property("recovered_s", second.wait_for(r"step \d+/") - second.started)
+    record_property("weights_equal", True)
+
+
+def test_of_two_starts_at_the_same_moment_exactly_one_runs(shapes, tmp_path, record_property):
+    output = tmp_path / "twins"
+    # One that is at work for longer than the other watches whether it is alive.
+    flags = training(str(shapes.folder), output, total_steps=600, log_every=100, samples=1)
+
+    with Command("train_coco", *flags) as first, Command("train_coco", *flags) as second:
+        ended = {command.wait(): command for command in (first, second)}
+    whole = undisturbed(shapes, tmp_path / "whole", total_steps=600, log_every=100)
+
+    assert sorted(ended) == [0, 2], f"{first.said}\n--- and ---\n{second.said}"
+    assert "run is in use already, by train (PID" in ended[2].said
+    assert invariants.other_weights(output / "run", whole, 600) == []
+    assert invariants.left_over(output / "run") == []
+    record_property("weights_equal", True)
+
+
+def test_a_run_in_a_bucket_that_fails_now_and_then_ends_with_the_same_weights(
+    shapes, bucket, s3_server, tmp_path, record_property
+):
+    environment, filesystem = bucket
+    whole = undisturbed(shapes, tmp_path / "whole", total_steps=24)
+    flags = training(str(shapes.folder), "s3://lake/runs", sample_every=1000)
+    dice, store = random.Random(1), f"sqlite:///{tmp_path}/mlflow.db"
+
+    def now_and_then(request) -> bool:
+        return dice.random() < 0.03
+
+    with ChaosProxy(*s3_server) as proxy:
+        for kind in ("503", "500", "reset", "cut", "lost_answer", "slow"):
+            proxy.inject(kind, times=10_000, size=100, when=now_and_then)
+        faulty = environment | {"AWS_ENDPOINT_URL": proxy.url, "MLFLOW_TRACKING_URI": store}
+        with Command("train_coco", *flags, **faulty) as killed:
+            killed.wait_for("step 9/")
+            killed.kill()
+        assert killed.wait() == KILLED
+        with Command("train_coco", *flags, **faulty) as command:
+            status = command.wait()
+
+    assert status == 0, command.said
+    assert step_resumed(command.said) in (4, 8)
+    copy = tmp_path / "copy"
+    filesystem.get("lake/runs", str(copy), recursive=True)
+    assert invariants.other_weights(copy / "run", whole, 24) == []
+    assert invariants.incomplete(copy / "run") == []
+    assert invariants.broken_curves(store, copy / "run", range(1, 25)) == []
+    record_property("steps_lost", step_reached(killed) - step_resumed(command.said))
+    record_property("recovered_s", command.wait_for(r"step \d+/") - command.started)
+    record_property("weights_equal", True)

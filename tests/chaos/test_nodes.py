@@ -1,0 +1,196 @@
+"""Nodes that leave and join while a training is going on, and clusters that are gone."""
+
+import json
+import os
+import re
+import signal
+import threading
+import time
+from pathlib import Path
+
+import psutil
+import pytest
+import ray
+from mlflow import MlflowClient
+
+from pipeline import room
+from pipeline.failpoints import VARIABLE
+from pipeline.stopping import STOPPED, StoppedError
+from pipeline.train import train
+from tests.chaos.cluster import Cluster
+from tests.chaos.runs import start, then
+from tests.chaos.test_training_faults import options
+from tests.pipeline.test_stopping import wait_until
+from tests.pipeline.test_train import status, weights
+
+pytestmark = pytest.mark.slow
+
+
+def steps_told(output: Path) -> list[int]:
+    """Steps at which a curve has a point, as MLflow has them."""
+    run_id = json.loads((output / "run/run.json").read_text())["mlflow_run_id"]
+    client = MlflowClient(f"sqlite:///{output}/mlflow.db")
+    return [point.step for point in client.get_metric_history(run_id, "loss/generator")]
+
+
+def newest(output: Path) -> dict:
+    """State of the newest checkpoint; empty while there is none or it is on its way out."""
+    try:
+        folders = sorted((output / "run/checkpoints").glob("step-*"))
+        return json.loads((folders[-1] / "state.json").read_text())
+    except (OSError, IndexError):
+        return {}
+
+
+def test_a_run_grows_when_there_is_room_and_loses_no_step(
+    ray_session, shapes, tmp_path, monkeypatch, capsys
+):
+    monkeypatch.setattr(room, "LOOK_EVERY_S", 0.5)
+    monkeypatch.setattr(room, "SETTLE_S", 0)
+
+    @ray.remote(num_cpus=1)
+    class Other:
+        def ready(self) -> bool:
+            return True
+
+    other = Other.remote()  # takes one of the 3 CPUs
+    ray.get(other.ready.remote())
+
+    def lead() -> None:
+        wait_until(lambda: newest(tmp_path), 400)
+        ray.kill(other)
+        wait_until(lambda: newest(tmp_path).get("workers") == 2, 400)
+        os.kill(os.getpid(), signal.SIGTERM)
+
+    leader = threading.Thread(target=lead)
+    leader.start()
+    run = options(
+        shapes, tmp_path, workers=2, min_workers=1, total_steps=10**6, checkpoint_every=10
+    )
+    with pytest.raises(StoppedError):
+        train(run)
+    leader.join()
+
+    said = capsys.readouterr().out
+    assert "1 to 2 workers" in said
+    assert "room for 2 workers: a checkpoint is saved, and they go on from it" in said
+    assert "workers 1 → 2" in said
+    told = steps_told(tmp_path)
+    assert told == list(range(2, told[-1] + 1, 2)), "each step was done once"
+
+
+@pytest.mark.thorough
+def test_a_node_leaves_and_another_joins(shapes, tmp_path, record_property):
+    run = options(
+        shapes, tmp_path / "runs", workers=2, min_workers=1, total_steps=10**6, checkpoint_every=10
+    )
+    with Cluster(tmp_path) as cluster:
+        nodes = [cluster.add(cpus=1) for _ in range(3)]
+        with start(run, tmp_path, **cluster.client) as job:
+            at = then(job, "step 20/")
+            next(node for node in nodes[1:] if node.started("RayTrainWorker")).kill()
+            left = time.monotonic()
+            at = then(job, "Starting again from the last checkpoint", at)
+            record_property("seconds to notice", at - left)
+            at = then(job, "workers 2 → 1", at)
+            at = then(job, "step [0-9,]+/", at)
+            record_property("seconds to go on", at - left)
+            cluster.add(cpus=1)
+            joined = time.monotonic()
+            asked = then(job, "room for 2 workers", at)
+            record_property("seconds to find room", asked - joined)
+            at = then(job, "workers 1 → 2", asked)
+            at = then(job, "step [0-9,]+/", at)
+            record_property("seconds to grow", at - asked)
+            job.kill(signal.SIGTERM, alone=True)
+            assert job.wait() == STOPPED, job.said
+
+    told = steps_told(tmp_path / "runs")
+    assert sorted(set(told)) == list(range(2, told[-1] + 1, 2)), "no step is left out"
+    assert newest(tmp_path / "runs")["step"] >= told[-1]
+
+
+def interrupted(shapes, tmp_path: Path, **changes):
+    """A run of 2 workers of which one stands still at step 6, and what its nodes need for that."""
+    values = {"workers": 2, "checkpoint_every": 4, "total_steps": 12, "health": {"hang_s": 0}}
+    run = options(shapes, tmp_path / "runs", **values | changes)
+    # Workers have the environment of their node.
+    return run, {VARIABLE: f"hang@worker.step:step=6,once={tmp_path}/still"}
+
+
+def standing_still(tmp_path: Path) -> bool:
+    """Tell whether it does, with the checkpoint of step 4 behind it."""
+    marker = tmp_path / "runs/run/checkpoints/step-00000004/COMMITTED"
+    return (tmp_path / "still").exists() and marker.exists()
+
+
+@pytest.mark.thorough
+def test_a_fixed_number_of_workers_waits_for_a_node_and_then_says_what_is_missing(
+    shapes, tmp_path, two_workers_through
+):
+    run, fault = interrupted(shapes, tmp_path, wait_for_room_s=20)
+    with Cluster(tmp_path, **fault) as cluster:
+        nodes = [cluster.add(cpus=2), cluster.add(cpus=1)]
+        with start(run, tmp_path, **cluster.client) as job:
+            assert wait_until(lambda: standing_still(tmp_path), 400), job.said
+            nodes[1].kill()
+            for worker in nodes[0].started("RayTrainWorker"):
+                worker.kill()
+            assert job.wait() == 2, job.said
+        assert "waiting up to 20 s for room for 2 workers: the cluster has" in job.said
+        assert "error: there was no room for 2 workers in 20 s: the cluster has 2 CP" in job.said
+        assert status(tmp_path / "runs") == "FAILED"
+
+        cluster.add(cpus=1)
+        with start(run, tmp_path, **cluster.client) as job:
+            assert job.wait() == 0, job.said
+    assert "resuming from step 4" in job.said
+    assert weights(tmp_path / "runs/run", 12) == two_workers_through[12]
+
+
+@pytest.mark.thorough
+@pytest.mark.parametrize("gone", ["raylet", "gcs_server", "the machine"])
+def test_a_run_whose_cluster_is_gone_goes_on_on_a_new_one_by_the_same_command(
+    gone, shapes, tmp_path, two_workers_through
+):
+    run, fault = interrupted(shapes, tmp_path)
+    with Cluster(tmp_path, **fault) as cluster:
+        head = cluster.add(cpus=3)
+        with start(run, tmp_path, **cluster.client) as job:
+            assert wait_until(lambda: standing_still(tmp_path), 400), job.said
+            if gone == "the machine":
+                head.end()
+            else:
+                (process,) = [each for each in head.started(gone) if each.name() == gone]
+                process.kill()
+            assert job.wait() not in (0, STOPPED), job.said
+
+    with Cluster(tmp_path, **fault) as cluster:
+        cluster.add(cpus=3)
+        with start(run, tmp_path, **cluster.client) as job:
+            assert job.wait() == 0, job.said
+
+    assert "resuming from step 4" in job.said
+    assert weights(tmp_path / "runs/run", 12) == two_workers_through[12]
+
+
+@pytest.mark.thorough
+def test_the_workers_of_a_killed_driver_end_and_the_same_command_goes_on(
+    shapes, tmp_path, two_workers_through
+):
+    run, fault = interrupted(shapes, tmp_path)
+    with Cluster(tmp_path, **fault) as cluster:
+        head = cluster.add(cpus=3)
+        with start(run, tmp_path, **cluster.client) as job:
+            assert wait_until(lambda: standing_still(tmp_path), 400), job.said
+            left = head.started("RayTrainWorker")
+            assert len(left) == 2
+            job.kill(alone=True)
+            _, alive = psutil.wait_procs(left, timeout=60)
+            assert not alive, "nobody else writes to the run"
+        with start(run, tmp_path, **cluster.client) as job:
+            assert job.wait() == 0, job.said
+
+    assert re.search("taking .* over from train .*that process is gone", job.said), job.said
+    assert "resuming from step 4" in job.said
+    assert weights(tmp_path / "runs/run", 12) == two_workers_through[12]

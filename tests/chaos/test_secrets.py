@@ -1,0 +1,96 @@
+"""A canary in every place that holds a secret: nothing that runs keep or say has it."""
+
+import os
+import tempfile
+from pathlib import Path
+
+import pytest
+
+from tests.chaos import invariants
+from tests.chaos.commands import Command, training
+from tests.chaos.proxy import ChaosProxy
+from tests.conftest import free_ports
+from tests.mlflow_server import MlflowServer
+
+pytestmark = pytest.mark.slow
+
+CANARY = "canary-5f0d91c3ab"
+KEYS = {  # of places that hold secrets, each with its own
+    "AWS_SECRET_ACCESS_KEY": f"{CANARY}/aws+secret",
+    "AWS_SESSION_TOKEN": f"{CANARY}-session",
+    "MLFLOW_TRACKING_PASSWORD": f"{CANARY}-mlflow",
+    "MLFLOW_TRACKING_USERNAME": "me",
+    "HF_TOKEN": f"{CANARY}-hub",
+    "DATABASE_URL": f"postgresql://me:{CANARY}-db@db/x",
+}
+
+
+@pytest.fixture
+def server(tmp_path):
+    (tmp_path / "mlflow").mkdir()
+    server = MlflowServer(tmp_path / "mlflow")
+    server.start()
+    yield server
+    server.kill()
+
+
+@pytest.fixture
+def records():
+    """Where Ray keeps the logs of its processes; a socket's path in it must be short."""
+    with tempfile.TemporaryDirectory(prefix="ray-", dir="/tmp") as folder:
+        yield Path(folder)
+
+
+def with_password(uri: str) -> str:
+    return uri.replace("://", f"://me:{CANARY}-uri@")
+
+
+def test_a_run_and_its_tracker_keep_no_secret_nor_do_their_words(server, shapes, tmp_path, records):
+    output = tmp_path / "runs"
+    flags = training(str(shapes.folder), output, workers=1, total_steps=4, checkpoint_every=2)
+    flags += [f"--tracking.uri={with_password(server.uri)}"]
+
+    with Command("train_coco", *flags, **KEYS, RAY_TMPDIR=str(records)) as command:
+        assert command.wait() == 0, command.said
+
+    assert f"mlflow {server.uri} run new" in command.said
+    kept = list(output.rglob("*"))
+    assert {"run.json", "state.json", "README.md", "start.json"} <= {path.name for path in kept}
+    assert (tmp_path / "mlflow/mlflow.db").stat().st_size > 100_000
+    assert list((tmp_path / "mlflow/artifacts").rglob("MLmodel"))
+    assert list(records.rglob("*.log")), "Ray wrote its logs elsewhere"
+    assert CANARY not in command.said
+    assert invariants.secrets_in([tmp_path, records], [CANARY]) == []
+
+
+@pytest.mark.thorough
+def test_nothing_that_fails_tells_a_secret(shapes, tmp_path, s3_server, bucket):
+    environment, _ = bucket
+    dead = f"http://127.0.0.1:{free_ports(1)[0]}"
+    output = tmp_path / "runs"
+    flags = training(str(shapes.folder), output, total_steps=2)
+
+    with Command(
+        *("train_coco", "--debug", *flags), **KEYS, MLFLOW_TRACKING_URI=with_password(dead)
+    ) as alone:
+        assert alone.wait() == 0, alone.said
+    with ChaosProxy(*s3_server) as proxy:
+        proxy.inject("403", times=1000)
+        refusing = environment | KEYS | {"AWS_ENDPOINT_URL": with_password(proxy.url)}
+        with Command(
+            *("train_coco", "--debug", *training(str(shapes.folder), "s3://lake/runs")), **refusing
+        ) as refused:
+            status = refused.wait()
+
+    assert f"MLflow at {dead} does not answer" in alone.said
+    assert status == 2, refused.said
+    assert "output: nothing can be kept in s3://lake/runs" in refused.said
+    assert CANARY not in alone.said + refused.said
+    assert invariants.secrets_in([tmp_path], [CANARY]) == []
+
+
+def test_a_canary_would_be_found(tmp_path):
+    (tmp_path / "deep").mkdir()
+    (tmp_path / "deep" / "file").write_bytes(os.urandom(100) + CANARY.encode() + os.urandom(100))
+
+    assert invariants.secrets_in([tmp_path], [CANARY]) == [f"{tmp_path}/deep/file holds {CANARY}"]

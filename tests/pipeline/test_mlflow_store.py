@@ -1,0 +1,43 @@
+"""MLflow's store in a file is whole or not there, whoever is killed while it is made."""
+
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+from mlflow import MlflowClient
+
+from pipeline.mlflow_store import make_store
+
+pytestmark = pytest.mark.slow
+
+MAKE = "import sys; from pipeline.mlflow_store import make_store; make_store(sys.argv[1])"
+
+
+def test_a_store_whose_making_was_killed_is_made_by_the_next(tmp_path):
+    uri = f"sqlite:///{tmp_path}/mlflow.db"
+    process = subprocess.Popen([sys.executable, "-c", MAKE, uri])
+    deadline = time.monotonic() + 120
+    while not list(tmp_path.glob(".mlflow-*/mlflow.db")) and time.monotonic() < deadline:
+        time.sleep(0.01)
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    assert process.returncode == -signal.SIGKILL
+    assert not (tmp_path / "mlflow.db").exists()
+
+    make_store(uri)
+    made = (tmp_path / "mlflow.db").read_bytes()
+    make_store(uri)
+
+    assert (tmp_path / "mlflow.db").read_bytes() == made
+    client = MlflowClient(uri)
+    run = client.create_run(client.create_experiment("e")).info.run_id
+    client.log_metric(run, "loss", 1.0)
+    assert client.get_run(run).data.metrics == {"loss": 1.0}
+    with pytest.raises(FileNotFoundError):
+        (tmp_path / "mlflow.db-wal").stat()
+
+
+def test_a_server_is_not_a_file():
+    make_store("http://127.0.0.1:9")
