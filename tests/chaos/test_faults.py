@@ -8,7 +8,6 @@ import pytest
 from tests.chaos.faults import EVERY_CHANGE, FAULTS, Fault, table
 
 ROOT = Path(__file__).parents[2]
-NOT_YET = (5, 6, 23)  # their tests come with what they are of, in other changes
 
 
 def marks(nodeid: str) -> list[str]:
@@ -38,9 +37,6 @@ def test_all_faults_are_listed():
 
 @pytest.mark.parametrize("fault", FAULTS, ids=[f"{fault.number}" for fault in FAULTS])
 def test_each_has_tests_that_are_there_and_run_when_it_says(fault: Fault):
-    first = (*fault.tests, *fault.thorough)[0]
-    if fault.number in NOT_YET and not (ROOT / first.partition("::")[0]).exists():
-        pytest.skip("not there yet")
     assert fault.tests or fault.thorough
     for test in fault.tests:
         assert not is_thorough(test), f"{test} is run by make chaos only"
