@@ -7,4 +7,4 @@ from pipeline.cli import run
 from pipeline.evaluation.compare import CompareConfig, compare
 
 if __name__ == "__main__":
-    run(compare, CompareConfig)
+    run(compare, CompareConfig, plan=compare)

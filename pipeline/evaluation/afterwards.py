@@ -1,5 +1,6 @@
 """Numbers that are found after a run has ended, added to its record."""
 
+from pipeline.best_model import Quality
 from pipeline.run_record import read_record
 from pipeline.sender import send_rest, what_is_left
 from pipeline.storage import Folder
@@ -14,6 +15,7 @@ def record_numbers(
     *,
     tags: dict[str, str],
     pictures: dict[str, str],
+    quality: Quality,
     uri: str | None,
 ) -> str:
     """Add points, tags and pictures to a run that MLflow knows, and send them.
@@ -24,6 +26,7 @@ def record_numbers(
         values: By name of the curve.
         tags: By name.
         pictures: Files in the run's folder by what they show.
+        quality: The number by which models are compared.
         uri: Of the tracker; its own, if not given.
 
     Returns:
@@ -32,7 +35,8 @@ def record_numbers(
     tracker = Tracker(run)
     if tracker.is_new():
         return "the run has no record in MLflow"
-    tracker.metrics(step, values)
+    tracker.metrics(step, {key: v for key, v in values.items() if key != quality.metric})
+    tracker.quality(quality)
     for key, value in tags.items():
         tracker.tag(key, value)
     for key, file in pictures.items():

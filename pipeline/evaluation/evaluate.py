@@ -9,6 +9,7 @@ from dataclasses import asdict
 
 import torch
 
+from pipeline.best_model import Quality
 from pipeline.evaluation.afterwards import record_numbers
 from pipeline.evaluation.config import EvaluateConfig
 from pipeline.evaluation.feature_sets import FeatureSet, digest, unequal
@@ -26,7 +27,7 @@ from pipeline.evaluation.report import (
 )
 from pipeline.evaluation.task import Task, check
 from pipeline.lock import Lock
-from pipeline.plan_report import Report as PlanReport
+from pipeline.plan_report import Report as Plan
 from pipeline.plan_report import leaving_nothing
 from pipeline.progress import duration, say
 from pipeline.session import connect, obtainable, usable_cpus
@@ -83,19 +84,41 @@ def evaluate(config: EvaluateConfig) -> Report:
 
 
 def plan_evaluation(config: EvaluateConfig) -> None:
-    """Say what an evaluation would do.
+    """Say what would be measured, and how long it takes, after drawing a batch and looking at it.
 
     Raises:
-        ValueError: As the evaluation would.
-        FileNotFoundError: As the evaluation would.
+        ValueError: As evaluating would.
+        OSError: As evaluating would.
     """
-    task, plan = check(config), PlanReport()
+    task, plan = check(config), Plan()
+    protocol, done = task.protocol, _done_already(task)
+    plan.line("model", f"{task.model.location}, {task.model.weights} weights")
+    plan.line("protocol", f"{protocol.name}: {protocol.count:,} images of {protocol.image_size} px")
+    for quirk in protocol.quirks:
+        plan.note(quirk)
+    plan.line(
+        "real",
+        f"{protocol.reference_count:,} images, {protocol.reference}"
+        if task.real.images
+        else "statistics that others took",
+    )
+    plan.line("output", f"{task.output}{', which is evaluated already' if done else ''}")
     with leaving_nothing(task.output):
         task.output.check_writable("output")
-    actors, gpus = _actors(config)
-    _say_what_is_done(task, actors, gpus)
-    if _done_already(task) is not None:
-        plan.note(f"{task.output} is evaluated already.")
+    generated = _sets(task)[1]
+    extractor = task.extractor.loaded()
+    device = torch.device("cpu")
+    started = time.monotonic()
+    some = generated.numbers(0)[: config.batch_size]
+    for batch in generated.images.opened(device).batches(some):
+        extractor(batch.images)
+    each = (time.monotonic() - started) / len(some)
+    total = (generated.count + protocol.reference_count) * each
+    plan.line(
+        "ETA",
+        f"{duration(total)} for one process on a CPU: "
+        f"drawing an image and looking at it took {each:.3f} s",
+    )
     plan.end()
 
 
@@ -294,6 +317,7 @@ def _record(task: Task, report: Report) -> None:
             f"evaluation_{name}_{file.removesuffix('.png')}": f"{place}/{file}"
             for file in report["pictures"]
         }
+    distance = task.protocol.measure("distance", task.published)
     said = record_numbers(
         run,
         task.model.step,
@@ -305,6 +329,13 @@ def _record(task: Task, report: Report) -> None:
             f"eval.report.{name}": task.output.location,
         },
         pictures=pictures,
+        quality=Quality(
+            metric=f"eval/{distance}",
+            value=report["numbers"][distance],
+            step=task.model.step,
+            protocol=task.protocol.label(),
+            lower_is_better=True,
+        ),
         uri=task.config.tracking_uri,
     )
     say(f"  mlflow {said}")

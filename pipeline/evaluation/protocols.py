@@ -5,6 +5,7 @@ written with its protocol, and a published protocol is written down with its qui
 are documented.
 """
 
+import hashlib
 from typing import Annotated, Any, Literal, get_args
 
 from pydantic import Field
@@ -110,6 +111,11 @@ class Protocol(Settings):
                 f"a dataset with {max(1, self.drop_last)} images of {self.captions_of} or more."
             )
         return Protocol(**self.model_dump() | found | {"count": count})
+
+    def label(self) -> str:
+        """Name it so that unlike protocols have unlike names."""
+        content = self.model_dump_json(exclude=set(NOT_COMPARED))
+        return f"{self.name}-{hashlib.sha256(content.encode()).hexdigest()[:8]}"
 
     def measure(self, kind: str, published: bool) -> str:
         """Name a measure: ``fid_clean``, ``fd_builtin``, ``precision_clean``.

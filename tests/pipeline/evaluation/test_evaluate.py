@@ -12,7 +12,8 @@ from safetensors.torch import save_file
 
 from pipeline.evaluation.compare import CompareConfig, compare
 from pipeline.evaluation.config import EvaluateConfig
-from pipeline.evaluation.evaluate import evaluate
+from pipeline.evaluation.evaluate import evaluate, plan_evaluation
+from pipeline.evaluation.protocols import Protocol
 from pipeline.train import train
 from ratgan.checkpoint import pack_model
 from ratgan.text.damsm import CaptionNetwork, pack
@@ -49,6 +50,10 @@ def pair(shapes, tmp_path_factory) -> str:
     (folder / "text_encoder.safetensors").write_bytes(text)
     save_file(SmallBranch(8, channels=8).state_dict(), folder / "image_branch.safetensors")
     return str(folder)
+
+
+def protocol_label(report: dict) -> str:
+    return Protocol(**report["protocol"]).label()
 
 
 def config(model: str, shapes, output: Path, **changes) -> EvaluateConfig:
@@ -118,6 +123,16 @@ def test_a_report_has_numbers_protocol_and_pictures(by_one, shapes):
     assert best.shape != worst.shape or (best != worst).any()
 
 
+def test_a_dry_run_says_what_would_be_measured_and_keeps_nothing(model, shapes, tmp_path, capsys):
+    plan_evaluation(config(model, shapes, tmp_path))
+
+    screen = capsys.readouterr().out
+    assert "builtin: 90 images of 32 px" in screen
+    assert "for one process on a CPU" in screen
+    assert "note: The extractor is small and fixed" in screen
+    assert not list(tmp_path.iterdir())
+
+
 def test_what_is_finished_is_not_made_again(by_one, model, pair, shapes, tmp_path, capsys):
     output, report = by_one
     features = output / "report" / "features" / "generated"
@@ -182,6 +197,8 @@ def test_a_run_is_evaluated_by_a_published_protocol_and_its_record_grows(shapes,
     assert logged.data.metrics[f"eval/{name}"] == report["numbers"][name]
     protocol = json.loads(logged.data.tags["eval.protocol.paper-cub-changed"])
     assert (protocol["count"], protocol["rounding"]) == (6, "truncate")
+    quality = json.loads(logged.data.tags[f"quality.{protocol_label(report)}"])
+    assert (quality["metric"], quality["step"]) == (f"eval/{name}", 2)
     images = [
         artifact.path for artifact in client.list_artifacts(record["mlflow_run_id"], "images")
     ]

@@ -55,6 +55,16 @@ def test_any_two_protocols_differ_in_more_than_their_name():
     assert all(differences(a, b) for a, b in pairs)
 
 
+def test_unlike_protocols_have_unlike_labels_and_like_ones_the_same():
+    clean = PROTOCOLS["clean"]
+
+    assert clean.label() == Protocol(**clean.model_dump() | {"quirks": ()}).label()
+    assert (
+        clean.label() != clean.resolved(5, image_size=64).label() != clean.changed(seed=1).label()
+    )
+    assert clean.label().startswith("clean-")
+
+
 def test_only_a_published_inception_measures_a_fid():
     clean, builtin = PROTOCOLS["clean"], PROTOCOLS["builtin"]
 
