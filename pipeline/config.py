@@ -198,6 +198,16 @@ class TrainConfig(RunConfig):
     """Steps between two sample grids."""
     samples: Annotated[int, Field(ge=1, le=64)] = 16
     """Captions of the validation split in the sample grid."""
+    evaluate_every: Annotated[int, Field(ge=0)] = 0
+    """Steps between two quick evaluations with the built-in extractor, a multiple of log_every; 0
+    for none. Worker 0 draws alone and the others wait so long (speed/evaluation_s)."""
+    evaluate_images: Annotated[int, Field(ge=2, le=10_000)] = 500
+    """Images drawn for each of them, for captions of the validation split."""
+    keep_best: bool = True
+    """Keep the best of the checkpoints that were evaluated beside the newest ones."""
+    best_by: Literal["fd_builtin", "agreement"] = "fd_builtin"
+    """What makes a checkpoint the best: the smallest distance to real images, or on shapes the
+    largest agreement with the captions."""
     precision: Precision = "float32"
     """Of the layers; the discriminator's score, losses, penalty and updates are in float32 always.
     bfloat16 is for GPUs since Ampere; a CPU mostly imitates it, and is slower."""
@@ -216,6 +226,16 @@ class TrainConfig(RunConfig):
             raise ValueError(
                 f"optim.accumulate={self.optim.accumulate} is more than the {share} images that "
                 f"optim.batch_size={self.optim.batch_size} gives a worker; {share} is the most."
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _check_evaluation(self) -> Self:
+        if self.evaluate_every % self.log_every:
+            nearest = -(-self.evaluate_every // self.log_every) * self.log_every
+            raise ValueError(
+                f"evaluate_every={self.evaluate_every} must be a multiple of "
+                f"log_every={self.log_every}, whose line says what was measured; {nearest} is."
             )
         return self
 
@@ -243,6 +263,9 @@ RESUMABLE_CHANGES = frozenset(
         "max_restarts",
         "allow_changes",
         "keep_best",
+        "evaluate_every",
+        "evaluate_images",
+        "best_by",
         "samples",
         "compile",
         "optim.accumulate",

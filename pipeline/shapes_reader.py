@@ -71,7 +71,17 @@ class ShapesReader:
         sentences = torch.stack([example.sentence for example in self.held_out])
         noise = sample_noise(seed, len(self.held_out), generator.noise_dim)
         drawn = sample(generator, sentences, noise)
-        return agreement(self.classifier, drawn, _labels(self.held_out))
+        return self.agreement_with(drawn, range(len(self.held_out)))
+
+    def agreement_with(self, images: Tensor, captions: Sequence[int]) -> dict[str, float]:
+        """Return the share of images that show what a caption says.
+
+        Args:
+            images: uint8, [N, 3, H, W].
+            captions: For each the number of a held-out image, whose caption it should show.
+        """
+        wanted = _labels([self.held_out[number] for number in captions])
+        return agreement(self.classifier, images, wanted)
 
 
 def _images(examples: Sequence[Example]) -> Tensor:

@@ -7,6 +7,7 @@ from pipeline.dataset import PreparedDataset
 from pipeline.launch import Launch, carry_out, check, is_finished, with_places
 from pipeline.model_card import model_card
 from pipeline.progress import say
+from pipeline.quick_evaluation import refuse_unmeasurable
 from pipeline.run_note import Purpose
 from pipeline.stopping import StopRequests
 from pipeline.storage import Folder
@@ -22,12 +23,14 @@ def checked(config: TrainConfig) -> Launch:
         ValueError: If dataset and options do not fit together.
         OSError: If nothing can be written to the output folder.
     """
-    return check(
+    start = check(
         with_places(config),
         image_size=config.model.image_size,
         option="model.image_size",
         batch=config.optim.batch_size,
     )
+    refuse_unmeasurable(start.dataset, config.model.image_size, config.best_by)
+    return start
 
 
 def train(

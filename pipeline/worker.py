@@ -28,6 +28,7 @@ from pipeline.health import Course, Pace, Skips, Watch, refuse_to_go_back
 from pipeline.loop import Interval, Job, begin, reader, resume, run_state
 from pipeline.plan import Plan
 from pipeline.progress import duration, say
+from pipeline.quick_evaluation import QuickEvaluation, said, score
 from pipeline.saver import Saver
 from pipeline.stopping import StopWatch
 from pipeline.storage import Folder
@@ -132,6 +133,7 @@ def _train(
         say(f"  {exactness}")
     if reporter and step == 0:
         reporter.sample(gan, 0)
+    evaluation = _evaluation(config, dataset, device)
 
     incoming = reader(
         config,
@@ -145,11 +147,10 @@ def _train(
         passed_over = course.passed_over
         return prefetch(incoming.batches(step + passed_over, last + passed_over), device)
 
-    batches, interval, draws, saves = batches_from(step), Interval(step), False, False
-    stopping = False
+    batches, interval, alone, stopping = batches_from(step), Interval(step), False, False
     while step < last and not stopping:
-        # Worker 0 draws and saves alone, and the others wait for it here.
-        with watchdog.step(step, patient=(draws or saves) and not reporter):
+        # Worker 0 draws, measures and saves alone, and the others wait for it here.
+        with watchdog.step(step, patient=alone and not reporter):
             batch, number = interval.wait_for(batches), step + course.passed_over
             values = do_step(gan, config, batch, transform, device, number=number, step=step)
             step += 1
@@ -159,12 +160,17 @@ def _train(
             interval.add(values)
         draws = step % config.sample_every == 0 or step == last
         saves = step % config.checkpoint_every == 0 or step == last or stopping
+        measures = config.evaluate_every and (step % config.evaluate_every == 0 or step == last)
+        alone, quality = bool(draws or saves or measures), {}
 
         if reporter and draws:
             reporter.sample(gan, step)
         if step % config.log_every == 0 or step == last:
             measured = interval.close(step, config.optim.batch_size, device)
             measured["health/skipped_steps"] = skips.total()
+            if evaluation and measures:
+                quality = evaluation.measure(gan.average)
+                measured |= quality
             if reporter:
                 reporter.line(step, last, measured)
                 reporter.pace.interval(step, interval.own_s)
@@ -193,7 +199,23 @@ def _train(
             state |= {**course.record(), "skipped_steps": skips.total()}
             # What was told of these steps would not be told again by a start from here.
             reporter.tracker.flush()
-            saver.save(step, gan_tensors(gan), pack, state)
+            best = score(quality, config.best_by) if config.keep_best else None
+            saver.save(step, gan_tensors(gan), pack, state, best)
+
+
+def _evaluation(
+    config: TrainConfig, dataset: PreparedDataset, device: torch.device
+) -> QuickEvaluation | None:
+    """Return what measures quality, on worker 0 and if that is wanted."""
+    if not config.evaluate_every or collective.rank() != 0:
+        return None
+    return QuickEvaluation(
+        dataset,
+        count=config.evaluate_images,
+        image_size=config.model.image_size,
+        seed=config.seed,
+        device=device,
+    )
 
 
 def do_step(
@@ -323,7 +345,7 @@ class Reporter:
             f"D {measured['loss/discriminator']:.3f}  G {measured['loss/generator']:+.3f}  "
             f"penalty {measured['loss/penalty']:.3f}  {speed:.1f} img/s  "
             f"data wait {measured['speed/data_wait_share']:.0%}  mem {memory:.1f} GiB  "
-            f"ETA {duration((last - step) * per_step / speed)}"
+            f"ETA {duration((last - step) * per_step / speed)}" + said(measured)
         )
         measured |= self.watch.interval(step, measured)
         finite = {name: value for name, value in measured.items() if math.isfinite(value)}

@@ -321,7 +321,7 @@ def _record(task: Task, report: Report) -> None:
     said = record_numbers(
         run,
         task.model.step,
-        {f"eval/{key}": value for key, value in report["numbers"].items()},
+        {_curve(task, key): value for key, value in report["numbers"].items()},
         tags={
             f"eval.protocol.{name}": task.protocol.model_dump_json(
                 exclude={"quirks"}, exclude_none=True
@@ -330,7 +330,7 @@ def _record(task: Task, report: Report) -> None:
         },
         pictures=pictures,
         quality=Quality(
-            metric=f"eval/{distance}",
+            metric=_curve(task, distance),
             value=report["numbers"][distance],
             step=task.model.step,
             protocol=task.protocol.label(),
@@ -339,6 +339,15 @@ def _record(task: Task, report: Report) -> None:
         uri=task.config.tracking_uri,
     )
     say(f"  mlflow {said}")
+
+
+def _curve(task: Task, number: str) -> str:
+    """Name the curve a number goes to.
+
+    ``eval/fd_builtin`` is the curve of the quick evaluations in training, of fewer images.
+    """
+    quick = task.protocol.name == "builtin"
+    return f"eval/{number}_{task.protocol.count}" if quick else f"eval/{number}"
 
 
 def _say_what_is_done(task: Task, actors: int, gpus: bool) -> None:

@@ -24,6 +24,9 @@ def test_quickstart_leaves_what_it_promises(ray_session, tmp_path, capsys):
                 "log_every": 2,
                 "sample_every": 4,
                 "checkpoint_every": 4,
+                "evaluate_every": 4,
+                "evaluate_images": 80,
+                "best_by": "agreement",
                 "data": {"flip": False},
                 "model": {"image_size": 32, "base_channels": 2},
                 "optim": {"batch_size": 8},
@@ -47,6 +50,11 @@ def test_quickstart_leaves_what_it_promises(ray_session, tmp_path, capsys):
     assert summary["agreement"]["place"] < 0.6
     screen = capsys.readouterr().out
     assert "jobs/generate.py" in screen
+    # Measured while it trained, with the same captions and noise as at the end.
+    state = json.loads((folder / "checkpoints/step-00000004/state.json").read_text())
+    assert state["score"]["metric"] == "eval/agreement"
+    mean = sum(summary["agreement"].values()) / len(ATTRIBUTES)
+    assert state["score"]["value"] == pytest.approx(mean, abs=1e-4)
     assert summary["mlflow_run_id"] in screen
 
     again = quickstart(config)
