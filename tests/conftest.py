@@ -85,7 +85,7 @@ def bucket(s3_server):
     endpoint = f"http://{host}:{port}"
     urllib.request.urlopen(f"{endpoint}/moto-api/reset", data=b"")
     filesystem = fsspec.filesystem("s3", endpoint_url=endpoint, key="test", secret="test")
-    filesystem.invalidate_cache()  # one for the session: it may remember the bucket of a test before
+    filesystem.invalidate_cache()  # it is the same all the time, and remembers earlier buckets
     filesystem.mkdir("lake")
     filesystem.invalidate_cache()
     environment = {
