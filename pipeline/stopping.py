@@ -69,7 +69,7 @@ class StopRequests:
     def request(self) -> None:
         """Ask for a stop as the signal does, from any thread of this process."""
         self.asked = True
-        self._write()
+        self.tell_workers()
 
     def tell_workers(self) -> None:
         """Ask the workers to save the step at hand and stop."""

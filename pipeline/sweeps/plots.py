@@ -39,7 +39,7 @@ def learning_curves(trials: Sequence[TrialRecord], best: int, metric: str, title
         axes.plot(steps[-1], values[-1], end, color=colour, markersize=6, zorder=3 + mine)
         if len(trials) <= 12 or mine:
             axes.annotate(
-                f" {trial.number}", (steps[-1], values[-1]), color=colour, fontsize=8, va="center"
+                f"   {trial.number}", (steps[-1], values[-1]), color=colour, fontsize=8, va="center"
             )
     axes.set_xlabel("step")
     axes.set_ylabel(metric)

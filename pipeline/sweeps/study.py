@@ -6,6 +6,7 @@ starts Tune anew with what is left.
 """
 
 import contextlib
+import logging
 import os
 import uuid
 from collections.abc import Callable, Iterable
@@ -39,6 +40,7 @@ QUIET = {
     "TUNE_DISABLE_STRICT_METRIC_CHECKING": "1",  # a trial reports that it lives, too
     "TUNE_PRINT_ALL_TRIAL_ERRORS": "0",
     "TUNE_GLOBAL_CHECKPOINT_S": "3600",
+    "RAY_AIR_NEW_OUTPUT": "0",
 }
 
 
@@ -206,6 +208,8 @@ def _run(
             verbose=0,
         ),
     )
+    # It misses files that were not asked for.
+    logging.getLogger("ray.tune.analysis.experiment_analysis").setLevel(logging.ERROR)
     tuner.fit()
     (folder.folder / RAY_RECORDS).remove()
 
