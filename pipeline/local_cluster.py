@@ -162,11 +162,10 @@ def stop(folder: Path, *, keep_logs: bool = False) -> int:
     for process in reversed(_nodes(folder)):
         with contextlib.suppress(psutil.NoSuchProcess):
             process.terminate()
-    _, left = psutil.wait_procs(processes, timeout=STOP_S)
-    for process in left:
+    for process in _left_of(processes):
         with contextlib.suppress(psutil.NoSuchProcess):
             process.kill()
-    psutil.wait_procs(left, timeout=STOP_S)
+    _left_of(processes)
     for name in () if keep_logs else _read(folder):  # nothing but what `start` made
         (folder / f"{name}.log").unlink(missing_ok=True)
         shutil.rmtree(folder / name.removeprefix("worker-"), ignore_errors=True)
@@ -327,6 +326,23 @@ def _process(pid: int, started: float) -> psutil.Process | None:
         return process if same and process.status() != psutil.STATUS_ZOMBIE else None
     except psutil.NoSuchProcess:
         return None
+
+
+def _left_of(processes: list[psutil.Process]) -> list[psutil.Process]:
+    """Wait for the end of processes; return those that do not end."""
+    give_up = time.monotonic() + STOP_S
+    while processes and time.monotonic() < give_up:
+        processes = [process for process in processes if _runs(process)]
+        time.sleep(0.1)
+    return processes
+
+
+def _runs(process: psutil.Process) -> bool:
+    """Tell whether a process runs; one that has ended and was not waited for does not."""
+    try:
+        return process.is_running() and process.status() != psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:
+        return False
 
 
 def _folder_flag(folder: Path) -> str:

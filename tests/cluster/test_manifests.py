@@ -286,9 +286,16 @@ def entrypoints() -> dict[str, list[str]]:
 ENTRYPOINTS = entrypoints()
 
 
+@pytest.mark.parametrize("job", of_kind("RayJob"), ids=lambda job: job["metadata"]["generateName"])
+def test_a_shell_can_read_every_entrypoint(job):
+    done = subprocess.run(["bash", "-n", "-c", job["spec"]["entrypoint"]], capture_output=True)
+
+    assert not done.returncode, done.stderr
+
+
 def test_commands_are_looked_for_where_they_are():
     assert len(ENTRYPOINTS) >= 20
-    assert {"ratgan-prepare-", "ratgan-train-"} <= set(ENTRYPOINTS)
+    assert {f"ratgan-{n}-" for n in ("prepare", "train", "evaluate", "sweep")} <= set(ENTRYPOINTS)
 
 
 @pytest.mark.parametrize("place", ENTRYPOINTS)
