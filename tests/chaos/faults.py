@@ -102,14 +102,11 @@ FAULTS = (
         "A worker hangs, crashes, is slow",
         "SIGSTOP, SIGSEGV, a call that never comes back, slow steps",
         "found by a watchdog, its stacks kept; replaced; to the same weights",
+        (),
         _in(
             CHAOS,
             "hangs",
             "a_stopped_worker_is_found_and_replaced_and_nan_on_one_is_left_out_by_all",
-        ),
-        _in(
-            CHAOS,
-            "hangs",
             "a_worker_that_hangs_or_crashes_is_named_and_replaced",
             "a_slow_worker_is_named_and_slow_saving_is_no_hang",
             "a_training_in_this_process_that_hangs_ends_and_goes_on_by_the_same_command",

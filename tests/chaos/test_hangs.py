@@ -10,7 +10,7 @@ from tests.chaos.runs import start
 from tests.chaos.test_training_faults import options
 from tests.pipeline.test_train import status, weights
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.thorough]
 
 
 def struck(shapes, tmp_path: Path, fault: str, **changes) -> str:
@@ -41,7 +41,6 @@ def test_a_stopped_worker_is_found_and_replaced_and_nan_on_one_is_left_out_by_al
     assert status(tmp_path / "struck") == "FINISHED"
 
 
-@pytest.mark.thorough
 @pytest.mark.parametrize(
     ("fault", "told"),
     [
@@ -62,7 +61,6 @@ def test_a_worker_that_hangs_or_crashes_is_named_and_replaced(
     assert weights(tmp_path / "struck/run", 12) == two_workers_through[12]
 
 
-@pytest.mark.thorough
 def test_a_slow_worker_is_named_and_slow_saving_is_no_hang(shapes, tmp_path, two_workers_through):
     slow = "slow@worker.step:rank=1;slow@checkpoint.before_write"
 
@@ -73,7 +71,6 @@ def test_a_slow_worker_is_named_and_slow_saving_is_no_hang(shapes, tmp_path, two
     assert weights(tmp_path / "struck/run", 12) == two_workers_through[12]
 
 
-@pytest.mark.thorough
 def test_a_training_in_this_process_that_hangs_ends_and_goes_on_by_the_same_command(
     shapes, tmp_path
 ):

@@ -23,7 +23,7 @@ from tests.chaos.test_training_faults import options
 from tests.pipeline.test_stopping import wait_until
 from tests.pipeline.test_train import status, weights
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.thorough]
 
 
 def steps_told(output: Path) -> list[int]:
@@ -79,7 +79,6 @@ def test_a_run_grows_when_there_is_room_and_loses_no_step(
     assert told == list(range(2, told[-1] + 1, 2)), "each step was done once"
 
 
-@pytest.mark.thorough
 def test_a_node_leaves_and_another_joins(shapes, tmp_path, record_property):
     run = options(
         shapes, tmp_path / "runs", workers=2, min_workers=1, total_steps=10**6, checkpoint_every=10
@@ -124,7 +123,6 @@ def standing_still(tmp_path: Path) -> bool:
     return (tmp_path / "still").exists() and marker.exists()
 
 
-@pytest.mark.thorough
 def test_a_fixed_number_of_workers_waits_for_a_node_and_then_says_what_is_missing(
     shapes, tmp_path, two_workers_through
 ):
@@ -148,7 +146,6 @@ def test_a_fixed_number_of_workers_waits_for_a_node_and_then_says_what_is_missin
     assert weights(tmp_path / "runs/run", 12) == two_workers_through[12]
 
 
-@pytest.mark.thorough
 @pytest.mark.parametrize("gone", ["raylet", "gcs_server", "the machine"])
 def test_a_run_whose_cluster_is_gone_goes_on_on_a_new_one_by_the_same_command(
     gone, shapes, tmp_path, two_workers_through
@@ -174,7 +171,6 @@ def test_a_run_whose_cluster_is_gone_goes_on_on_a_new_one_by_the_same_command(
     assert weights(tmp_path / "runs/run", 12) == two_workers_through[12]
 
 
-@pytest.mark.thorough
 def test_the_workers_of_a_killed_driver_end_and_the_same_command_goes_on(
     shapes, tmp_path, two_workers_through
 ):
