@@ -1,0 +1,245 @@
+"""A cluster of three nodes on this machine, as docs/cluster.md has it: shut, and at work."""
+
+import json
+import os
+import random
+import re
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from pathlib import Path
+
+import fsspec
+import psutil
+import pytest
+import requests
+from mlflow import MlflowClient
+
+from pipeline.admission import check_dashboard, check_head
+from pipeline.local_cluster import PORTS_PER_NODE, Plan
+from tests.cluster.docs import ROOT, commands_of, exported
+from tests.mlflow_server import MlflowServer
+
+pytestmark = [pytest.mark.slow, pytest.mark.thorough]
+
+BIN = Path(sys.executable).parent
+BUCKET = "ratgan"
+NODES = 3
+
+
+class Cluster:
+    """A terminal beside a cluster that runs: what the docs have typed there so far."""
+
+    def __init__(self, home: Path, environment: dict[str, str]) -> None:
+        self.home = home
+        folder = Path(tempfile.mkdtemp(prefix="ray-", dir="/tmp"))  # a socket's path must be short
+        self.plan = Plan(NODES - 1, 1, free_block(NODES * PORTS_PER_NODE), folder)
+        self.environment = environment
+        self.times: dict[str, float] = {}
+
+    def typed(self, command: str) -> str:
+        """A command of the docs, at ports and a place that are this test's own."""
+        own = f"--first-port {self.plan.first_port} --folder {self.plan.folder}"
+        command = command.replace(":8265", f":{self.plan.dashboard.port}")
+        command = command.replace("--output drawn", f"--output {self.home}/drawn")
+        command = re.sub(r"start-local.sh 2$", rf"start-local.sh 2 --cpus 1 {own}", command)
+        return command.replace("--stop", f"--stop --folder {self.plan.folder}")
+
+    def start(self, command: str) -> subprocess.Popen:
+        return subprocess.Popen(
+            ["bash", "-c", self.typed(command)],
+            env=self.environment,
+            cwd=ROOT,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+        )
+
+    def run(self, command: str, *, fails: bool = False) -> str:
+        """Type a command and wait for its end."""
+        started = time.monotonic()
+        process = self.start(command)
+        said, _ = process.communicate(timeout=400)
+        self.times[command.strip()[:75]] = time.monotonic() - started
+        assert bool(process.returncode) == fails, f"{command}\n{said}"
+        return said
+
+    def lake(self):
+        return fsspec.filesystem(
+            "s3",
+            endpoint_url=self.environment["AWS_ENDPOINT_URL"],
+            key="test",
+            secret="test",
+            skip_instance_cache=True,
+        )
+
+    def export(self, command: str) -> None:
+        self.environment = exported(self.typed(command), self.environment)
+
+
+def free_block(count: int) -> int:
+    """The first of so many ports in a row that nobody listens on, below those of clients."""
+    taken = {c.laddr.port for c in psutil.net_connections("tcp") if c.laddr}
+    while True:
+        first = random.randrange(20000, 32000)
+        if not taken & set(range(first, first + count)):
+            return first
+
+
+@pytest.fixture(scope="module")
+def cluster(s3_server, tmp_path_factory):
+    """The cluster, a bucket and an MLflow server that its nodes know of."""
+    home = Path(tmp_path_factory.mktemp("c"))
+    host, port = s3_server
+    endpoint = f"http://{host}:{port}"
+    requests.post(f"{endpoint}/moto-api/reset", timeout=30)
+    fsspec.filesystem("s3", endpoint_url=endpoint, key="test", secret="test").mkdir(BUCKET)
+    server = MlflowServer(tmp_path_factory.mktemp("mlflow"))
+    coming = threading.Thread(target=server.start)
+    coming.start()
+    environment = {k: v for k, v in os.environ.items() if not k.startswith(("RAY_", "AWS_"))} | {
+        "HOME": str(home),
+        "PATH": f"{BIN}{os.pathsep}{os.environ['PATH']}",
+        "AWS_ENDPOINT_URL": endpoint,
+        "AWS_ACCESS_KEY_ID": "test",
+        "AWS_SECRET_ACCESS_KEY": "test",
+        "AWS_DEFAULT_REGION": "us-east-1",
+        "AWS_EC2_METADATA_DISABLED": "true",
+        "MLFLOW_TRACKING_URI": server.uri,
+    }
+    made = Cluster(home, environment)
+    (token,) = commands_of("cluster.md", "The token")
+    first, export, *_ = commands_of("cluster.md", "One machine")
+    *_, last = commands_of("cluster.md", "One machine")
+    try:
+        made.run(token)
+        made.said = made.run(first)
+        made.export(export)
+        coming.join()
+        yield made
+    finally:
+        ended = made.run(last)
+        coming.join()
+        server.kill()
+    assert int(ended.split()[0]) > NODES
+    assert not [p for p in psutil.process_iter(["cmdline"]) if str(made.plan.folder) in str(p.info)]
+    times = "\n".join(f"{seconds:6.1f} s  {what}" for what, seconds in made.times.items())
+    sys.stdout.write(f"{made.said}\n{times}\n")  # pytest -s shows it
+
+
+def workers_at(cluster: Cluster) -> set[str]:
+    """The nodes on which processes of training run."""
+    nodes = json.loads((cluster.plan.folder / "nodes.json").read_text())
+    return {
+        name
+        for name, (pid, _) in nodes.items()
+        for process in psutil.Process(pid).children(recursive=True)
+        if "TrainWorker" in "".join(process.cmdline()[:1])
+    }
+
+
+def wait_for(stream, pattern: str) -> str:
+    """Read lines until one matches; return all of them."""
+    said = ""
+    for line in stream:
+        said += line
+        if re.search(pattern, line):
+            return said
+    raise AssertionError(f"{pattern} was not said:\n{said}")
+
+
+def test_every_port_refuses_strangers_and_is_on_loopback(cluster):
+    ports = re.search(r"all (\d+) ports are on 127.0.0.1 and refuse strangers", cluster.said)
+
+    assert int(ports[1]) >= sum(len(cluster.plan.ports(node)) for node in range(NODES))
+    for node in range(NODES):  # the agents take jobs too
+        for place in ("api/version", "api/job_agent/jobs/"):
+            url = f"http://127.0.0.1:{cluster.plan.ports(node)[-3]}/{place}"
+            assert requests.post(url, json={"entrypoint": "id"}, timeout=10).status_code == 401
+
+
+def test_the_commands_of_the_page_prepare_train_stop_and_go_on(cluster):
+    _, _, prepare, train, logs, stop, again, *rest, draw, _ = commands_of(
+        "cluster.md", "One machine"
+    )
+    # Beside the work that is meant, to save time: one that is refused in the job itself.
+    lost = cluster.start("cluster/submit.sh -- python jobs/train_coco.py --data.path /nowhere")
+
+    assert "seen 200 = written 200 + rejected 0" in cluster.run(prepare)
+    said, _ = lost.communicate(timeout=200)
+    assert lost.returncode != 0
+    assert "output='outputs' is a relative path, and a submitted job runs in a tempo" in said
+    cluster.run(train)
+    following = cluster.start(logs)
+    before = wait_for(following.stdout, r"step \d+/300 ")
+    nodes = workers_at(cluster)
+    cluster.run(stop)
+    before += following.communicate(timeout=100)[0]
+    after = cluster.run(again)
+    cluster.said += before + after
+    (evaluate, sweep) = rest
+    evaluated, swept = cluster.run(evaluate), cluster.run(sweep)
+    cluster.said += evaluated + swept
+    cluster.run(draw)
+
+    assert len(nodes) == 2, nodes
+    stopped = int(re.search(r"stopped at step (\d+)\.", before)[1])
+    assert f"resuming from step {stopped} (s3://{BUCKET}/runs/shapes/checkpoints" in after
+    assert "step 300/300" in after
+    lake = cluster.lake()
+    assert lake.glob(f"{BUCKET}/runs/shapes/evaluation/**/report.json")
+    assert len(lake.glob(f"{BUCKET}/runs/shapes-sweep*/**/checkpoints/*20/COMMITTED")) >= 2
+    assert (cluster.home / "drawn" / "grid.png").exists()
+    client = MlflowClient(cluster.environment["MLFLOW_TRACKING_URI"])
+    run = client.get_run(json.loads(lake.cat(f"{BUCKET}/runs/shapes/run.json"))["mlflow_run_id"])
+    assert run.info.status == "FINISHED"
+    head = subprocess.run(["git", "rev-parse", "HEAD"], cwd=ROOT, capture_output=True, text=True)
+    assert run.data.tags["git.commit"] == head.stdout.strip(), "the copy it runs in has no .git"
+    points = [point.step for point in client.get_metric_history(run.info.run_id, "loss/generator")]
+    assert points == list(range(10, 301, 10))
+    assert_quiet(before)
+    assert_quiet(after)
+
+
+def assert_quiet(said: str) -> None:
+    """Nothing in a job's log but what we say, and what Ray says of the job as such."""
+    lines = said.split("Tailing logs until the job exits")[-1].splitlines()
+    noise = [
+        line
+        for line in lines
+        if re.match(r"\(|20\d\d-|\[|WARNING|INFO|.*Warning:|Traceback", line)
+        and not re.search(r" (cli|sdk|job_manager)\.py:\d+ -- ", line)
+    ]
+    assert not noise, "\n".join(noise)
+
+
+def test_what_stands_in_the_way_is_said_at_once(cluster, monkeypatch, tmp_path):
+    store, dashboard = str(cluster.plan.store), f"http://{cluster.plan.dashboard}"
+    other = tmp_path / "other"
+    other.write_text("0" * 64)
+    monkeypatch.delenv("RAY_AUTH_TOKEN", raising=False)
+    monkeypatch.delenv("RAY_AUTH_MODE", raising=False)
+    cases = [
+        ("token missing: the cluster at .* asks for one", tmp_path / "none", None),
+        ("asks for a token, and the one in .* is not used: export RAY_AUTH_MODE", other, None),
+        ("wrong token: the cluster at .* does not take the one in", other, "token"),
+    ]
+    started = time.monotonic()
+
+    for message, path, mode in cases:
+        monkeypatch.setenv("RAY_AUTH_TOKEN_PATH", str(path))
+        if mode:
+            monkeypatch.setenv("RAY_AUTH_MODE", mode)
+        for check, address in ((check_head, store), (check_dashboard, dashboard)):
+            with pytest.raises(PermissionError, match=message):
+                check(address)
+    for check, address in ((check_head, "127.0.0.1:1"), (check_dashboard, "http://127.0.0.1:1")):
+        with pytest.raises(ConnectionError, match=r"no Ray .* answers at .*127\.0\.0\.1:1"):
+            check(address)
+    monkeypatch.setenv("RAY_AUTH_TOKEN_PATH", str(cluster.home / ".ray" / "auth_token"))
+    check_head(store)
+    check_dashboard(dashboard)
+
+    assert time.monotonic() - started < 20
