@@ -350,6 +350,7 @@ FAULTS = (
         "A sweep is killed",
         "SIGKILL of the driver in the middle of its trials",
         "the same command goes on; what was finished is not trained again",
+        (),
         (
             "tests/pipeline/sweeps/test_sweep.py::test_a_killed_sweep_is_finished_by_the_same_command",
         ),

@@ -45,6 +45,7 @@ def with_password(uri: str) -> str:
     return uri.replace("://", f"://me:{CANARY}-uri@")
 
 
+@pytest.mark.thorough
 def test_a_run_and_its_tracker_keep_no_secret_nor_do_their_words(server, shapes, tmp_path, records):
     output = tmp_path / "runs"
     flags = training(str(shapes.folder), output, workers=1, total_steps=4, checkpoint_every=2)

@@ -18,7 +18,7 @@ from pipeline.sweeps.ablation import ablate
 from pipeline.sweeps.config import AblateConfig, SweepConfig
 from pipeline.sweeps.sweep import sweep
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.thorough]
 
 ROOT = Path(__file__).parents[3]
 
@@ -143,7 +143,6 @@ def _check_record_of_killed_sweep(output: Path) -> None:
         assert steps == list(range(4, 49, 4)), "a point is there once, whatever was trained again"
 
 
-@pytest.mark.thorough
 def test_a_failing_trial_costs_itself_and_is_tried_again_on_request(shapes, tmp_path, capsys):
     options = {
         "name": "data",
@@ -171,7 +170,6 @@ def test_a_failing_trial_costs_itself_and_is_tried_again_on_request(shapes, tmp_
         sweep(SweepConfig.model_validate(options | {"mode": "min"}))
 
 
-@pytest.mark.thorough
 def test_a_metric_that_no_run_logs_ends_the_sweep_with_the_names_there_are(shapes, tmp_path):
     options = {
         "name": "lost",
@@ -190,7 +188,6 @@ def test_a_metric_that_no_run_logs_ends_the_sweep_with_the_names_there_are(shape
     assert list(named) == ["lost-000"], "the second is not trained in vain"
 
 
-@pytest.mark.thorough
 def test_optuna_and_workers_of_their_own_make_a_sweep_too(shapes, tmp_path):
     options = {
         "name": "optuna",
@@ -208,7 +205,6 @@ def test_optuna_and_workers_of_their_own_make_a_sweep_too(shapes, tmp_path):
     assert all(each["best"]["step"] == 8 for each in summary["trials"])
 
 
-@pytest.mark.thorough
 def test_a_population_takes_over_weights_of_its_best(shapes, tmp_path):
     options = {
         "name": "population",
@@ -237,7 +233,6 @@ def test_a_population_takes_over_weights_of_its_best(shapes, tmp_path):
         assert any(tag.startswith("sweep.adopted.") for tag in named[name].data.tags)
 
 
-@pytest.mark.thorough
 def test_an_ablation_trains_every_setting_with_every_seed(shapes, tmp_path):
     options = {
         "name": "parts",
