@@ -2,6 +2,7 @@
 
     python benchmarks/checkpoint.py                       the paper's networks at 256 px, nf 32
     python benchmarks/checkpoint.py --base-channels 64    as wide as published
+    python benchmarks/checkpoint.py --device cuda         with the networks on a GPU
     python benchmarks/checkpoint.py --folder /mnt/shared  on another disk
 
 Background and synchronous saves take turns. Beside them runs what training is made of, matrix
@@ -39,13 +40,15 @@ STATE = {
 }
 
 
-def build(base_channels: int, image_size: int) -> Gan:
+def build(base_channels: int, image_size: int, device: str) -> Gan:
     """Build networks with the moments of a first step, without the cost of one."""
     gan = Gan.create(
-        Generator(image_size=image_size, sentence_dim=SENTENCE_DIM, base_channels=base_channels),
+        Generator(
+            image_size=image_size, sentence_dim=SENTENCE_DIM, base_channels=base_channels
+        ).to(device),
         Discriminator(
             image_size=image_size, sentence_dim=SENTENCE_DIM, base_channels=base_channels
-        ),
+        ).to(device),
     )
     for network, optimizer in (
         (gan.generator, gan.generator_optimizer),
@@ -63,10 +66,12 @@ def work(matrix: torch.Tensor) -> float:
     started = time.perf_counter()
     for _ in range(4):
         matrix @ matrix
+    if matrix.is_cuda:
+        torch.cuda.synchronize()
     return time.perf_counter() - started
 
 
-def measure(gan: Gan, folder: Folder, rounds: int) -> dict[str, float]:
+def measure(gan: Gan, folder: Folder, rounds: int, device: str) -> dict[str, float]:
     """Save by turns in the background and not, and time the parts.
 
     Returns:
@@ -75,7 +80,7 @@ def measure(gan: Gan, folder: Folder, rounds: int) -> dict[str, float]:
         slower other work is in the meantime.
     """
     pack = partial(gan_files, gan=gan, transform=SentenceTransform.identity(SENTENCE_DIM))
-    matrix = torch.randn(768, 768)
+    matrix = torch.randn(768, 768, device=device)
     alone = statistics.median(work(matrix) for _ in range(20))
     stalls: dict[bool, list[float]] = {True: [], False: []}
     wholes: dict[bool, list[float]] = {True: [], False: []}
@@ -114,21 +119,23 @@ def main() -> None:
     parser.add_argument("--base-channels", type=int, default=32)
     parser.add_argument("--image-size", type=int, default=256, help="pixels")
     parser.add_argument("--rounds", type=int, default=7)
+    parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
     parser.add_argument("--folder", help="where to write; default: the folder for temporary files")
     options = parser.parse_args()
-    gan = build(options.base_channels, options.image_size)
+    gan = build(options.base_channels, options.image_size, options.device)
     size = sum(t.nbytes for group in gan_tensors(gan).values() for t in group.values())
     with tempfile.TemporaryDirectory(dir=options.folder) as folder:
-        measured = measure(gan, Folder(folder), options.rounds)
+        measured = measure(gan, Folder(folder), options.rounds, options.device)
     result = {
         "base_channels": options.base_channels,
         "image_size": options.image_size,
+        "device": torch.cuda.get_device_name() if options.device == "cuda" else "cpu",
         "checkpoint_mib": size / 2**20,
         **measured,
     }
     for name, value in result.items():
-        print(f"{name:32} {value:10.2f}")
-    print(json.dumps({name: round(value, 3) for name, value in result.items()}))
+        print(f"{name:32} {value if isinstance(value, str) else format(value, '10.2f')}")
+    print(json.dumps(result))
 
 
 if __name__ == "__main__":

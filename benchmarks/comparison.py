@@ -99,7 +99,11 @@ def _renamings(work: Workload) -> dict[str, Callable[[Mapping[str, Tensor]], dic
 
 
 def bfloat16_error(
-    seed: int, base_channels: int = 8, batch_size: int = 4, image_size: int = 64
+    seed: int,
+    base_channels: int = 8,
+    batch_size: int = 4,
+    image_size: int = 64,
+    device: str = "cpu",
 ) -> dict[str, tuple[float, float]]:
     """Compare gradients under bfloat16 autocast with those in float64, of reference and ours.
 
@@ -110,6 +114,7 @@ def bfloat16_error(
         base_channels: Width of the networks.
         batch_size: Images in a step.
         image_size: Pixels.
+        device: Where; float64 too.
 
     Returns:
         By loss: the error of the reference and of ours, as the length of the difference over
@@ -117,7 +122,9 @@ def bfloat16_error(
     """
     found: dict[str, list[dict[str, Tensor]]] = {"exact": [], "reference": [], "ours": []}
     for way, gradients in found.items():
-        work = Workload(base_channels, batch_size, image_size=image_size, seed=seed)
+        work = Workload(
+            base_channels, batch_size, image_size=image_size, seed=seed, device=device
+        )
         if way == "exact":
             work.generator.double()
             work.discriminator.double()
@@ -141,7 +148,7 @@ def bfloat16_error(
 
             optimizer.register_step_pre_hook(record)
         step = work.reference_step(side) if way == "reference" else work.our_step(side)
-        with torch.autocast("cpu", torch.bfloat16, enabled=way != "exact"):
+        with torch.autocast(device, torch.bfloat16, enabled=way != "exact"):
             step()
     turns = ("hinge", "penalty", "generator")
     return {
@@ -152,8 +159,10 @@ def bfloat16_error(
 
 def _relative(found: Mapping[str, Tensor], exact: Mapping[str, Tensor]) -> float:
     """Return the length of a difference over that of what is exact; what is missing is zero."""
-    zero = torch.zeros(())
-    errors = [(found.get(name, zero) - tensor).norm() for name, tensor in exact.items()]
+    errors = [
+        (found.get(name, torch.zeros_like(tensor)) - tensor).norm()
+        for name, tensor in exact.items()
+    ]
     lengths = [tensor.norm() for tensor in exact.values()]
     return float(torch.stack(errors).norm() / torch.stack(lengths).norm())
 

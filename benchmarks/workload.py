@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from benchmarks.reference import ReferenceStep
 from ratgan.discriminator import Discriminator
 from ratgan.generator import Generator
-from ratgan.step import Gan, train_step
+from ratgan.step import Gan, Update, train_step
 
 Step = Callable[[], dict[str, Tensor]]
 
@@ -74,10 +74,10 @@ class Workload:
         """Put our optimizers and average beside the networks."""
         return Gan.create(self.generator, self.discriminator)
 
-    def our_step(self, gan: Gan) -> Step:
-        """Bind our step, with two updates as published, to the batch."""
+    def our_step(self, gan: Gan, update: Update = "separate") -> Step:
+        """Bind our step, with two updates as published unless told otherwise, to the batch."""
         batch: dict[str, Any] = self.batch
-        return lambda: train_step(gan, **batch, update="separate")
+        return lambda: train_step(gan, **batch, update=update)
 
 
 def awake(network: nn.Module) -> None:
