@@ -43,9 +43,9 @@ STATE = {
 def build(base_channels: int, image_size: int, device: str) -> Gan:
     """Build networks with the moments of a first step, without the cost of one."""
     gan = Gan.create(
-        Generator(
-            image_size=image_size, sentence_dim=SENTENCE_DIM, base_channels=base_channels
-        ).to(device),
+        Generator(image_size=image_size, sentence_dim=SENTENCE_DIM, base_channels=base_channels).to(
+            device
+        ),
         Discriminator(
             image_size=image_size, sentence_dim=SENTENCE_DIM, base_channels=base_channels
         ).to(device),

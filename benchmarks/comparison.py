@@ -122,9 +122,7 @@ def bfloat16_error(
     """
     found: dict[str, list[dict[str, Tensor]]] = {"exact": [], "reference": [], "ours": []}
     for way, gradients in found.items():
-        work = Workload(
-            base_channels, batch_size, image_size=image_size, seed=seed, device=device
-        )
+        work = Workload(base_channels, batch_size, image_size=image_size, seed=seed, device=device)
         if way == "exact":
             work.generator.double()
             work.discriminator.double()

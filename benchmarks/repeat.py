@@ -10,16 +10,11 @@ the first run, relative to the largest weight of its tensor. The last line is JS
 
 import argparse
 import json
-import os
 import sys
 import tempfile
 import time
-import warnings
 from pathlib import Path
-from typing import Any
-
-# cuBLAS repeats itself with a fixed workspace only, and reads this when it starts.
-os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+from typing import Any, get_args
 
 import torch
 from torch import Tensor
@@ -29,10 +24,12 @@ sys.path.insert(0, str(ROOT))
 
 from benchmarks.workload import awake
 from pipeline.gan_checkpoint import gan_files, gan_tensors, restore
+from pipeline.precision import Precision, settle
 from pipeline.saver import Saver
 from pipeline.storage import Folder
 from ratgan.discriminator import Discriminator
 from ratgan.generator import Generator
+from ratgan.layout import placed
 from ratgan.randomness import step_noise
 from ratgan.step import Gan, train_step
 from ratgan.text.transform import SentenceTransform
@@ -54,9 +51,8 @@ def build(options: argparse.Namespace) -> Gan:
     discriminator = Discriminator(sentence_dim=SENTENCE_DIM, attention="soft_threshold", **sizes)
     for network in (generator, discriminator):
         awake(network)
-        if options.channels_last:
-            network.to(memory_format=torch.channels_last)
-    return Gan.create(generator.to(options.device), discriminator.to(options.device))
+    device = torch.device(options.device)
+    return Gan.create(placed(generator, device), placed(discriminator, device))
 
 
 def steps(gan: Gan, options: argparse.Namespace, precision: str, first: int, last: int) -> None:
@@ -96,45 +92,43 @@ def farthest(found: dict[str, Tensor], first: dict[str, Tensor]) -> float:
     )
 
 
-def compare(options: argparse.Namespace, precision: str, deterministic: bool) -> dict[str, Any]:
+def compare(
+    options: argparse.Namespace, precision: Precision, deterministic: bool
+) -> dict[str, Any]:
     """Run twice, and a third time through a checkpoint, and compare."""
-    torch.use_deterministic_algorithms(deterministic, warn_only=True)
-    torch.backends.cudnn.deterministic = deterministic
-    torch.backends.cudnn.benchmark = not deterministic
+    exactness = settle(
+        precision, tf32=True, deterministic=deterministic, device=torch.device(options.device)
+    )
     half = options.steps // 2
-    with warnings.catch_warnings(record=True) as caught:
-        warnings.simplefilter("always")
-        whole = build(options)
-        steps(whole, options, precision, 0, half)
-        started = time.perf_counter()
-        steps(whole, options, precision, half, options.steps)
-        first = weights(whole)
-        elapsed = time.perf_counter() - started
-        again = build(options)
-        steps(again, options, precision, 0, options.steps)
-        resumed = build(options)
-        steps(resumed, options, precision, 0, half)
-        transform = SentenceTransform.identity(SENTENCE_DIM)
-        with tempfile.TemporaryDirectory() as folder:
-            with Saver(Folder(folder), keep=2) as saver:
-                saver.save(
-                    half,
-                    gan_tensors(resumed),
-                    lambda groups, state: gan_files(groups, state, gan=resumed, transform=transform),
-                    STATE,
-                )
-            fresh = build(options)
-            restore(Folder(folder) / f"step-{half:08d}", fresh)
-        steps(fresh, options, precision, half, options.steps)
+    whole = build(options)
+    steps(whole, options, precision, 0, half)
+    started = time.perf_counter()
+    steps(whole, options, precision, half, options.steps)
+    first = weights(whole)
+    elapsed = time.perf_counter() - started
+    again = build(options)
+    steps(again, options, precision, 0, options.steps)
+    resumed = build(options)
+    steps(resumed, options, precision, 0, half)
+    transform = SentenceTransform.identity(SENTENCE_DIM)
+    with tempfile.TemporaryDirectory() as folder:
+        with Saver(Folder(folder), keep=2) as saver:
+            saver.save(
+                half,
+                gan_tensors(resumed),
+                lambda groups, state: gan_files(groups, state, gan=resumed, transform=transform),
+                STATE,
+            )
+        fresh = build(options)
+        restore(Folder(folder) / f"step-{half:08d}", fresh)
+    steps(fresh, options, precision, half, options.steps)
     return {
         "precision": precision,
         "deterministic": deterministic,
         "again": farthest(weights(again), first),
         "resumed": farthest(weights(fresh), first),
+        "exactness": exactness,
         "ms_per_step": 1000 * elapsed / (options.steps - half),
-        "without_deterministic_kernel": sorted(
-            {str(w.message)[:120] for w in caught if "determinis" in str(w.message)}
-        ),
     }
 
 
@@ -148,10 +142,9 @@ def main() -> None:
     parser.add_argument("--image-size", type=int, default=256, help="pixels")
     parser.add_argument("--batch-size", type=int, default=24)
     parser.add_argument("--steps", type=int, default=20)
-    parser.add_argument("--channels-last", action="store_true")
     options = parser.parse_args()
     found = []
-    for precision in ("float32", "bfloat16"):
+    for precision in get_args(Precision):
         for deterministic in (False, True):
             row = compare(options, precision, deterministic)
             found.append(row)
@@ -162,7 +155,11 @@ def main() -> None:
                 flush=True,
             )
     name = torch.cuda.get_device_name() if options.device == "cuda" else "cpu"
-    print(json.dumps({"device": name, "torch": torch.__version__, "steps": options.steps, "rows": found}))
+    print(
+        json.dumps(
+            {"device": name, "torch": torch.__version__, "steps": options.steps, "rows": found}
+        )
+    )
 
 
 if __name__ == "__main__":

@@ -56,5 +56,9 @@ def restore_moments(
             )
     for name, parameter in parameters.items():
         optimizer.state[parameter] = {
-            moment: tensor.to(parameter.device) for moment, tensor in found[name].items()
+            # In the layout of the weights, which Adam takes for that of the moments.
+            moment: torch.empty_like(parameter, dtype=tensor.dtype).copy_(tensor)
+            if moment in MOMENTS
+            else tensor.to(parameter.device)
+            for moment, tensor in found[name].items()
         }

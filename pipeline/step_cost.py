@@ -81,7 +81,12 @@ def gan_trial(
         device: To try on.
         tried_in: Precision of the steps that are done; that of the run, if not given.
     """
-    precision.settle(tried_in or config.precision, config.tf32, device)
+    precision.settle(
+        tried_in or config.precision,
+        tf32=config.tf32,
+        deterministic=config.deterministic,
+        device=device,
+    )
 
     def of(images: int, how: precision.Precision = config.precision) -> TrainConfig:
         parts = config.optim.accumulate if images >= config.optim.batch_size else 1

@@ -36,6 +36,7 @@ from pipeline.tracking import Tracker
 from pipeline.watchdog import Watchdog
 from ratgan.discriminator import Discriminator
 from ratgan.generator import Generator
+from ratgan.layout import placed
 from ratgan.pictures import attention_overlay, grid, png
 from ratgan.randomness import (
     mismatched_partners,
@@ -76,8 +77,8 @@ def build(config: TrainConfig, sentence_dim: int, device: torch.device) -> Gan:
     """Build networks and optimizers on the device they train on."""
     generator, discriminator = networks(config, sentence_dim)
     return Gan.create(
-        generator.to(device),
-        discriminator.to(device),
+        placed(generator, device),
+        placed(discriminator, device),
         generator_lr=config.optim.generator_lr,
         discriminator_lr=config.optim.discriminator_lr,
         betas=config.optim.betas,
@@ -111,7 +112,9 @@ def _train(
     """Restore and train; the saver is worker 0's to use."""
     dataset = PreparedDataset(config.data.path)
     plan = Plan(dataset.units("train"), config.optim.batch_size, config.seed)
-    exactness = precision.settle(config.precision, config.tf32, device)
+    exactness = precision.settle(
+        config.precision, tf32=config.tf32, deterministic=config.deterministic, device=device
+    )
     gan = build(config, dataset.transform.dim, device)
     if config.compile:
         compile_blocks(gan.generator, device)
@@ -258,7 +261,7 @@ def do_step(
     ):
         return train_step(
             gan,
-            images=batch.images.to(device, non_blocking=True).float() / 127.5 - 1,
+            images=placed(batch.images.to(device, non_blocking=True).float() / 127.5 - 1, device),
             sentences=_share(sentences),
             mismatched=sentences[_share(partners).to(device)],
             mismatched_weights=None if weights is None else _share(weights).to(device),

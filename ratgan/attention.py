@@ -10,6 +10,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from ratgan.convolution import Conv2d
+
 AttentionKind = Literal["soft_threshold", "softmax", "none"]
 
 
@@ -49,9 +51,9 @@ class SpatialAttention(nn.Module):
     def __init__(self, feature_channels: int, sentence_dim: int, hidden_channels: int) -> None:
         super().__init__()
         self.mlp = nn.Sequential(
-            nn.Conv2d(feature_channels + sentence_dim, hidden_channels, 1),
+            Conv2d(feature_channels + sentence_dim, hidden_channels, 1),
             nn.LeakyReLU(0.2),
-            nn.Conv2d(hidden_channels, 1, 1),
+            Conv2d(hidden_channels, 1, 1),
         )
 
     def forward(self, features: Tensor, sentence: Tensor) -> Tensor:
@@ -82,9 +84,9 @@ class PublishedAttention(nn.Module):
     def __init__(self, feature_channels: int, sentence_dim: int, hidden_channels: int) -> None:
         super().__init__()
         self.mlp = nn.Sequential(
-            nn.Conv2d(feature_channels + sentence_dim, hidden_channels, 3, padding=1, bias=False),
+            Conv2d(feature_channels + sentence_dim, hidden_channels, 3, padding=1, bias=False),
             nn.LeakyReLU(0.2),
-            nn.Conv2d(hidden_channels, 1, 1, bias=False),
+            Conv2d(hidden_channels, 1, 1, bias=False),
         )
 
     def forward(self, features: Tensor, sentence: Tensor) -> Tensor:

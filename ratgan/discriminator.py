@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from ratgan.attention import ATTENTIONS, AttentionKind, spread
+from ratgan.convolution import Conv2d
 from ratgan.folding import convolve_then_average, convolve_twice
 from ratgan.generator import IMAGE_SIZES, LEAK
 from ratgan.piecewise_linear import LeakyReLU, average_pool
@@ -28,15 +29,13 @@ class DownBlock(nn.Module):
     def __init__(self, in_channels: int, out_channels: int) -> None:
         super().__init__()
         self.residual = nn.Sequential(
-            nn.Conv2d(in_channels, out_channels, 4, stride=2, padding=1, bias=False),
+            Conv2d(in_channels, out_channels, 4, stride=2, padding=1, bias=False),
             LeakyReLU(LEAK),
-            nn.Conv2d(out_channels, out_channels, 3, padding=1, bias=False),
+            Conv2d(out_channels, out_channels, 3, padding=1, bias=False),
             LeakyReLU(LEAK),
         )
         self.shortcut = (
-            nn.Identity()
-            if in_channels == out_channels
-            else nn.Conv2d(in_channels, out_channels, 1)
+            nn.Identity() if in_channels == out_channels else Conv2d(in_channels, out_channels, 1)
         )
         self.residual_scale = nn.Parameter(torch.zeros(1))
 
@@ -73,9 +72,9 @@ class PlainHead(nn.Module):
         super().__init__()
         # No bias in the score: a constant shift would move real and generated alike.
         self.score = nn.Sequential(
-            nn.Conv2d(in_channels + sentence_dim, hidden_channels, 3, padding=1, bias=False),
+            Conv2d(in_channels + sentence_dim, hidden_channels, 3, padding=1, bias=False),
             LeakyReLU(LEAK),
-            nn.Conv2d(hidden_channels, 1, 4, bias=False),
+            Conv2d(hidden_channels, 1, 4, bias=False),
         )
 
     def forward(self, features: Tensor, sentence: Tensor) -> Tensor:
@@ -160,7 +159,7 @@ class Discriminator(nn.Module):
         halvings = image_size.bit_length() - 3  # to 4 px
         channels = [base_channels * min(2**i, 16) for i in range(halvings + 1)]
         blocks = [DownBlock(*pair) for pair in pairwise(channels)]
-        self.from_rgb = nn.Conv2d(3, base_channels, 3, padding=1)
+        self.from_rgb = Conv2d(3, base_channels, 3, padding=1)
         if attention == "none":
             self.trunk = nn.Sequential(*blocks)
             self.head = PlainHead(channels[-1], 2 * base_channels, sentence_dim)

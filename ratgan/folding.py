@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from ratgan.convolution import convolve
 from ratgan.precision import full_precision
 
 
@@ -42,7 +43,7 @@ def convolve_then_average(images: Tensor, conv: nn.Conv2d) -> Tensor:
         [B, C_out, H/2, W/2].
     """
     kernel = _sum_of_shifts(conv.weight) / 4  # [C_out, C_in, 4, 4]
-    return functional.conv2d(images, kernel, conv.bias, stride=2, padding=1)
+    return convolve(images, kernel, conv.bias, stride=2, padding=1)
 
 
 def convolve_twice(images: Tensor, first: nn.Conv2d, second: nn.Conv2d) -> Tensor:
@@ -63,11 +64,11 @@ def convolve_twice(images: Tensor, first: nn.Conv2d, second: nn.Conv2d) -> Tenso
     with full_precision(images):
         kernel = functional.conv_transpose2d(second.weight, first.weight)  # [C_out, C_in, 6, 6]
         bias = None if first.bias is None else second.weight.sum((2, 3)) @ first.bias
-    inside = functional.conv2d(images, kernel, bias, stride=2)  # [B, C_out, H/2 - 2, W/2 - 2]
+    inside = convolve(images, kernel, bias, stride=2)  # [B, C_out, H/2 - 2, W/2 - 2]
 
     def edge(strip: Tensor, dim: int, start: int) -> Tensor:
         between = functional.pad(first(strip), (1, 1, 1, 1))
-        return functional.conv2d(between.narrow(dim, start, 4), second.weight, stride=2)
+        return convolve(between.narrow(dim, start, 4), second.weight, stride=2)
 
     top, bottom = edge(images[..., :4, :], 2, 0), edge(images[..., -4:, :], 2, 2)
     left, right = edge(images[..., :4], 3, 0), edge(images[..., -4:], 3, 2)

@@ -15,17 +15,32 @@ def settings(monkeypatch):
     monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: found["capability"])
     monkeypatch.setattr(torch.cuda, "get_device_name", lambda device: "Some GPU")
     monkeypatch.setattr(torch, "set_float32_matmul_precision", lambda to: found.update(products=to))
-    monkeypatch.setattr(torch.backends.cudnn, "allow_tf32", torch.backends.cudnn.allow_tf32)
+    for name in ("allow_tf32", "benchmark", "deterministic"):
+        monkeypatch.setattr(torch.backends.cudnn, name, getattr(torch.backends.cudnn, name))
+    monkeypatch.setattr(
+        torch, "use_deterministic_algorithms", lambda mode: found.update(deterministic=mode)
+    )
+    monkeypatch.setenv("CUBLAS_WORKSPACE_CONFIG", ":16:8")
     return found
 
 
 @pytest.mark.parametrize(("tf32", "products"), [(True, "high"), (False, "highest")])
 def test_tf32_is_set_for_products_and_convolutions_and_said(tf32, products, settings):
-    said = precision.settle("bfloat16", tf32, GPU)
+    said = precision.settle("bfloat16", tf32=tf32, deterministic=False, device=GPU)
 
     assert settings["products"] == products
     assert torch.backends.cudnn.allow_tf32 is tf32
     assert said.startswith("layers in bfloat16, float32 products " + ("round" if tf32 else "exact"))
+
+
+@pytest.mark.parametrize("deterministic", [True, False])
+def test_kernels_are_deterministic_or_the_fastest_and_said(deterministic, settings):
+    said = precision.settle("float32", tf32=True, deterministic=deterministic, device=GPU)
+
+    assert settings["deterministic"] is deterministic
+    assert torch.backends.cudnn.deterministic is deterministic
+    assert torch.backends.cudnn.benchmark is not deterministic
+    assert said.endswith("deterministic kernels" if deterministic else "the fastest kernels")
 
 
 def test_a_gpu_without_bfloat16_is_refused(settings):
@@ -34,11 +49,11 @@ def test_a_gpu_without_bfloat16_is_refused(settings):
     with pytest.raises(
         ValueError, match=r"Ampere and later.*Some GPU does not.*--precision float32"
     ):
-        precision.settle("bfloat16", True, GPU)
+        precision.settle("bfloat16", tf32=True, deterministic=False, device=GPU)
 
 
 def test_on_a_cpu_nothing_is_set(settings):
-    said = precision.settle("float32", True, torch.device("cpu"))
+    said = precision.settle("float32", tf32=True, deterministic=True, device=torch.device("cpu"))
 
     assert said == "layers in float32"
     assert "products" not in settings
