@@ -3,8 +3,8 @@
     python benchmarks/repeat.py --device cuda
     python benchmarks/repeat.py --device cpu --base-channels 8 --image-size 64
 
-For each precision, with kernels as torch chooses them and with deterministic ones
-(`--deterministic` of a training). A difference is the farthest a weight of G or D is from that of
+For each precision, with the fastest kernels and with deterministic ones (`--deterministic` of a
+training). A difference is the farthest a weight of G or D is from that of
 the first run, relative to the largest weight of its tensor. The last line is JSON.
 """
 
@@ -149,7 +149,7 @@ def main() -> None:
             row = compare(options, precision, deterministic)
             found.append(row)
             print(
-                f"{precision:9} {'deterministic' if deterministic else 'as chosen':14} "
+                f"{precision:9} {'deterministic' if deterministic else 'fastest':14} "
                 f"again {row['again']:.1e}  resumed {row['resumed']:.1e}  "
                 f"{row['ms_per_step']:.0f} ms/step",
                 flush=True,

@@ -213,9 +213,10 @@ class TrainConfig(RunConfig):
     bfloat16 is for GPUs since Ampere; a CPU mostly imitates it, and is slower."""
     tf32: bool = True
     """Let a GPU round the factors of its float32 products to TF32, 10 bits of 23, for speed."""
-    deterministic: bool = False
-    """Let a GPU use only kernels that give the same bits each time: a run that is resumed then ends
-    with the weights of one that was not. Slower by a third; a CPU repeats itself in any case."""
+    deterministic: bool = True
+    """Let a GPU use only kernels that give the same bits each time, so that a run that is resumed
+    ends with the weights of one that was not. Else cuDNN tries out the fastest at the start.
+    A CPU repeats itself in any case."""
     compile: bool = False
     """Compile the generator's blocks at the start, in seconds to minutes; needs a C++ compiler."""
     model: ModelConfig = ModelConfig()

@@ -18,7 +18,9 @@ def settings(monkeypatch):
     for name in ("allow_tf32", "benchmark", "deterministic"):
         monkeypatch.setattr(torch.backends.cudnn, name, getattr(torch.backends.cudnn, name))
     monkeypatch.setattr(
-        torch, "use_deterministic_algorithms", lambda mode: found.update(deterministic=mode)
+        torch,
+        "use_deterministic_algorithms",
+        lambda mode, warn_only: found.update(deterministic=mode),
     )
     monkeypatch.setenv("CUBLAS_WORKSPACE_CONFIG", ":16:8")
     return found
