@@ -88,15 +88,20 @@ def test_a_killed_worker_is_replaced_and_the_weights_are_the_same(
 def test_a_run_asked_to_stop_saves_its_step_and_goes_on_to_the_same_weights(
     workers, shapes, tmp_path, record_property
 ):
-    run = options(shapes, tmp_path / "stopped", workers=workers, total_steps=60)
+    run = options(shapes, tmp_path / "stopped", workers=workers, total_steps=100)
     log = tmp_path / "log"
     with log.open("w") as stream:
         process = subprocess.Popen(
-            command(run), stdout=stream, stderr=stream, env=environment(), start_new_session=True
+            command(run),
+            stdout=stream,
+            stderr=stream,
+            # Too slow to be done before it is asked.
+            env=environment(RATGAN_FAULT="slow@worker.step"),
+            start_new_session=True,
         )
         try:
             deadline = time.monotonic() + 200
-            while "step 4/60" not in log.read_text():
+            while "step 4/100" not in log.read_text():
                 assert process.poll() is None, log.read_text()
                 assert time.monotonic() < deadline, log.read_text()
                 time.sleep(0.05)
@@ -114,7 +119,7 @@ def test_a_run_asked_to_stop_saves_its_step_and_goes_on_to_the_same_weights(
 
     assert ended == 128 + signal.SIGTERM, said
     _, state = newest_checkpoint(Folder(f"{run.output}/run/checkpoints"))
-    assert 4 <= state["step"] < 60
+    assert 4 <= state["step"] < 100
     assert f"stopped at step {state['step']}. The same command goes on from there." in said
     assert took_s < 60
     assert status(tmp_path / "stopped") == "KILLED"
@@ -122,7 +127,7 @@ def test_a_run_asked_to_stop_saves_its_step_and_goes_on_to_the_same_weights(
     train(run)
     train(run.model_copy(update={"output": str(tmp_path / "whole")}))
 
-    assert weights(tmp_path / "stopped/run", 60) == weights(tmp_path / "whole/run", 60)
+    assert weights(tmp_path / "stopped/run", 100) == weights(tmp_path / "whole/run", 100)
     assert status(tmp_path / "stopped") == "FINISHED"
     assert invariants.left_over(tmp_path / "stopped/run") == []
     record_property("steps_lost", 0)
