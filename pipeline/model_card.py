@@ -48,7 +48,7 @@ this model may be used for: see the licence of the dataset.
 
 ## Quality
 
-Not measured under a named protocol. Look at the sample grids of the run.
+{_quality(config, state)}
 
 ## Made with
 
@@ -57,3 +57,18 @@ Not measured under a named protocol. Look at the sample grids of the run.
 ```yaml
 {options}```
 """
+
+
+def _quality(config: TrainConfig, state: dict[str, Any]) -> str:
+    """Say what was measured of this checkpoint while it trained, and how to measure it well."""
+    score = state.get("score")
+    measured = (
+        f"While it trained, {config.evaluate_images:,} images: `{score['metric']}` "
+        f"{score['value']:.4g}. That tells checkpoints of one run apart, and no more."
+        if score
+        else "Nothing was measured while it trained."
+    )
+    return (
+        f"{measured}\nA number that others can be held against needs a named protocol: "
+        f"`python jobs/evaluate.py --model {config.output}/{config.name}`."
+    )

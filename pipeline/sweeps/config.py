@@ -16,6 +16,10 @@ Share = Annotated[float, Field(gt=0, lt=1)]
 Entries = Annotated[tuple[str, ...], tyro.conf.UseAppendAction]
 
 
+# By how their names begin; of the other curves only the user knows.
+BETTER: dict[str, Mode] = {"eval/fd": "min", "eval/agreement": "max"}
+
+
 class StudyConfig(Settings):
     """What sweeps and ablations have in common."""
 
@@ -25,9 +29,10 @@ class StudyConfig(Settings):
     space: Entries = ()
     """What varies, an option each time: optim.generator_lr=loguniform(5e-5,5e-4). Also uniform,
     quniform and qrandint (with a step), randint, choice(A,B,…)."""
-    metric: str = "health/sample_distance"
-    """Curve that says how good a trial is: any that a run logs."""
-    mode: Mode = "max"
+    metric: str = "eval/fd_builtin"
+    """Curve that says how good a trial is: any that a run logs. Those of eval/ are measured each
+    train.evaluate_every steps, or with every sample grid if that is not given."""
+    mode: Mode = "min"
     """Whether more of it is better, or less."""
     steps: PositiveInt | None = None
     """Steps of each trial. Default: as many as the run has."""
@@ -56,9 +61,27 @@ class StudyConfig(Settings):
         check_space(self.train, self.domains())
         return self
 
+    @model_validator(mode="after")
+    def _check_direction(self) -> Self:
+        for beginning, better in BETTER.items():
+            if self.metric.startswith(beginning) and self.mode != better:
+                raise ValueError(
+                    f"mode={self.mode}: {self.metric} is better where it is "
+                    f"{'larger' if better == 'max' else 'smaller'}. Use --mode {better}."
+                )
+        return self
+
     def domains(self) -> dict[str, Domain]:
         """Return where the values of each option come from."""
         return parse_space(self.space)
+
+    def run(self) -> TrainConfig:
+        """Return the run that is varied: as long as trials are, and measuring the metric."""
+        changes: dict[str, Any] = {"total_steps": self.steps, "extend": 0} if self.steps else {}
+        if self.metric.startswith("eval/") and not self.train.evaluate_every:
+            lines = -(-self.train.sample_every // self.train.log_every)
+            changes["evaluate_every"] = lines * self.train.log_every
+        return self.train.model_copy(update=changes)
 
 
 class SweepConfig(StudyConfig):

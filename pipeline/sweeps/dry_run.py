@@ -32,6 +32,5 @@ def _plan(config: StudyConfig, what: str) -> None:
     report = Report()
     report.line("study", f"{what}, by {config.metric} ({config.mode})")
     report.line("space", "\n".join(f"{name}: {d}" for name, d in config.domains().items()))
-    length = {"total_steps": config.steps, "extend": 0} if config.steps else {}
     report.line("each", "a run as below")
-    plan_training(config.train.model_copy(update=length))
+    plan_training(config.run())

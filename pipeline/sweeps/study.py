@@ -85,8 +85,7 @@ def carry_out(study: Study, conclude: Callable[[Study, StudyFolder, ParentRun], 
             of its trials failed.
         StoppedError: If a signal asked for it; the same command goes on.
     """
-    length = {"total_steps": study.config.steps, "extend": 0} if study.config.steps else {}
-    train = checked(study.config.train.model_copy(update=length)).config
+    train = checked(study.config.run()).config
     if not isinstance(train, TrainConfig):
         raise TypeError(f"a study varies runs of TrainConfig, not of {type(train).__name__}.")
     uri = tracking_uri(train.tracking.uri, Folder(train.output))

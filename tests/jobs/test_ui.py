@@ -24,7 +24,10 @@ def port(tmp_path_factory):
     """Port of what the recipe of `make ui` starts."""
     folder, (port,) = tmp_path_factory.mktemp("ui"), free_ports(1)
     said = subprocess.run(
-        ["make", "--no-print-directory", "--dry-run", "ui", f"OUTPUT={folder}", f"PORT={port}", "BIN=venv"],
+        [
+            *("make", "--no-print-directory", "--dry-run", "ui"),
+            *(f"OUTPUT={folder}", f"PORT={port}", "BIN=venv"),
+        ],
         cwd=ROOT,
         capture_output=True,
         text=True,

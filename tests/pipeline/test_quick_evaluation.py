@@ -71,6 +71,8 @@ def test_a_measured_run_resumes_bit_for_bit(measured, shapes, tmp_path, capsys):
     assert weights(tmp_path / "run", 8) == weights(measured / "run", 8)
     distances = curve(tmp_path, DISTANCE)
     assert distances == {step: curve(measured, DISTANCE)[step] for step in (2, 4, 8)}
+    card = (tmp_path / "run/model/README.md").read_text()
+    assert f"40 images: `{DISTANCE}` {distances[8]:.4g}." in card
 
 
 def test_measuring_draws_from_no_global_generator_and_gives_the_same_again(shapes):

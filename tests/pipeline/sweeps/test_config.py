@@ -78,3 +78,29 @@ def test_an_ablation_is_of_controller_and_attention_unless_told_otherwise(capsys
     with pytest.raises(SystemExit):
         parse(AblateConfig, ["--space=seed=choice(1,2)"], "cub")
     assert "use --seeds" in said(capsys)
+
+
+def test_a_metric_of_quality_is_measured_with_every_grid_or_as_said(tmp_path):
+    values = {"name": "r", "total_steps": 900, "data": {"path": str(tmp_path)}}
+    values |= {"sample_every": 70, "log_every": 50}
+
+    asked = SweepConfig.model_validate({"train": values | {"evaluate_every": 250}})
+    silent = SweepConfig.model_validate({"train": values, "steps": 300})
+    other = SweepConfig.model_validate({"train": values, "metric": "loss/generator"})
+
+    assert asked.run().evaluate_every == 250
+    assert (silent.run().evaluate_every, silent.run().total_steps) == (100, 300)
+    assert other.run() == other.train
+
+
+@pytest.mark.parametrize(
+    ("metric", "wrong", "right"),
+    [("eval/fd_builtin", "max", "min"), ("eval/agreement", "min", "max")],
+)
+def test_the_wrong_direction_of_a_known_metric_is_refused(metric, wrong, right, tmp_path):
+    train = {"name": "r", "total_steps": 9, "data": {"path": str(tmp_path)}}
+    values = {"train": train, "metric": metric}
+
+    with pytest.raises(ValueError, match=f"mode={wrong}: {metric} is better .*--mode {right}"):
+        SweepConfig.model_validate(values | {"mode": wrong})
+    assert SweepConfig.model_validate(values | {"mode": right}).mode == right

@@ -34,6 +34,7 @@ def run(shapes, output: Path, **changes) -> dict:
         "sample_every": 8,
         "checkpoint_every": 8,
         "samples": 3,
+        "evaluate_images": 12,
         "data": {"path": str(shapes.folder), "flip": False},
         "model": {"image_size": 32, "base_channels": 2, "controller_dim": 8, "affine_dim": 8},
         "optim": {"batch_size": 12},
@@ -67,6 +68,7 @@ def test_a_killed_sweep_is_finished_by_the_same_command(shapes, tmp_path):
         "space": ["optim.batch_size=choice(12,24,6)"],
         "search": "grid",
         "metric": "images_seen",
+        "mode": "max",
         "concurrent": 1,
         "grace": 0.3,
         "train": run(shapes, tmp_path, total_steps=48),
@@ -166,8 +168,10 @@ def test_a_failing_trial_costs_itself_and_is_tried_again_on_request(shapes, tmp_
     _, parent, named = recorded(tmp_path, "data")
     assert parent.info.status == "FINISHED"
     assert {child.info.status for child in named.values()} == {"FINISHED"}
-    with pytest.raises(ValueError, match=r"data was begun with other options:\nmode: max → min"):
-        sweep(SweepConfig.model_validate(options | {"mode": "min"}))
+    with pytest.raises(
+        ValueError, match=r"with other options:\nmetric: eval/fd_builtin → loss/generator"
+    ):
+        sweep(SweepConfig.model_validate(options | {"metric": "loss/generator"}))
 
 
 def test_a_metric_that_no_run_logs_ends_the_sweep_with_the_names_there_are(shapes, tmp_path):
@@ -180,7 +184,7 @@ def test_a_metric_that_no_run_logs_ends_the_sweep_with_the_names_there_are(shape
         "train": run(shapes, tmp_path, total_steps=8),
     }
 
-    with pytest.raises(ValueError, match=r"no point of eval/beauty.*health/sample_distance"):
+    with pytest.raises(ValueError, match=r"no point of eval/beauty.*eval/fd_builtin"):
         sweep(SweepConfig.model_validate(options))
 
     _, parent, named = recorded(tmp_path, "lost")
@@ -251,7 +255,7 @@ def test_an_ablation_trains_every_setting_with_every_seed(shapes, tmp_path):
         {"model.attention": "none"},
     ]
     for setting in summary["settings"]:
-        assert set(setting["curves"]["health/sample_distance"]) == {"0", "1"}
+        assert set(setting["curves"]["eval/fd_builtin"]) == {"0", "1"}
         assert set(setting["curves"]["loss/generator"]) == {"0", "1"}
     table = (tmp_path / "parts/table.md").read_text()
     assert "| soft_threshold | 2 |" in table
