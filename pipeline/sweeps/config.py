@@ -96,7 +96,7 @@ class SweepConfig(StudyConfig):
     """How values are chosen: at random, by Optuna from what was good so far, or all there are."""
     scheduler: Literal["asha", "pbt", "none"] = "asha"
     """asha ends poor trials early; pbt lets them go on from the weights of good ones, with their
-    values changed a little; none trains all to the end."""
+    values changed a little, and all must run at a time; none trains all to the end."""
     grace: Share = 0.1
     """asha: share of its length that each trial is trained for. Looked at again after each
     `reduction` times as much."""

@@ -55,6 +55,7 @@ class Study:
         proposals: Choose their values.
         scheduler: Decides which go on; None lets all.
         replay: Whether it needs the points of earlier starts again.
+        together: Whether trials are nothing without each other, and must all run at a time.
     """
 
     what: str
@@ -63,6 +64,7 @@ class Study:
     proposals: Proposals
     scheduler: Any
     replay: bool = True
+    together: bool = False
 
     @property
     def name(self) -> str:
@@ -109,6 +111,12 @@ def carry_out(study: Study, conclude: Callable[[Study, StudyFolder, ParentRun], 
                 capacity = connect_for(
                     train.workers, train.threads, study.config.concurrent, len(left)
                 )
+                if study.together and capacity.concurrent < len(left):
+                    raise ValueError(
+                        f"{len(left)} trials take over weights from each other while they run, and "
+                        f"there is room for {capacity.concurrent} at a time. Use as few --trials, "
+                        "or --scheduler asha."
+                    )
                 own: dict[str, Any] = {"workers": capacity.workers, "threads": capacity.threads}
                 tracking = train.tracking.model_copy(update={"uri": uri})
                 plan = Plan(

@@ -46,6 +46,7 @@ def sweep(config: SweepConfig) -> Folder:
         proposals=_proposals(config),
         scheduler=_scheduler(config),
         replay=config.scheduler == "asha",
+        together=config.scheduler == "pbt",
     )
 
     def conclude(study: Study, folder: StudyFolder, parent: ParentRun) -> None:

@@ -61,6 +61,15 @@ def summary_of(folder: Path) -> dict:
     return json.loads((folder / "summary.json").read_text())
 
 
+def started_by(options: dict, preset: Path) -> tuple[list[str], dict[str, str]]:
+    """The command of a sweep with a Ray of its own, and its environment."""
+    preset.write_text(json.dumps(options))
+    return (
+        [sys.executable, str(ROOT / "jobs/sweep.py"), f"--preset={preset}"],
+        {name: value for name, value in os.environ.items() if name != "RAY_ADDRESS"},
+    )
+
+
 def test_a_killed_sweep_is_finished_by_the_same_command(shapes, tmp_path):
     # By images seen, the second trial is better than the first, and the third is worse.
     options = {
@@ -73,10 +82,8 @@ def test_a_killed_sweep_is_finished_by_the_same_command(shapes, tmp_path):
         "grace": 0.3,
         "train": run(shapes, tmp_path, total_steps=48),
     }
-    preset, folder, log = tmp_path / "batch.yaml", tmp_path / "batch", tmp_path / "first.log"
-    preset.write_text(json.dumps(options))
-    command = [sys.executable, str(ROOT / "jobs/sweep.py"), f"--preset={preset}"]
-    environment = {k: v for k, v in os.environ.items() if k != "RAY_ADDRESS"}
+    folder, log = tmp_path / "batch", tmp_path / "first.log"
+    command, environment = started_by(options, tmp_path / "batch.yaml")
     with log.open("w") as stream:
         first = subprocess.Popen(
             command, stdout=stream, stderr=stream, env=environment, start_new_session=True
@@ -218,17 +225,23 @@ def test_a_population_takes_over_weights_of_its_best(shapes, tmp_path):
         "mode": "min",
         "trials": 2,
         "perturb_every": 0.25,
-        "concurrent": 1,
+        "concurrent": 2,
         "train": run(shapes, tmp_path, total_steps=96),
     }
 
-    sweep(SweepConfig.model_validate(options))
+    with pytest.raises(ValueError, match=r"room for 1 at a time.*as few --trials"):
+        sweep(SweepConfig.model_validate(options | {"concurrent": 1}))
+    command, environment = started_by(options, tmp_path / "population.yaml")
+    done = subprocess.run(
+        command, env=environment, capture_output=True, text=True, timeout=500, check=False
+    )
 
+    assert done.returncode == 0, done.stdout + done.stderr
     summary = summary_of(tmp_path / "population")
     assert [each["status"] for each in summary["trials"]] == ["finished", "finished"]
     assert all(each["curve"][-1][0] == 96 for each in summary["trials"])
     taken = [(each, change) for each in summary["trials"] for change in each["adopted"]]
-    assert taken, "one of them is poorer than the other, at one look at least"
+    assert taken, "one of them is poorer than the other"
     for trial, change in taken:
         assert change["of"] == 1 - trial["trial"]
     _, _, named = recorded(tmp_path, "population")
