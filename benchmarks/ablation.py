@@ -15,7 +15,8 @@ from typing import Any
 import ratgan
 from pipeline.cli import load_preset, run
 from pipeline.dataset import PreparedDataset
-from pipeline.prepare import PrepareConfig, prepare
+from pipeline.prepare import prepare
+from pipeline.prepare_config import PrepareConfig
 from pipeline.progress import say
 from pipeline.quickstart import QuickstartConfig
 from pipeline.settings import Settings

@@ -24,7 +24,8 @@ from pipeline.batches import BatchReader
 from pipeline.config import TrainConfig
 from pipeline.dataset import PreparedDataset
 from pipeline.plan import Plan
-from pipeline.prepare import PrepareConfig, prepare
+from pipeline.prepare import prepare
+from pipeline.prepare_config import PrepareConfig
 from pipeline.sources.shapes import ShapesSource
 from ratgan.step import train_step
 

@@ -38,7 +38,8 @@ from benchmarks.processes import cpu_seconds
 from pipeline.batches import BatchReader, ReaderName, prefetch
 from pipeline.dataset import PreparedDataset
 from pipeline.plan import Plan
-from pipeline.prepare import PrepareConfig, prepare
+from pipeline.prepare import prepare
+from pipeline.prepare_config import PrepareConfig
 from pipeline.rows import decode
 from pipeline.session import connect, usable_cpus
 from pipeline.sources.coco import CocoSource

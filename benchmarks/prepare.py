@@ -30,7 +30,8 @@ from benchmarks.processes import cpu_seconds, peak_memory
 from pipeline.distribute import on_each
 from pipeline.encoders import EncoderPlace
 from pipeline.listing import list_originals
-from pipeline.prepare import PrepareConfig, prepare
+from pipeline.prepare import prepare
+from pipeline.prepare_config import PrepareConfig
 from pipeline.progress import duration
 from pipeline.session import connect, usable_cpus
 from pipeline.shards import MakeShard, Recipe

@@ -6,7 +6,8 @@ ray job submit --working-dir . -- python jobs/prepare.py coco --root s3://… --
 
 from pipeline.cli import run
 from pipeline.dry_run_prepare import plan_preparation
-from pipeline.prepare import PrepareConfig, prepare
+from pipeline.prepare import prepare
+from pipeline.prepare_config import PrepareConfig
 
 if __name__ == "__main__":
     run(prepare, PrepareConfig, plan=plan_preparation)

@@ -17,7 +17,8 @@ from pipeline.encoders import EncoderPlace
 from pipeline.listing import Listing, list_originals
 from pipeline.manifest import Shard, read_manifest
 from pipeline.plan_report import Report, leaving_nothing
-from pipeline.prepare import PrepareConfig, checked, refuse_nothing
+from pipeline.prepare import checked, refuse_nothing
+from pipeline.prepare_config import PrepareConfig
 from pipeline.progress import duration
 from pipeline.rejects import top
 from pipeline.shards import MakeShard, Recipe

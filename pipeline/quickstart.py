@@ -7,7 +7,8 @@ from pipeline.config import TrainConfig
 from pipeline.dataset import PreparedDataset
 from pipeline.generate import load_from
 from pipeline.launch import record_afterwards
-from pipeline.prepare import PrepareConfig, prepare
+from pipeline.prepare import prepare
+from pipeline.prepare_config import PrepareConfig
 from pipeline.progress import say
 from pipeline.run_record import read_record
 from pipeline.session import connect

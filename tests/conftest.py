@@ -36,7 +36,8 @@ def ray_session():
 def shapes(ray_session, tmp_path_factory):
     """A prepared dataset of 150 shapes, some in pairs, at 32 px."""
     from pipeline.dataset import PreparedDataset
-    from pipeline.prepare import PrepareConfig, prepare
+    from pipeline.prepare import prepare
+    from pipeline.prepare_config import PrepareConfig
     from pipeline.sources.shapes import ShapesSource
 
     output = str(tmp_path_factory.mktemp("shapes") / "prepared")

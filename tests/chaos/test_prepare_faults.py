@@ -10,7 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from pipeline.prepare import PrepareConfig, prepare
+from pipeline.prepare import prepare
+from pipeline.prepare_config import PrepareConfig
 from pipeline.sources.coco import CocoSource
 from tests.chaos.commands import Command
 from tests.chaos.proxy import ChaosProxy, Request

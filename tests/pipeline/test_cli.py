@@ -11,7 +11,7 @@ import pytest
 
 from pipeline.cli import PRESETS, difference, parse, root_cause, run
 from pipeline.config import TrainConfig, flatten, refuse_changes
-from pipeline.prepare import PrepareConfig
+from pipeline.prepare_config import PrepareConfig
 from pipeline.pretrain_config import PretrainConfig
 from pipeline.quickstart import QuickstartConfig
 from pipeline.sources.coco import CocoSource

@@ -12,7 +12,7 @@ from pipeline.generate import GenerateConfig, plan_generation
 from pipeline.inspection import InspectConfig, plan_inspection
 from pipeline.placement import Resources
 from pipeline.plan_report import Report
-from pipeline.prepare import PrepareConfig
+from pipeline.prepare_config import PrepareConfig
 from pipeline.pretrain_config import PretrainConfig
 from pipeline.quickstart import QuickstartConfig
 from pipeline.room import Crew

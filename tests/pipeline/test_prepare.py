@@ -10,7 +10,8 @@ import torch
 from pipeline.cli import root_cause
 from pipeline.dataset import PreparedDataset
 from pipeline.manifest import MANIFEST, SHARD_SCHEMA, TRANSFORM
-from pipeline.prepare import PrepareConfig, prepare
+from pipeline.prepare import prepare
+from pipeline.prepare_config import PrepareConfig
 from pipeline.sources.coco import CocoSource
 from pipeline.storage import Folder
 from ratgan.text.loading import load_encoder

@@ -15,7 +15,8 @@ import pytest
 from pipeline.dataset import PreparedDataset
 from pipeline.lock import Lock
 from pipeline.manifest import MANIFEST
-from pipeline.prepare import PrepareConfig, prepare
+from pipeline.prepare import prepare
+from pipeline.prepare_config import PrepareConfig
 from pipeline.rejects import Budget
 from pipeline.sources.coco import CocoSource
 from pipeline.sources.folder import FolderSource

@@ -7,7 +7,8 @@ import pyarrow.parquet as pq
 import pytest
 
 from pipeline.dataset import PreparedDataset
-from pipeline.prepare import PrepareConfig, prepare
+from pipeline.prepare import prepare
+from pipeline.prepare_config import PrepareConfig
 from pipeline.sources.coco import CocoSource
 from tests import corpus
 from tests.conftest import encoded, photo

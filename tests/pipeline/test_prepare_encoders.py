@@ -6,7 +6,8 @@ import pytest
 import torch
 
 from pipeline.dataset import PreparedDataset
-from pipeline.prepare import PrepareConfig, prepare
+from pipeline.prepare import prepare
+from pipeline.prepare_config import PrepareConfig
 from pipeline.sources.coco import CocoSource
 from ratgan.text.damsm import CaptionNetwork, Damsm, pack
 from ratgan.text.vocabulary import Vocabulary

@@ -13,7 +13,8 @@ from torchvision.models import inception_v3
 import ratgan
 from pipeline.config import TrainConfig
 from pipeline.dataset import PreparedDataset
-from pipeline.prepare import PrepareConfig, prepare
+from pipeline.prepare import prepare
+from pipeline.prepare_config import PrepareConfig
 from pipeline.pretrain import pretrain
 from pipeline.pretrain_config import PretrainConfig
 from pipeline.sources.shapes import ShapesSource

@@ -14,7 +14,7 @@ import pytest
 
 from pipeline.cli import parse
 from pipeline.images import RejectedError
-from pipeline.prepare import PrepareConfig
+from pipeline.prepare_config import PrepareConfig
 from pipeline.sources import AnySource
 from pipeline.sources.coco import CocoSource
 from pipeline.sources.folder import FolderSource
