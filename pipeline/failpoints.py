@@ -21,8 +21,9 @@ logger = logging.getLogger(__name__)
 
 VARIABLE = "RATGAN_FAULT"
 SIGNALS = {"kill": signal.SIGKILL, "stop": signal.SIGSTOP, "segv": signal.SIGSEGV}
-ACTIONS = (*SIGNALS, "hang", "slow", "raise", "full", "nan")
+ACTIONS = (*SIGNALS, "hang", "slow", "raise", "full", "nan", "eat")
 SLOW_S = 0.3
+MEAL_BYTES = 256 * 2**20
 POINTS = (
     "worker.step",  # before a training step; step, rank
     "checkpoint.before_write",  # of each of its files; step, file
@@ -41,7 +42,8 @@ class Fault:
     Attributes:
         action: ``kill``, ``stop`` and ``segv`` send this process that signal, ``hang`` never
             comes back, ``slow`` takes a moment, ``raise`` raises a RuntimeError, ``full`` the
-            OSError of a full disk, ``nan`` asks the caller to spoil its numbers.
+            OSError of a full disk, ``nan`` asks the caller to spoil its numbers, ``eat`` takes
+            memory until somebody ends the process.
         point: One of `POINTS`.
         where: Step, rank or file it is bound to.
         once: File that is made when it strikes; empty to strike each time.
@@ -121,6 +123,10 @@ def reach(point: str, **here: object) -> bool:
         logger.warning("fault %s@%s strikes at %s", fault.action, point, here)
         if fault.action in SIGNALS:
             os.kill(os.getpid(), SIGNALS[fault.action])
+        eaten = []
+        while fault.action == "eat":
+            eaten.append(b"x" * MEAL_BYTES)
+            time.sleep(0.05)
         while fault.action == "hang":
             time.sleep(1)
         if fault.action == "slow":

@@ -249,8 +249,8 @@ FAULTS = (
     Fault(
         15,
         "No memory",
-        "RLIMIT_AS, torch's own error",
-        "an error that names batch, memory and the --optim.accumulate that fits",
+        "RLIMIT_AS, torch's own error; a worker that eats until Ray ends it",
+        "an error that names batch, memory and the --optim.accumulate that fits; replaced",
         (
             *_in(
                 PIPELINE,
@@ -260,6 +260,7 @@ FAULTS = (
             ),
             *_in(PIPELINE, "rollback", "a_run_without_memory_says_how_to_train_the_same_batch"),
         ),
+        _in(CHAOS, "nodes", "a_worker_that_ray_ends_for_want_of_memory_is_replaced"),
     ),
     Fault(
         16,

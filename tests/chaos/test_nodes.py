@@ -123,6 +123,33 @@ def standing_still(tmp_path: Path) -> bool:
     return (tmp_path / "still").exists() and marker.exists()
 
 
+def test_a_worker_that_ray_ends_for_want_of_memory_is_replaced(
+    shapes, tmp_path, two_workers_through
+):
+    memory = psutil.virtual_memory()
+    room_for = 6 * 2**30  # what cluster and run take, and what is eaten before Ray ends the eater
+    if memory.available < 2 * room_for:
+        pytest.skip("too little memory is free to waste some")
+    full = (memory.total - memory.available + room_for) / memory.total
+    run = options(shapes, tmp_path / "runs", workers=2, checkpoint_every=4, total_steps=12)
+    with Cluster(
+        tmp_path,
+        **{VARIABLE: f"eat@worker.step:rank=1,step=6,once={tmp_path}/ate"},
+        RAY_memory_usage_threshold=f"{full:.3f}",
+        RAY_memory_monitor_refresh_ms="100",
+    ) as cluster:
+        cluster.add(cpus=3)
+        with start(run, tmp_path, **cluster.client) as job:
+            assert job.wait() == 0, job.said
+
+    assert re.search(r"lost \((killed, crashed or out of memory|OutOfMemoryError)\)", job.said), (
+        job.said
+    )
+    assert "Starting again from the last checkpoint (1 of 3 times)" in job.said
+    assert "resuming from step 4" in job.said
+    assert weights(tmp_path / "runs/run", 12) == two_workers_through[12]
+
+
 def test_a_fixed_number_of_workers_waits_for_a_node_and_then_says_what_is_missing(
     shapes, tmp_path, two_workers_through
 ):
