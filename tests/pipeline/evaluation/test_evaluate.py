@@ -1,6 +1,7 @@
 """Evaluations with a real Ray and a real MLflow: by any number of actors, stopped, recorded."""
 
 import json
+import re
 from pathlib import Path
 
 import numpy as np
@@ -19,6 +20,7 @@ from ratgan.checkpoint import pack_model
 from ratgan.text.damsm import CaptionNetwork, pack
 from ratgan.text.image_branch import SmallBranch
 from ratgan.text.vocabulary import Vocabulary
+from tests.chaos.commands import Command
 from tests.conftest import photo
 from tests.pipeline.test_train import config as training
 from tests.ratgan.extractor_weights import write_inception
@@ -155,6 +157,35 @@ def test_what_is_finished_is_not_made_again(by_one, model, pair, shapes, tmp_pat
     assert "is evaluated already" in capsys.readouterr().out
     with pytest.raises(ValueError, match=r"holds another evaluation:\nprotocol.seed: 0 → 7"):
         evaluate(config(model, shapes, output, **options, seed=7))
+
+
+@pytest.mark.thorough
+def test_an_evaluation_in_a_bucket_that_is_killed_ends_with_the_same_numbers(
+    model, shapes, bucket, tmp_path
+):
+    environment, lake = bucket
+    lake.put(model, "lake/model", recursive=True)
+    lake.put(str(shapes.folder), "lake/shapes", recursive=True)
+    options = {"model": "s3://lake/model", "data": "s3://lake/shapes"}
+    options |= {"output": "s3://lake/report", "cache": "s3://lake/cache"}
+    asked = config(model, shapes, tmp_path)
+    flags = [
+        f"--{name.replace('_', '-')}={value}"
+        for name, value in (asked.model_dump(exclude_unset=True) | options).items()
+        if value is not True
+    ]
+    with Command("evaluate", "--few-images", *flags, **environment) as first:
+        first.wait_for(lambda: bool(lake.glob("lake/report/features/generated/chunk-*")))
+        first.kill()
+    left = len(lake.glob("lake/report/features/generated/chunk-*"))
+
+    with Command("evaluate", "--few-images", *flags, **environment) as again:
+        assert again.wait() == 0, again.said
+
+    assert 1 <= left < 6
+    assert re.search(r"[1-8] of 9 pieces are there already", again.said), again.said
+    report = json.loads(lake.cat("lake/report/report.json"))
+    assert report["numbers"] == pytest.approx(evaluate(asked)["numbers"], rel=1e-9, abs=1e-12)
 
 
 def test_a_run_is_evaluated_by_a_published_protocol_and_its_record_grows(shapes, tmp_path, capsys):
