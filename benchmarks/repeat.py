@@ -22,6 +22,7 @@ from torch import Tensor
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
+from benchmarks.checkpoint import SENTENCE_DIM, STATE
 from benchmarks.workload import awake
 from pipeline.gan_checkpoint import gan_files, gan_tensors, restore
 from pipeline.precision import Precision, settle
@@ -33,14 +34,6 @@ from ratgan.layout import placed
 from ratgan.randomness import step_noise
 from ratgan.step import Gan, train_step
 from ratgan.text.transform import SentenceTransform
-
-SENTENCE_DIM = 256
-STATE = {
-    "run": "benchmark",
-    "dataset": "",
-    "versions": {},
-    "encoder": {"name": "minilm", "sha256": ""},
-}
 
 
 def build(options: argparse.Namespace) -> Gan:
