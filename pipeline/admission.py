@@ -62,9 +62,8 @@ def check_dashboard(address: str) -> None:
         request = urllib.request.Request(f"{address.rstrip('/')}/api/version", headers=shown)
         urllib.request.urlopen(request, timeout=TIMEOUT_S).close()
     except urllib.error.HTTPError as error:
-        if error.code == 401:
+        if error.code in (401, 403):
             _check_token(address, token, place)
-        if error.code == 403:
             raise _wrong(address, place) from error
         raise ConnectionError(
             f"{address} answers {error.code} {error.reason}: that is no Ray dashboard. {remedy}"
