@@ -22,7 +22,7 @@ from pipeline.local_cluster import PORTS_PER_NODE, Plan
 from tests.cluster.docs import ROOT, commands_of, exported
 from tests.mlflow_server import MlflowServer
 
-pytestmark = [pytest.mark.slow, pytest.mark.thorough]
+pytestmark = pytest.mark.slow
 
 BIN = Path(sys.executable).parent
 BUCKET = "ratgan"
@@ -160,7 +160,7 @@ def test_every_port_refuses_strangers_and_is_on_loopback(cluster):
             assert requests.post(url, json={"entrypoint": "id"}, timeout=10).status_code == 401
 
 
-def test_the_commands_of_the_page_prepare_train_stop_and_go_on(cluster):
+def test_the_commands_of_the_page_prepare_train_stop_and_go_on(cluster, record_property):
     _, _, prepare, train, logs, stop, again, *rest, draw, _ = commands_of(
         "cluster.md", "One machine"
     )
@@ -186,6 +186,9 @@ def test_the_commands_of_the_page_prepare_train_stop_and_go_on(cluster):
 
     assert len(nodes) == 2, nodes
     stopped = int(re.search(r"stopped at step (\d+)\.", before)[1])
+    reached = max(int(step) for step in re.findall(r"(?m)^step (\d+)/300 ", before))
+    assert reached <= stopped < reached + 10, "the step at hand is saved, and none after it done"
+    record_property("steps_lost", 0)
     assert f"resuming from step {stopped} (s3://{BUCKET}/runs/shapes/checkpoints" in after
     assert "step 300/300" in after
     lake = cluster.lake()
