@@ -6,11 +6,12 @@ from typing import Any
 
 import torch
 from ray.train import FailureConfig, LoggingConfig, RunConfig, ScalingConfig
-from ray.train.torch import TorchConfig, TorchTrainer
+from ray.train.torch import TorchTrainer
 
 from pipeline import config as options
 from pipeline import hangs
 from pipeline.losses import lost_worker
+from pipeline.meeting import MeetingPoint
 from pipeline.progress import say
 from pipeline.room import Crew, GrowthWatch, wait_for_room
 from pipeline.stopping import StopRequests
@@ -89,7 +90,7 @@ def _fit(
     trainer = TorchTrainer(
         work,
         train_loop_config=fields,
-        torch_config=TorchConfig(timeout_s=COLLECTIVE_TIMEOUT_S),
+        torch_config=MeetingPoint(timeout_s=COLLECTIVE_TIMEOUT_S),
         scaling_config=ScalingConfig(num_workers=workers, use_gpu=use_gpu),
         # Our own commit marker says where to resume. Ray keeps its records under a name
         # that is used once, so that no state of an earlier start can get in the way.

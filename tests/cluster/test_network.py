@@ -30,9 +30,10 @@ class Network:
 
     def __init__(self, made: Hosts, folder: Path) -> None:
         self.hosts, self.folder = made, folder
-        exports, head, again, worker, _ = commands_of("cluster.md", "Own machines")
+        *exports, head = commands_of("cluster.md", "Own machines")[:3]
+        *again, worker, _ = commands_of("cluster.md", "Own machines")[3:]
         assert again == exports
-        self.exports = exports
+        self.exports = "; ".join(exports)
         short = tempfile.mkdtemp(prefix="ray-", dir="/tmp")
         self.lines = {
             "head": f"{head} --num-cpus 1 --temp-dir {short}",
