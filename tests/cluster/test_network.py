@@ -34,11 +34,15 @@ class Network:
         *again, worker, _ = commands_of("cluster.md", "Own machines")[3:]
         assert again == exports
         self.exports = "; ".join(exports)
-        short = tempfile.mkdtemp(prefix="ray-", dir="/tmp")
+        # Hosts here share the disk, and clean up after jobs where others still need it.
+        places = {name: tempfile.mkdtemp(prefix="ray-", dir="/tmp") for name in NODES}
         self.lines = {
-            "head": f"{head} --num-cpus 1 --temp-dir {short}",
-            "one": f"{worker} --num-cpus 1",
-            "two": f"{worker} --num-cpus 1".replace("10.0.0.2", "10.0.0.3"),
+            name: f"{line} --num-cpus 1 --temp-dir {places[name]}"
+            for name, line in {
+                "head": head,
+                "one": worker,
+                "two": worker.replace("10.0.0.2", "10.0.0.3"),
+            }.items()
         }
         self.environment = {k: v for k, v in os.environ.items() if not k.startswith("RAY_")} | {
             "HOME": str(folder),
