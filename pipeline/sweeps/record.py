@@ -109,11 +109,20 @@ class StudyFolder:
         return self.folder / self.run_name(number)
 
     def ranked(self, mode: str) -> list[TrialRecord]:
-        """Return the trials that have a value of the metric, the best first."""
+        """Return the trials that have a value of the metric, the best first.
+
+        One that was ended early, or failed, comes after all others: its best point was a passing
+        one, and others were better than it at the same step.
+        """
         sign = 1 if mode == "max" else -1
         found = [(each.best(mode), each) for each in self.trials.values()]
         scored = [(best[1], each) for best, each in found if best is not None]
-        return [each for _, each in sorted(scored, key=lambda s: (-sign * s[0], s[1].number))]
+
+        def place(found: tuple[float, TrialRecord]) -> tuple[bool, float, int]:
+            value, trial = found
+            return trial.status in ("stopped", "failed"), -sign * value, trial.number
+
+        return [trial for _, trial in sorted(scored, key=place)]
 
     def _numbers(self) -> list[int]:
         found = (re.fullmatch(r"(\d+)\.json", name) for name in (self.folder / TRIALS).names())

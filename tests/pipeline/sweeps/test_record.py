@@ -48,6 +48,8 @@ def test_trials_are_ranked_by_their_best_point_in_the_direction_asked_for(tmp_pa
     assert study.trials[0].best("min") == (2, 0.1)
     assert study.trials[1].best("max") == (1, 0.3), "of equal points the first"
     assert study.trials[2].best("max") is None
+    study.trials[0].status = "stopped"
+    assert [trial.number for trial in study.ranked("max")] == [1, 0], "what was ended comes last"
 
 
 def points(spool: Spool, step: int, **values: float) -> None:
