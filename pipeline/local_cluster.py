@@ -32,7 +32,8 @@ from pipeline.session import usable_cpus
 FIRST_PORT = 8260  # so that the dashboard is where everybody looks for it, at 8265
 PORTS_PER_NODE = 10
 START_S = 300.0
-STOP_S = 30.0
+STOP_S = 30.0  # for nodes to end what they started
+LEFT_S = 3.0  # for what they have not ended
 # `ray job stop` kills a job after so many seconds; a checkpoint must be saved by then. Ray: 3.
 JOB_STOP_S = 120
 TOKEN_LENGTH = 32
@@ -158,14 +159,15 @@ def stop(folder: Path, *, keep_logs: bool = False) -> int:
     Returns:
         How many processes were ended.
     """
-    processes = list(_processes(folder))
-    for process in reversed(_nodes(folder)):
+    processes, nodes = list(_processes(folder)), _nodes(folder)
+    for process in reversed(nodes):
         with contextlib.suppress(psutil.NoSuchProcess):
             process.terminate()
-    for process in _left_of(processes):
+    _left_of(nodes, STOP_S)
+    for process in _left_of(processes, LEFT_S):
         with contextlib.suppress(psutil.NoSuchProcess):
             process.kill()
-    _left_of(processes)
+    _left_of(processes, STOP_S)
     for name in () if keep_logs else _read(folder):  # nothing but what `start` made
         (folder / f"{name}.log").unlink(missing_ok=True)
         shutil.rmtree(folder / name.removeprefix("worker-"), ignore_errors=True)
@@ -328,9 +330,9 @@ def _process(pid: int, started: float) -> psutil.Process | None:
         return None
 
 
-def _left_of(processes: list[psutil.Process]) -> list[psutil.Process]:
+def _left_of(processes: list[psutil.Process], within_s: float) -> list[psutil.Process]:
     """Wait for the end of processes; return those that do not end."""
-    give_up = time.monotonic() + STOP_S
+    give_up = time.monotonic() + within_s
     while processes and time.monotonic() < give_up:
         processes = [process for process in processes if _runs(process)]
         time.sleep(0.1)

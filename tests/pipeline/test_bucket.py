@@ -26,6 +26,8 @@ def job(name: str, *flags: str, environment: dict[str, str]) -> str:
     return done.stdout
 
 
+# The rest of it, without the pretraining, is done by the cluster's test for each change.
+@pytest.mark.thorough
 def test_prepare_pretrain_train_resume_and_generate_on_s3(bucket, tmp_path):
     environment, filesystem = bucket
     tracked = environment | {"MLFLOW_TRACKING_URI": f"sqlite:///{tmp_path}/mlflow.db"}

@@ -18,6 +18,7 @@ pytestmark = pytest.mark.slow
 ROOT = Path(__file__).parents[2]
 
 
+@pytest.mark.thorough
 def test_compiled_blocks_compute_the_same_and_keep_the_names_of_their_weights():
     batch = {name: tensor.float() for name, tensor in small_batch().items()}
     plain, compiled = (Gan.create(small_generator(), small_discriminator()) for _ in range(2))

@@ -150,7 +150,10 @@ def test_steps_that_are_trained_again_after_a_kill_stay_one_point(store, tmp_pat
     assert [step for step, *_ in arrived(store, run)] == [1, 2, 3, 4, 5]
 
 
-@pytest.mark.parametrize(("mode", "reason"), [("hang", "timed out"), ("500", "500")])
+@pytest.mark.parametrize(
+    ("mode", "reason"),
+    [pytest.param("hang", "timed out", marks=pytest.mark.thorough), ("500", "500")],
+)
 def test_a_tracker_that_breaks_in_between_gets_all_of_it_later(mode, reason, server, tmp_path):
     door = Door(server.port)
     run = tmp_path / f"door-{mode}"
