@@ -1,5 +1,8 @@
 """Starting the workers: again when one is lost, and anew when there is room for more of them."""
 
+import gc
+import signal
+import threading
 import uuid
 from collections.abc import Callable
 from typing import Any
@@ -52,6 +55,9 @@ def train_through_losses(
     """
     restarts, before = 0, 0
     while True:
+        # Ray's controller may have lost its own helpers too, and left other workers running. They
+        # end with it, once nothing holds it: the error of a loss does, in a circle.
+        gc.collect()
         size = wait_for_room(crew, config.wait_for_room_s, lambda: stop.asked)
         if size is None:
             return
@@ -104,9 +110,12 @@ def _fit(
             ),
         ),
     )
-    threads = torch.get_num_threads()
+    threads, on_interrupt = torch.get_num_threads(), signal.getsignal(signal.SIGINT)
     try:
         trainer.fit()
     finally:
         torch.set_num_threads(threads)  # which a run in this process may have changed
+        if threading.current_thread() is threading.main_thread():
+            # Ray's handler would hold its controller, and the workers that holds, for ever.
+            signal.signal(signal.SIGINT, on_interrupt)
     (run / RAY_RECORDS).remove()

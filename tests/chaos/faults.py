@@ -251,7 +251,8 @@ FAULTS = (
         15,
         "No memory",
         "RLIMIT_AS, torch's own error; a worker that eats until Ray ends it",
-        "an error that names batch, memory and the --optim.accumulate that fits; replaced",
+        "an error that names batch, memory and the --optim.accumulate that fits; replaced, or the "
+        "same command goes on",
         (
             *_in(
                 PIPELINE,
@@ -261,7 +262,7 @@ FAULTS = (
             ),
             *_in(PIPELINE, "rollback", "a_run_without_memory_says_how_to_train_the_same_batch"),
         ),
-        _in(CHAOS, "nodes", "a_worker_that_ray_ends_for_want_of_memory_is_replaced"),
+        _in(CHAOS, "nodes", "a_worker_that_ray_ends_for_want_of_memory_costs_no_work"),
     ),
     Fault(
         16,
