@@ -120,6 +120,8 @@ def start(plan: Plan) -> None:
         "RAY_AUTH_TOKEN_PATH": str(token),
         "RAY_JOB_STOP_WAIT_TIME_S": os.environ.get("RAY_JOB_STOP_WAIT_TIME_S", str(JOB_STOP_S)),
         "RAY_raylet_start_wait_time_s": str(round(START_S)),  # on a busy machine 30 s are too few
+        # A node that is to end waits for its work to move elsewhere; here, all of them end.
+        "RAY_GRACEFUL_SHUTDOWN_DRAIN_TIMEOUT_S": "0",
         **NO_METRICS,
     }
     plan.folder.mkdir(mode=0o700, parents=True, exist_ok=True)

@@ -31,8 +31,6 @@ def lost_worker(error: BaseException) -> str | None:
             return f"a worker was lost ({type(error).__name__})"
         if type(getattr(error, "controller_failure", None)).__name__ in NOT_STARTED:
             return "a worker was lost while it was being started"
-        if type(error).__name__ == "PreemptionError":
-            return "a node was taken away"
         error = error.__cause__  # type: ignore[assignment]
     lost = [rank for rank, failure in sorted(failures.items()) if _is_death(failure)]
     if lost:

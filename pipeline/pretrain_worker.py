@@ -10,8 +10,6 @@ from functools import partial
 from itertools import islice
 from typing import Any
 
-import ray.train
-import ray.train.torch
 import torch
 from safetensors.torch import save
 from torch import Tensor
@@ -20,6 +18,7 @@ from pipeline import collective
 from pipeline.batches import Batch, prefetch
 from pipeline.checkpointing import Score, read_tensors
 from pipeline.dataset import PreparedDataset
+from pipeline.departure import Departures
 from pipeline.failpoints import reach
 from pipeline.health import Pace
 from pipeline.host_copy import Groups, holding
@@ -72,20 +71,24 @@ def build(
     return Pair.create(captions.to(device), images.to(device), betas=config.optim.betas)
 
 
-def work(fields: dict[str, Any]) -> None:
+def work(fields: dict[str, Any]) -> str:
     """Pretrain; the function that Ray Train runs in each worker.
 
     Args:
         fields: Of a `Job`.
+
+    Returns:
+        Why it came to no end, though nobody asked it to stop; empty if it did.
     """
     job, config, device = begin(fields, PretrainConfig)
-    run = Folder(job.run)
+    run, departures = Folder(job.run), Departures(device)
     with (
         Saver(run / "checkpoints", keep=config.keep_checkpoints) as saver,
-        StopWatch(run, job.token, looks=collective.rank() == 0) as stop,
+        StopWatch(run, job.token, looks=collective.rank() == 0, notice=departures.notice) as stop,
         Watchdog(run, config.health.hang_s) as watchdog,
     ):
         _pretrain(job, config, device, saver, stop, watchdog)
+    return stop.reason
 
 
 def _pretrain(
@@ -128,8 +131,6 @@ def _pretrain(
             if tracker:
                 _tell(tracker, step, last, measured)
                 pace.interval(step, interval.own_s)
-            if step % config.checkpoint_every == 0 or step == last:
-                ray.train.report(measured)  # waits for Ray's controller, which looks every 2 s
             interval = Interval(step)
         if tracker and saves:
             found = None if stopping else measure(config, pair, dataset, vocabulary, device)

@@ -111,6 +111,3 @@ def settle() -> None:
         "ray.data._internal.progress",
     ):
         logging.getLogger(name).setLevel(logging.ERROR)
-    # Repeats each report in full; this logger is named by its file.
-    reports = Path(ray.__file__).parent / "train/v2/_internal/execution/context.py"
-    logging.getLogger(str(reports)).setLevel(logging.WARNING)

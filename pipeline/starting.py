@@ -1,6 +1,7 @@
 """Starting the workers: again when one is lost, and anew when there is room for more of them."""
 
 import gc
+import os
 import signal
 import threading
 import uuid
@@ -23,7 +24,7 @@ from pipeline.storage import Folder
 RAY_RECORDS = "ray"  # in the run's folder, while it runs
 COLLECTIVE_TIMEOUT_S = 300  # a worker that is silent for so long is gone; Ray's default is 1800 s
 
-Work = Callable[[dict[str, Any]], None]
+Work = Callable[[dict[str, Any]], str]  # why it came to no end, empty if it did
 
 
 def train_through_losses(
@@ -39,7 +40,8 @@ def train_through_losses(
 
     If one is lost, it is run again from the last checkpoint, with as many workers as there is
     room for. If there is room for more, the workers are asked to save and stop, and more are
-    started. Ray Train's own elastic training would lose the steps since the last checkpoint then.
+    started; if the machine of one is to be taken away, they do so unasked. Ray Train's own elastic
+    training would lose the steps since the last checkpoint then.
 
     Args:
         work: The function.
@@ -66,7 +68,9 @@ def train_through_losses(
         before, left, growth = size, hangs.names(run), GrowthWatch(crew, size, stop.tell_workers)
         try:
             with growth:
-                _fit(work, fields, name=config.name, run=run, workers=size, use_gpu=crew.use_gpu)
+                reason = _fit(
+                    work, fields, name=config.name, run=run, workers=size, use_gpu=crew.use_gpu
+                )
         except Exception as error:
             loss = lost_worker(error)
             if loss is None:
@@ -83,16 +87,19 @@ def train_through_losses(
                 f"({restarts} of {config.max_restarts} times)"
             )
         else:
-            if not growth.found:
+            if stop.asked or not (reason or growth.found):
                 return
+            if reason:
+                say(f"{reason}. A checkpoint is saved, and training goes on from it on others")
         if growth.found:
             stop.untell_workers()
 
 
 def _fit(
     work: Work, fields: dict[str, Any], *, name: str, run: Folder, workers: int, use_gpu: bool
-) -> None:
-    """Run a function in every worker, or in this process with none, and wait for its end."""
+) -> str:
+    """Run a function in every worker, or in this process with none; return what it returned."""
+    os.environ["RAY_TRAIN_ENABLE_PREEMPTION_WATCHER"] = "0"  # `departure.py` looks
     trainer = TorchTrainer(
         work,
         train_loop_config=fields,
@@ -105,17 +112,16 @@ def _fit(
             storage_path=f"{run}/{RAY_RECORDS}",
             logging_config=LoggingConfig(log_level="WARNING"),
             # Whatever fails is for `train_through_losses`; Ray would wait for a node for ever.
-            failure_config=FailureConfig(
-                max_failures=0, controller_failure_limit=0, max_preemption_failures=0
-            ),
+            failure_config=FailureConfig(max_failures=0, controller_failure_limit=0),
         ),
     )
     threads, on_interrupt = torch.get_num_threads(), signal.getsignal(signal.SIGINT)
     try:
-        trainer.fit()
+        result = trainer.fit()
     finally:
         torch.set_num_threads(threads)  # which a run in this process may have changed
         if threading.current_thread() is threading.main_thread():
             # Ray's handler would hold its controller, and the workers that holds, for ever.
             signal.signal(signal.SIGINT, on_interrupt)
     (run / RAY_RECORDS).remove()
+    return result.return_value or ""

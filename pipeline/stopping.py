@@ -10,7 +10,7 @@ import logging
 import signal
 import threading
 import uuid
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from types import FrameType, TracebackType
 from typing import Self
 
@@ -100,17 +100,25 @@ class StopWatch:
         run: Folder of the run.
         token: Of the start that this worker belongs to.
         looks: Only one worker needs to; the others hear of it from that one.
+        notice: Says what else is a reason to stop, for now; empty while nothing is.
         every_s: Seconds between two looks.
 
     Attributes:
-        asked: Whether a stop was asked for.
+        asked: Whether a stop was asked for, or there is another reason.
+        reason: The other reason, or empty.
     """
 
     def __init__(
-        self, run: Folder, token: str, *, looks: bool = True, every_s: float = LOOK_EVERY_S
+        self,
+        run: Folder,
+        token: str,
+        *,
+        looks: bool = True,
+        notice: Callable[[], str] = str,
+        every_s: float = LOOK_EVERY_S,
     ) -> None:
         self.run, self.token, self.looks, self.every_s = run, token, looks, every_s
-        self.asked = False
+        self.notice, self.asked, self.reason = notice, False, ""
         self._end = threading.Event()
         self._thread = threading.Thread(target=self._look, name="stop-watch", daemon=True)
 
@@ -131,6 +139,9 @@ class StopWatch:
 
     def _look(self) -> None:
         while not self.asked and not self._end.wait(self.every_s):
+            if reason := self.notice():
+                self.reason, self.asked = reason, True
+                return
             try:
                 if self.run.exists(REQUEST):
                     self.asked = self.run.read_json(REQUEST).get("start") == self.token

@@ -10,8 +10,6 @@ from collections.abc import Iterator
 from functools import partial
 from typing import Any
 
-import ray.train
-import ray.train.torch
 import torch
 from PIL import Image
 from torch import Tensor
@@ -22,6 +20,7 @@ from pipeline.checkpointing import STATE
 from pipeline.compiling import compile_blocks
 from pipeline.config import TrainConfig
 from pipeline.dataset import Example, PreparedDataset
+from pipeline.departure import Departures
 from pipeline.failpoints import reach
 from pipeline.gan_checkpoint import gan_files, gan_tensors, restore
 from pipeline.health import Course, Pace, Skips, Watch, refuse_to_go_back
@@ -85,20 +84,24 @@ def build(config: TrainConfig, sentence_dim: int, device: torch.device) -> Gan:
     )
 
 
-def work(fields: dict[str, Any]) -> None:
+def work(fields: dict[str, Any]) -> str:
     """Train; the function that Ray Train runs in each worker.
 
     Args:
         fields: Of a `Job`.
+
+    Returns:
+        Why it came to no end, though nobody asked it to stop; empty if it did.
     """
     job, config, device = begin(fields, TrainConfig)
-    run = Folder(job.run)
+    run, departures = Folder(job.run), Departures(device)
     with (
         Saver(run / "checkpoints", keep=config.keep_checkpoints) as saver,
-        StopWatch(run, job.token, looks=collective.rank() == 0) as stop,
+        StopWatch(run, job.token, looks=collective.rank() == 0, notice=departures.notice) as stop,
         Watchdog(run, config.health.hang_s) as watchdog,
     ):
         _train(job, config, device, saver, stop, watchdog)
+    return stop.reason
 
 
 def _train(
@@ -177,8 +180,6 @@ def _train(
             if reporter:
                 reporter.line(step, last, measured)
                 reporter.pace.interval(step, interval.own_s)
-            if step % config.checkpoint_every == 0 or step == last:
-                ray.train.report(measured)  # waits for Ray's controller, which looks every 2 s
             in_a_row = skips.in_a_row()
             if in_a_row >= config.health.skipped_in_a_row:
                 saver.finish()

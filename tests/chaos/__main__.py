@@ -6,7 +6,7 @@
     python -m tests.chaos --seed 7 --faults 40
 
 A test tells what it measured with `record_property`: `steps_lost`, `recovered_s`, `weights_equal`,
-`found` (of how many).
+`measured` (anything else).
 """
 
 import argparse
@@ -80,9 +80,9 @@ class Recorder:
             elif not self.passed[number] and not bad:
                 outcome = "not run"
             else:
-                found = "; ".join(map(str, told.get("found", [])))
+                measured = "; ".join(map(str, told.get("measured", [])))
                 outcome = "; ".join([f"**{each}**" for each in bad] or [fault.expected])
-                outcome += f" ({found})" * bool(found)
+                outcome += f" ({measured})" * bool(measured)
             equal = told.get("weights_equal", [])
             cells = [
                 str(number),

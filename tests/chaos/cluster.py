@@ -40,6 +40,21 @@ class Node:
         (raylet,) = [each for each in self.started("raylet/raylet ") if each.name() == "raylet"]
         raylet.kill()
 
+    def announce_departure(self, within_s: int, environment: dict[str, str]) -> None:
+        """Tell its cluster that it is to be taken away, as an autoscaler does."""
+        (raylet,) = [each for each in self.started("raylet/raylet ") if each.name() == "raylet"]
+        (name,) = [part for part in raylet.cmdline() if part.startswith("--node_id=")]
+        subprocess.run(
+            [
+                *(BIN / "ray", "drain-node", f"--address={environment['RAY_ADDRESS']}"),
+                *("--reason=DRAIN_NODE_REASON_PREEMPTION", "--reason-message=wanted elsewhere"),
+                *(name.replace("_", "-"), f"--deadline-remaining-seconds={within_s}"),
+            ],
+            env=environment,
+            check=True,
+            capture_output=True,
+        )
+
     def end(self) -> None:
         """SIGKILL all of it, as when the power fails."""
         mine = [self.process.pid]

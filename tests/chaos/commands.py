@@ -143,3 +143,25 @@ def step_resumed(said: str) -> int:
     """Return the step a training last went on from, 0 if it began."""
     steps = re.findall(r"resuming from step ([\d,]+)", said)
     return int(steps[-1].replace(",", "")) if steps else 0
+
+
+def tell_losses(record_property: Callable[[str, object], None], *starts: Command) -> None:
+    """Tell what each loss of workers, and each start after the first, cost a training.
+
+    Steps lost are those that were done again, as far as the log tells of them. Time counts from the
+    moment that the loss was noticed, or the command given again, to the next step.
+    """
+    reached, resumed, since = 0, 0, None
+    for start in starts:
+        since = None if start is starts[0] else start.started
+        for at, line in start.lines:
+            if "Starting again from the last checkpoint" in line:
+                resumed, since = 0, at
+            elif "resuming from step" in line:
+                resumed = step_resumed(line)
+            elif (step := re.search(r"\bstep ([\d,]+)/", line)) is not None:
+                if since is not None:
+                    record_property("steps_lost", max(0, reached - resumed))
+                    record_property("recovered_s", at - since)
+                    since = None
+                reached = int(step[1].replace(",", ""))

@@ -115,14 +115,16 @@ FAULTS = (
     ),
     Fault(
         6,
-        "A node dies",
-        "SIGKILL of a raylet, of GCS, of all of a cluster",
-        "a run with --min-workers goes on with fewer; on a new cluster the same command goes on",
+        "A node dies, or is taken away",
+        "SIGKILL of a raylet, of GCS, of all of a cluster; notice of it beforehand",
+        "a run with --min-workers goes on with fewer, after a notice from the step at hand; on a "
+        "new cluster the same command goes on",
         (),
         _in(
             CHAOS,
             "nodes",
             "a_node_leaves_and_another_joins",
+            "a_machine_that_is_to_be_taken_away_is_left_with_no_step_done_twice",
             "a_run_whose_cluster_is_gone_goes_on_on_a_new_one_by_the_same_command",
         ),
     ),

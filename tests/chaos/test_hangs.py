@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.chaos.commands import Command, tell_losses
 from tests.chaos.runs import start
 from tests.chaos.test_training_faults import options
 from tests.pipeline.test_train import status, weights
@@ -13,20 +14,22 @@ from tests.pipeline.test_train import status, weights
 pytestmark = [pytest.mark.slow, pytest.mark.thorough]
 
 
-def struck(shapes, tmp_path: Path, fault: str, **changes) -> str:
-    """Train with 2 workers to the end under a fault, and return what was said."""
+def struck(shapes, tmp_path: Path, fault: str, **changes) -> Command:
+    """Train with 2 workers to the end under a fault, and return the command."""
     values = {"workers": 2, "checkpoint_every": 4, "total_steps": 12, "health": {"hang_s": 4}}
+    values["log_every"] = 1
     with start(options(shapes, tmp_path / "struck", **values | changes), tmp_path, fault) as job:
         assert job.wait() == 0, job.said
-        return job.said
+        return job
 
 
 def test_a_stopped_worker_is_found_and_replaced_and_nan_on_one_is_left_out_by_all(
-    shapes, tmp_path, two_workers_through
+    shapes, tmp_path, two_workers_through, record_property
 ):
     stop = f"stop@worker.step:rank=1,step=6,once={tmp_path}/done"
 
-    said = struck(shapes, tmp_path, f"{stop};nan@worker.step:rank=1,step=9")
+    job = struck(shapes, tmp_path, f"{stop};nan@worker.step:rank=1,step=9")
+    said = job.said
 
     hung = r"worker 1 \(stopped, or its machine is gone\) hung\. Stacks: .*/hangs\. Starting again"
     assert re.search(rf"step 6 took more than \d+ s: {hung}", said), said
@@ -38,6 +41,7 @@ def test_a_stopped_worker_is_found_and_replaced_and_nan_on_one_is_left_out_by_al
     last = tmp_path / "struck/run/checkpoints/step-00000012/state.json"
     assert json.loads(last.read_text())["skipped_steps"] == 1, "worker 0 left it out too"
     assert weights(tmp_path / "struck/run", 12) != two_workers_through[12]
+    tell_losses(record_property, job)
     assert status(tmp_path / "struck") == "FINISHED"
 
 
@@ -52,35 +56,41 @@ def test_a_stopped_worker_is_found_and_replaced_and_nan_on_one_is_left_out_by_al
     ],
 )
 def test_a_worker_that_hangs_or_crashes_is_named_and_replaced(
-    fault, told, shapes, tmp_path, two_workers_through
+    fault, told, shapes, tmp_path, two_workers_through, record_property
 ):
-    said = struck(shapes, tmp_path, f"{fault},step=6,once={tmp_path}/done")
+    job = struck(shapes, tmp_path, f"{fault},step=6,once={tmp_path}/done")
+    said = job.said
 
     assert re.search(told, said), said
     assert "Starting again from the last checkpoint (1 of 3 times)" in said
     assert weights(tmp_path / "struck/run", 12) == two_workers_through[12]
+    tell_losses(record_property, job)
+    record_property("weights_equal", True)
 
 
-def test_a_slow_worker_is_named_and_slow_saving_is_no_hang(shapes, tmp_path, two_workers_through):
+def test_a_slow_worker_is_named_and_slow_saving_is_no_hang(
+    shapes, tmp_path, two_workers_through, record_property
+):
     slow = "slow@worker.step:rank=1;slow@checkpoint.before_write"
 
-    said = struck(shapes, tmp_path, slow, health={"hang_s": 1.5}, checkpoint_every=2, log_every=1)
+    said = struck(shapes, tmp_path, slow, health={"hang_s": 1.5}, checkpoint_every=2).said
 
     assert len(re.findall("the other workers wait for worker 1", said)) == 1, said
     assert "hung" not in said
     assert weights(tmp_path / "struck/run", 12) == two_workers_through[12]
+    record_property("weights_equal", True)
 
 
 def test_a_training_in_this_process_that_hangs_ends_and_goes_on_by_the_same_command(
-    shapes, tmp_path
+    shapes, tmp_path, record_property
 ):
-    run = options(
-        shapes, tmp_path / "struck", checkpoint_every=4, total_steps=12, health={"hang_s": 2}
-    )
+    values = {"checkpoint_every": 4, "total_steps": 12, "log_every": 1, "health": {"hang_s": 2}}
+    run = options(shapes, tmp_path / "struck", **values)
     hang = f"hang@worker.step:step=6,once={tmp_path}/done"
-    with start(run, tmp_path, hang) as job:
-        assert job.wait() == 75, job.said
-        assert "worker 0 is in pipeline.failpoints.reach" in job.said
+    with start(run, tmp_path, hang) as hung:
+        assert hung.wait() == 75, hung.said
+        assert "worker 0 is in pipeline.failpoints.reach" in hung.said
     with start(run, tmp_path, hang) as job:
         assert job.wait() == 0, job.said
         assert "resuming from step 4" in job.said
+    tell_losses(record_property, hung, job)

@@ -8,7 +8,7 @@ import ray
 
 from pipeline.train import train
 from tests.chaos import invariants
-from tests.chaos.commands import KILLED, Command, step_reached, step_resumed, training
+from tests.chaos.commands import KILLED, Command, step_resumed, tell_losses, training
 from tests.chaos.proxy import ChaosProxy
 from tests.pipeline.test_train import config
 
@@ -52,23 +52,8 @@ def test_a_worker_killed_at_every_step_is_replaced_each_time(shapes, tmp_path, r
     store = f"sqlite:///{tmp_path}/killed/mlflow.db"
     assert invariants.broken_curves(store, run, range(1, STEPS + 1)) == []
     assert invariants.unequal_epochs(str(shapes.folder), 12, 100, (1, 2, 3)) == []
-    _note_losses(command, record_property)
+    tell_losses(record_property, command)
     record_property("weights_equal", True)
-
-
-def _note_losses(command: Command, record_property) -> None:
-    """Tell of each loss of a worker how many steps were done again, and after which time."""
-    lost_at, reached = None, 0
-    for at, line in command.lines:
-        if "Starting again from the last checkpoint" in line:
-            lost_at = at
-        elif "resuming from step" in line and lost_at:
-            record_property("steps_lost", reached - step_resumed(line))
-        elif "/40  images" in line:
-            reached = int(line.partition("step ")[2].partition("/")[0])
-            if lost_at:
-                record_property("recovered_s", at - lost_at)
-                lost_at = None
 
 
 def test_a_driver_killed_alone_leaves_no_worker_that_spoils_the_next_start(
@@ -84,7 +69,6 @@ def test_a_driver_killed_alone_leaves_no_worker_that_spoils_the_next_start(
     with Command("train_coco", *flags, **cluster) as first:
         first.wait_for("step 9/")
         first.kill(alone=True)
-        reached = step_reached(first)
         with Command("train_coco", *flags, **cluster) as second:
             status = second.wait()
             assert status == 0, second.said
@@ -96,8 +80,7 @@ def test_a_driver_killed_alone_leaves_no_worker_that_spoils_the_next_start(
     assert invariants.left_over(run) == []
     store = f"sqlite:///{tmp_path}/killed/mlflow.db"
     assert invariants.broken_curves(store, run, range(1, 25)) == []
-    record_property("steps_lost", reached - step_resumed(second.said))
-    record_property("recovered_s", second.wait_for(r"step \d+/") - second.started)
+    tell_losses(record_property, first, second)
     record_property("weights_equal", True)
 
 
@@ -146,6 +129,5 @@ def test_a_run_in_a_bucket_that_fails_now_and_then_ends_with_the_same_weights(
     assert invariants.other_weights(copy / "run", whole, 24) == []
     assert invariants.incomplete(copy / "run") == []
     assert invariants.broken_curves(store, copy / "run", range(1, 25)) == []
-    record_property("steps_lost", step_reached(killed) - step_resumed(command.said))
-    record_property("recovered_s", command.wait_for(r"step \d+/") - command.started)
+    tell_losses(record_property, killed, command)
     record_property("weights_equal", True)

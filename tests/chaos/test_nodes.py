@@ -18,6 +18,7 @@ from pipeline.failpoints import VARIABLE
 from pipeline.stopping import STOPPED, StoppedError
 from pipeline.train import train
 from tests.chaos.cluster import Cluster
+from tests.chaos.commands import tell_losses
 from tests.chaos.runs import start, then
 from tests.chaos.test_training_faults import options
 from tests.pipeline.test_stopping import wait_until
@@ -90,28 +91,70 @@ def test_a_node_leaves_and_another_joins(shapes, tmp_path, record_property):
             next(node for node in nodes[1:] if node.started("RayTrainWorker")).kill()
             left = time.monotonic()
             at = then(job, "Starting again from the last checkpoint", at)
-            record_property("seconds to notice", at - left)
+            noticed_s = at - left
             at = then(job, "workers 2 → 1", at)
             at = then(job, "step [0-9,]+/", at)
-            record_property("seconds to go on", at - left)
             cluster.add(cpus=1)
             joined = time.monotonic()
             asked = then(job, "room for 2 workers", at)
-            record_property("seconds to find room", asked - joined)
+            found_s = asked - joined
             at = then(job, "workers 1 → 2", asked)
             at = then(job, "step [0-9,]+/", at)
-            record_property("seconds to grow", at - asked)
+            seconds = f"noticed after {noticed_s:.0f} s, room found after {found_s:.0f} s, "
+            record_property("measured", seconds + f"grown {at - asked:.0f} s later")
             job.kill(signal.SIGTERM, alone=True)
             assert job.wait() == STOPPED, job.said
 
     told = steps_told(tmp_path / "runs")
     assert sorted(set(told)) == list(range(2, told[-1] + 1, 2)), "no step is left out"
     assert newest(tmp_path / "runs")["step"] >= told[-1]
+    tell_losses(record_property, job)
+
+
+@pytest.mark.parametrize("by", ["its cluster", "SIGTERM"])
+def test_a_machine_that_is_to_be_taken_away_is_left_with_no_step_done_twice(
+    by, shapes, tmp_path, record_property
+):
+    run = options(
+        shapes,
+        tmp_path / "runs",
+        workers=2,
+        min_workers=1,
+        total_steps=10**6,
+        checkpoint_every=10**5,
+    )
+    with Cluster(tmp_path) as cluster:
+        nodes = [cluster.add(cpus=1) for _ in range(3)]
+        with start(run, tmp_path, **cluster.client) as job:
+            at = then(job, "step 20/")
+            going = next(node for node in nodes[1:] if node.started("RayTrainWorker"))
+            if by == "SIGTERM":
+                going.process.terminate()
+            else:
+                going.announce_departure(120, cluster.client)
+            told = time.monotonic()
+            at = then(job, "machine of worker . is to be taken away. A checkpoint is saved", at)
+            stopped_s = at - told
+            at = then(job, "workers 2 → 1", at)
+            at = then(job, "step [0-9,]+/", at)
+            record_property(
+                "measured",
+                f"left {stopped_s:.0f} s after the notice, went on {at - told:.0f} s after",
+            )
+            assert not going.started("RayTrainWorker"), "it may go"
+            job.kill(signal.SIGTERM, alone=True)
+            assert job.wait() == STOPPED, job.said
+
+    told_of = steps_told(tmp_path / "runs")
+    assert told_of == list(range(2, told_of[-1] + 1, 2)), "each step was done once"
+    assert "Starting again" not in job.said, "it is no loss"
+    record_property("steps_lost", 0)
 
 
 def interrupted(shapes, tmp_path: Path, **changes):
     """A run of 2 workers of which one stands still at step 6, and what its nodes need for that."""
     values = {"workers": 2, "checkpoint_every": 4, "total_steps": 12, "health": {"hang_s": 0}}
+    values["log_every"] = 1
     run = options(shapes, tmp_path / "runs", **values | changes)
     # Workers have the environment of their node.
     return run, {VARIABLE: f"hang@worker.step:step=6,once={tmp_path}/still"}
@@ -124,7 +167,7 @@ def standing_still(tmp_path: Path) -> bool:
 
 
 def test_a_worker_that_ray_ends_for_want_of_memory_costs_no_work(
-    shapes, tmp_path, two_workers_through
+    shapes, tmp_path, two_workers_through, record_property
 ):
     memory = psutil.virtual_memory()
     room_for = 6 * 2**30  # what cluster and run take, and what is eaten before Ray ends the eater
@@ -137,6 +180,7 @@ def test_a_worker_that_ray_ends_for_want_of_memory_costs_no_work(
         workers=2,
         checkpoint_every=4,
         total_steps=12,
+        log_every=1,
         wait_for_room_s=20,
     )
     with Cluster(
@@ -148,17 +192,21 @@ def test_a_worker_that_ray_ends_for_want_of_memory_costs_no_work(
         cluster.add(cpus=3)
         with start(run, tmp_path, **cluster.client) as job:
             ended, said = job.wait(), job.said
+        starts = [job]
         if ended:
             # Ray ended helpers of its own too, and keeps the workers' place until the job is over.
             assert "error: there was no room for 2 workers in 20 s" in said
             with start(run, tmp_path, **cluster.client) as job:
                 assert job.wait() == 0, job.said
             said += job.said
+            starts.append(job)
 
     assert re.search(r"lost \((killed, crashed or out of memory|OutOfMemoryError)\)", said), said
     assert "Starting again from the last checkpoint (1 of 3 times)" in said
     assert "resuming from step 4" in said
     assert weights(tmp_path / "runs/run", 12) == two_workers_through[12]
+    tell_losses(record_property, *starts)
+    record_property("weights_equal", True)
 
 
 def test_a_fixed_number_of_workers_waits_for_a_node_and_then_says_what_is_missing(
@@ -186,19 +234,19 @@ def test_a_fixed_number_of_workers_waits_for_a_node_and_then_says_what_is_missin
 
 @pytest.mark.parametrize("gone", ["raylet", "gcs_server", "the machine"])
 def test_a_run_whose_cluster_is_gone_goes_on_on_a_new_one_by_the_same_command(
-    gone, shapes, tmp_path, two_workers_through
+    gone, shapes, tmp_path, two_workers_through, record_property
 ):
     run, fault = interrupted(shapes, tmp_path)
     with Cluster(tmp_path, **fault) as cluster:
         head = cluster.add(cpus=3)
-        with start(run, tmp_path, **cluster.client) as job:
-            assert wait_until(lambda: standing_still(tmp_path), 400), job.said
+        with start(run, tmp_path, **cluster.client) as struck:
+            assert wait_until(lambda: standing_still(tmp_path), 400), struck.said
             if gone == "the machine":
                 head.end()
             else:
                 (process,) = [each for each in head.started(gone) if each.name() == gone]
                 process.kill()
-            assert job.wait() not in (0, STOPPED), job.said
+            assert struck.wait() not in (0, STOPPED), struck.said
 
     with Cluster(tmp_path, **fault) as cluster:
         cluster.add(cpus=3)
@@ -207,6 +255,8 @@ def test_a_run_whose_cluster_is_gone_goes_on_on_a_new_one_by_the_same_command(
 
     assert "resuming from step 4" in job.said
     assert weights(tmp_path / "runs/run", 12) == two_workers_through[12]
+    tell_losses(record_property, struck, job)
+    record_property("weights_equal", True)
 
 
 def test_the_workers_of_a_killed_driver_end_and_the_same_command_goes_on(

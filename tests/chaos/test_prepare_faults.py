@@ -105,7 +105,9 @@ def test_a_server_that_refuses_ends_it_early_and_clearly(originals, s3_server):
 
 
 @pytest.mark.thorough
-def test_a_preparation_killed_twenty_times_ends_in_the_same_bytes(ray_session, tmp_path):
+def test_a_preparation_killed_twenty_times_ends_in_the_same_bytes(
+    ray_session, tmp_path, record_property
+):
     """At random moments: in the listing, in a shard, between two, while the manifest is written."""
     dice, output = random.Random(24), tmp_path / "killed"
     flags = ["shapes", "--count=400", "--size=32", "--image-size=32", "--sentence-dim=8"]
@@ -136,3 +138,4 @@ def test_a_preparation_killed_twenty_times_ends_in_the_same_bytes(ray_session, t
     assert kills == 20, "it was over before"
     assert files(output) == files(tmp_path / "whole")
     assert not [name for name in files(output) if name.endswith(".tmp")]
+    record_property("measured", f"{kills} kills")

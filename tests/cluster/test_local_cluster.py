@@ -221,8 +221,6 @@ def assert_quiet(said: str) -> None:
         and not re.search(r" (cli|sdk|job_manager)\.py:\d+ -- ", line)
         # It looks for its Ray among all processes, and fails where the tests' own runs beside it.
         and not line.startswith("(PlacementGroupCleaner ")
-        # Ray 2.60 says so of an actor of its own, and nothing turns it off but silence on errors.
-        and not re.search(r" core_worker\.cc:\d+: Actor with class name: 'PreemptionWat", line)
     ]
     assert not noise, "\n".join(noise)
 

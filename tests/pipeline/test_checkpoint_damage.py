@@ -149,7 +149,7 @@ def flipped_and_not_found(checkpoint: Path, trials: int) -> list[str]:
 def test_flipped_bits_are_all_found(checkpoint, trials, record_property):
     missed = flipped_and_not_found(checkpoint, trials)
 
-    record_property("found", f"{trials - len(missed):,} of {trials:,} flipped bits found")
+    record_property("measured", f"{trials - len(missed):,} of {trials:,} flipped bits found")
     assert missed == []
 
 

@@ -222,7 +222,7 @@ def starter():
 
 @pytest.mark.parametrize("fault", FAULTS, ids=[fault.removeprefix("kill@") for fault in FAULTS])
 def test_a_run_killed_anywhere_in_a_save_ends_as_one_that_was_not(
-    tmp_path, uninterrupted, starter, fault
+    tmp_path, uninterrupted, starter, fault, record_property
 ):
     killed = starter.Process(target=run, args=(str(tmp_path), fault))
     killed.start()
@@ -240,6 +240,8 @@ def test_a_run_killed_anywhere_in_a_save_ends_as_one_that_was_not(
     assert stored_hashes(Folder(str(tmp_path)) / f"step-{LAST:08d}") == uninterrupted
     assert sorted(p.name for p in tmp_path.iterdir()) == ["step-00000004", "step-00000005"]
     assert not list(tmp_path.rglob("*.tmp"))
+    record_property("steps_lost", KILLED_AT - found[1]["step"])
+    record_property("weights_equal", True)
 
 
 def test_the_environment_kills_a_save_too(tmp_path, uninterrupted):

@@ -2,13 +2,8 @@
 
 import hashlib
 import json
-import os
 import re
 import shutil
-import signal
-import subprocess
-import sys
-import time
 from pathlib import Path
 
 import mlflow
@@ -23,6 +18,7 @@ from pipeline.manifest import MANIFEST
 from pipeline.mlflow_run import fluent_api
 from pipeline.storage import Folder
 from pipeline.train import train
+from tests.chaos.commands import Command, tell_losses
 
 pytestmark = pytest.mark.slow
 
@@ -277,7 +273,7 @@ def test_two_ray_workers_train_as_one_and_resume(whole, shapes, tmp_path):
     assert ratgan.load(tmp_path / "run" / "model").origin["step"] == 8
 
 
-def test_a_killed_job_goes_on_with_the_same_command(whole, shapes, tmp_path):
+def test_a_killed_job_goes_on_with_the_same_command(whole, shapes, tmp_path, record_property):
     flags = [
         "--name=run",
         f"--output={tmp_path}",
@@ -296,29 +292,20 @@ def test_a_killed_job_goes_on_with_the_same_command(whole, shapes, tmp_path):
         "--optim.batch-size=12",
         "--precision=float32",
     ]
-    command = [sys.executable, str(ROOT / "jobs" / "train_coco.py"), *flags]
-    environment = {k: v for k, v in os.environ.items() if k != "RAY_ADDRESS"}
     marker = tmp_path / "run" / "checkpoints" / "step-00000004" / "COMMITTED"
-    with (tmp_path / "first.log").open("w") as log:
-        process = subprocess.Popen(
-            command, stdout=log, stderr=log, env=environment, start_new_session=True
-        )
-        deadline = time.monotonic() + 180
-        while not marker.exists() and process.poll() is None and time.monotonic() < deadline:
-            time.sleep(0.02)
-        os.killpg(process.pid, signal.SIGKILL)
-        process.wait()
-    assert marker.exists(), (tmp_path / "first.log").read_text()
+    with Command("train_coco", *flags) as first:
+        first.wait_for(marker.exists)
+        first.kill()
 
-    second = subprocess.run(
-        command, env=environment, capture_output=True, text=True, timeout=300, check=False
-    )
+    with Command("train_coco", *flags) as second:
+        assert second.wait() == 0, second.said
 
-    assert second.returncode == 0, second.stdout + second.stderr
-    assert re.search("resuming from step [48]|is finished", second.stdout)
+    assert re.search("resuming from step [48]|is finished", second.said)
     assert weights(tmp_path / "run", 8) == weights(whole / "run", 8)
     assert ratgan.load(tmp_path / "run" / "model").origin["step"] == 8
     assert status(tmp_path) == "FINISHED"
+    tell_losses(record_property, first, second)
+    record_property("weights_equal", True)
 
 
 def status(output: Path) -> str:
