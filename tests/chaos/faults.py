@@ -95,7 +95,7 @@ FAULTS = (
                 "a_run_asked_to_stop_saves_its_step_and_goes_on_to_the_same_weights",
             ),
             "tests/cluster/test_local_cluster.py::"
-            "test_the_commands_of_the_page_prepare_train_stop_and_go_on",
+            "test_a_submitted_training_is_stopped_and_goes_on_by_the_same_command",
         ),
     ),
     Fault(

@@ -160,10 +160,10 @@ def test_every_port_refuses_strangers_and_is_on_loopback(cluster):
             assert requests.post(url, json={"entrypoint": "id"}, timeout=10).status_code == 401
 
 
-def test_the_commands_of_the_page_prepare_train_stop_and_go_on(cluster, record_property):
-    _, _, prepare, train, logs, stop, again, *rest, draw, _ = commands_of(
-        "cluster.md", "One machine"
-    )
+@pytest.fixture(scope="module")
+def trained(cluster):
+    """What was said by a training before it was stopped and after, and the nodes it ran on."""
+    _, _, prepare, train, logs, stop, again, *_ = commands_of("cluster.md", "One machine")
     # Beside the work that is meant, to save time: one that is refused in the job itself.
     lost = cluster.start("cluster/submit.sh -- python jobs/train_coco.py --data.path /nowhere")
 
@@ -179,10 +179,13 @@ def test_the_commands_of_the_page_prepare_train_stop_and_go_on(cluster, record_p
     before = plain(before + following.communicate(timeout=100)[0])
     after = cluster.run(again)
     cluster.said += before + after
-    (evaluate, sweep) = rest
-    evaluated, swept = cluster.run(evaluate), cluster.run(sweep)
-    cluster.said += evaluated + swept
-    cluster.run(draw)
+    return before, after, nodes
+
+
+def test_a_submitted_training_is_stopped_and_goes_on_by_the_same_command(
+    cluster, trained, record_property
+):
+    before, after, nodes = trained
 
     assert len(nodes) == 2, nodes
     stopped = int(re.search(r"stopped at step (\d+)\.", before)[1])
@@ -191,12 +194,9 @@ def test_the_commands_of_the_page_prepare_train_stop_and_go_on(cluster, record_p
     record_property("steps_lost", 0)
     assert f"resuming from step {stopped} (s3://{BUCKET}/runs/shapes/checkpoints" in after
     assert "step 300/300" in after
-    lake = cluster.lake()
-    assert lake.glob(f"{BUCKET}/runs/shapes/evaluation/**/report.json")
-    assert len(lake.glob(f"{BUCKET}/runs/shapes-sweep*/**/checkpoints/*20/COMMITTED")) >= 2
-    assert (cluster.home / "drawn" / "grid.png").exists()
+    record = json.loads(cluster.lake().cat(f"{BUCKET}/runs/shapes/run.json"))
     client = MlflowClient(cluster.environment["MLFLOW_TRACKING_URI"])
-    run = client.get_run(json.loads(lake.cat(f"{BUCKET}/runs/shapes/run.json"))["mlflow_run_id"])
+    run = client.get_run(record["mlflow_run_id"])
     assert run.info.status == "FINISHED"
     head = subprocess.run(["git", "rev-parse", "HEAD"], cwd=ROOT, capture_output=True, text=True)
     assert run.data.tags["git.commit"] == head.stdout.strip(), "the copy it runs in has no .git"
@@ -204,6 +204,18 @@ def test_the_commands_of_the_page_prepare_train_stop_and_go_on(cluster, record_p
     assert points == list(range(10, 301, 10))
     assert_quiet(before)
     assert_quiet(after)
+
+
+def test_the_other_commands_of_the_page_evaluate_sweep_and_draw(cluster, trained):
+    *_, evaluate, sweep, draw, _ = commands_of("cluster.md", "One machine")
+
+    cluster.said += cluster.run(evaluate) + cluster.run(sweep)
+    cluster.run(draw)
+
+    lake = cluster.lake()
+    assert lake.glob(f"{BUCKET}/runs/shapes/evaluation/**/report.json")
+    assert len(lake.glob(f"{BUCKET}/runs/shapes-sweep*/**/checkpoints/*20/COMMITTED")) >= 2
+    assert (cluster.home / "drawn" / "grid.png").exists()
 
 
 def plain(said: str) -> str:
