@@ -12,6 +12,7 @@ A folder without its marker was cut short: it is passed over, and removed by a l
 There is no pickle and no state of a random generator: numbers drawn follow from seed and step.
 """
 
+import errno
 import hashlib
 import logging
 import re
@@ -170,6 +171,10 @@ def damage(folder: Folder) -> str | None:
         return _difference(folder, {FILES: listed}) or _difference(folder, folder.read_json(FILES))
     except FileNotFoundError as error:
         return f"a file is missing: {error}"
+    except OSError as error:
+        if error.errno != errno.EIO:
+            raise
+        return f"the disk does not give it back: {error}"
 
 
 def read_tensors(folder: Folder, name: str) -> dict[str, Tensor]:

@@ -10,6 +10,7 @@ import logging
 import ray
 import torch
 from ray._private.state import state
+from torch import distributed
 
 from pipeline import collective
 
@@ -24,11 +25,12 @@ class Departures:
     """
 
     def __init__(self, device: torch.device) -> None:
-        context = ray.get_runtime_context()
-        # The process of a command cannot go on elsewhere.
         self.machines: list[str] = []
-        if context.get_actor_id() is not None:
-            own = torch.tensor([list(bytes.fromhex(context.get_node_id()))], dtype=torch.uint8)
+        self._warned = False
+        # Training in the process of a command, or of a trial, cannot go on elsewhere.
+        if distributed.is_initialized():
+            machine = ray.get_runtime_context().get_node_id()
+            own = torch.tensor([list(bytes.fromhex(machine))], dtype=torch.uint8)
             self.machines = [bytes(row.tolist()).hex() for row in collective.gather_on(device, own)]
 
     def notice(self) -> str:
@@ -38,7 +40,9 @@ class Departures:
         try:
             going = state.get_draining_nodes()
         except Exception as error:  # the cluster may be away for a moment: looked at again
-            logger.debug("no look at the cluster: %s", error)
+            if not self._warned:
+                logger.warning("it cannot be seen which machines are to be taken away: %s", error)
+            self._warned = True
             return ""
         ranks = [rank for rank, machine in enumerate(self.machines) if machine in going]
         workers = f"worker{'s' if len(ranks) > 1 else ''} {', '.join(map(str, ranks))}"

@@ -149,7 +149,7 @@ def is_finished(start: Launch, result: str) -> bool:
     Raises:
         ValueError: If its options or its dataset are not those it was started with.
     """
-    state = reached(start)
+    state = reached(start, look_only=True)  # the run may be another start's at this moment
     if not is_done(start, state):
         return False
     unit = "epochs" if start.config.total_steps is None else "steps"
@@ -191,7 +191,7 @@ def carry_out(
     """
     crew = _connect(start.config, start.batch)
     requests = stop or StopRequests(start.run)
-    with Lock(start.run, "train") as lock, requests.taken() as stop:
+    with Lock(start.run, "train", on_lost=_end_at_once) as lock, requests.taken() as stop:
         _carry_out(start, work, hand_over, purpose, crew, lock, stop, part_of)
 
 
@@ -231,6 +231,7 @@ def _carry_out(
         run=run.location,
         versions=versions(),
         token=stop.token,
+        lock=lock.number,
     )
     status = "FAILED"
     try:
@@ -244,6 +245,11 @@ def _carry_out(
             raise StoppedError
         if found is None:
             raise OSError(f"{run}/checkpoints holds no complete checkpoint.")
+        if done < start.total:
+            raise OSError(
+                f"{run}/checkpoints holds no complete checkpoint after step {done:,} of "
+                f"{start.total:,}. The same command goes on from there."
+            )
         hand_over(*found, tracker)
         tracker.flush()
         update_record(run, handed_over=found[1]["step"])
@@ -267,6 +273,12 @@ def _carry_out(
         with contextlib.suppress(OSError):  # what ended the run matters more
             update_record(run, status=status)
         say_what_is_left(run, sender)
+
+
+def _end_at_once(reason: str) -> None:
+    """End this process, and with it its workers: whoever took the run over trains it now."""
+    say(f"error: this run is another start's now ({reason}). Nothing more is written to it.")
+    os._exit(1)
 
 
 def _first_line(error: BaseException) -> str:

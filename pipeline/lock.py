@@ -274,6 +274,24 @@ class Lock:
         return json.dumps(self._content, indent=1).encode() + b"\n"
 
 
+def refuse_if_taken_over(folder: Folder, number: int) -> None:
+    """Make sure, in a worker, that the run is still that of the start it belongs to.
+
+    Args:
+        folder: Of the run.
+        number: Of the lock of that start; 0 if there is none.
+
+    Raises:
+        LockLostError: If there is a later one.
+    """
+    found = (LOCK_NAME.fullmatch(name) for name in folder.names())
+    later = [name[0] for name in found if name and int(name[1]) > number]
+    if number and later:
+        raise LockLostError(
+            f"{folder} was taken over by a later start ({later[-1]}), which goes on with it."
+        )
+
+
 def this_process() -> dict[str, Any]:
     """Return what tells this process from every other: host, boot, PID and its start."""
     return {

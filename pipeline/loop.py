@@ -15,13 +15,16 @@ from pipeline.batches import Batch, BatchReader
 from pipeline.checkpointing import PREFIX, STATE, newest_checkpoint
 from pipeline.config import RunConfig, refuse_changes
 from pipeline.dataset import PreparedDataset
+from pipeline.host_copy import Groups
 from pipeline.machine_use import MachineUse
 from pipeline.plan import Plan
 from pipeline.progress import say
 from pipeline.redaction import redact_logs
 from pipeline.safe_loading import refuse_unsafe_loading
+from pipeline.saver import Pack
 from pipeline.session import settle
 from pipeline.storage import Folder
+from pipeline.tracking import Tracker
 from pipeline.versions import differences, refuse_skew
 
 Config = TypeVar("Config", bound=RunConfig)
@@ -36,12 +39,14 @@ class Job:
         run: Folder of the run.
         versions: Of what made it, for the record.
         token: Of this start, for requests to stop it.
+        lock: Number of its lock on the run's folder; 0 if there is none.
     """
 
     config: dict[str, Any]
     run: str
     versions: dict[str, str]
     token: str = ""
+    lock: int = 0
 
 
 def begin(fields: dict[str, Any], config_type: type[Config]) -> tuple[Job, Config, torch.device]:
@@ -127,6 +132,19 @@ def _rounding_changes(before: dict[str, Any]) -> str:
         for name, now in _rounding().items()
         if before.get(name, now) != now
     )
+
+
+def told_first(tracker: Tracker, pack: Pack) -> Pack:
+    """Make the files of a checkpoint when all that was told before it is on the disk.
+
+    It would not be told again by a start from there.
+    """
+
+    def files(groups: Groups, state: dict[str, Any]) -> Iterator[tuple[str, bytes]]:
+        tracker.flush()
+        yield from pack(groups, state)
+
+    return files
 
 
 def reader(

@@ -3,7 +3,13 @@
 import ray.exceptions
 
 # What the others say when one of them is gone; torch has no types for it.
-GONE = ("connection closed by peer", "connection reset", "broken pipe", "timed out waiting")
+GONE = (
+    "connection closed by peer",
+    "connection reset",
+    "broken pipe",
+    "timed out waiting",
+    "ncclremoteerror",
+)
 DEATHS = (
     ray.exceptions.RayActorError,
     ray.exceptions.WorkerCrashedError,
@@ -31,6 +37,8 @@ def lost_worker(error: BaseException) -> str | None:
             return f"a worker was lost ({type(error).__name__})"
         if type(getattr(error, "controller_failure", None)).__name__ in NOT_STARTED:
             return "a worker was lost while it was being started"
+        if type(error).__name__ == "PreemptionError":
+            return "a machine was taken away"
         error = error.__cause__  # type: ignore[assignment]
     lost = [rank for rank, failure in sorted(failures.items()) if _is_death(failure)]
     if lost:

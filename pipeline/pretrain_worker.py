@@ -22,7 +22,8 @@ from pipeline.departure import Departures
 from pipeline.failpoints import reach
 from pipeline.health import Pace
 from pipeline.host_copy import Groups, holding
-from pipeline.loop import Interval, Job, begin, reader, resume, run_state
+from pipeline.lock import refuse_if_taken_over
+from pipeline.loop import Interval, Job, begin, reader, resume, run_state, told_first
 from pipeline.moments import moments, restore_moments
 from pipeline.plan import Plan
 from pipeline.pretrain_config import PretrainConfig
@@ -78,17 +79,21 @@ def work(fields: dict[str, Any]) -> str:
         fields: Of a `Job`.
 
     Returns:
-        Why it came to no end, though nobody asked it to stop; empty if it did.
+        Why it stopped before its last step, on worker 0; empty if it did not.
     """
     job, config, device = begin(fields, PretrainConfig)
     run, departures = Folder(job.run), Departures(device)
     with (
-        Saver(run / "checkpoints", keep=config.keep_checkpoints) as saver,
+        Saver(
+            run / "checkpoints",
+            keep=config.keep_checkpoints,
+            before=partial(refuse_if_taken_over, run, job.lock),
+        ) as saver,
         StopWatch(run, job.token, looks=collective.rank() == 0, notice=departures.notice) as stop,
         Watchdog(run, config.health.hang_s) as watchdog,
     ):
-        _pretrain(job, config, device, saver, stop, watchdog)
-    return stop.reason
+        done = _pretrain(job, config, device, saver, stop, watchdog)
+    return "" if done else stop.reason
 
 
 def _pretrain(
@@ -98,8 +103,8 @@ def _pretrain(
     saver: Saver,
     stop: StopWatch,
     watchdog: Watchdog,
-) -> None:
-    """Restore and pretrain; the saver is worker 0's to use."""
+) -> bool:
+    """Restore and pretrain; the saver is worker 0's to use. Tell whether all steps are done."""
     dataset = PreparedDataset(config.data.path)
     plan = Plan(dataset.units("train"), config.optim.batch_size, config.seed)
     # Of the training captions only: a word that no one trained would be noise.
@@ -137,12 +142,11 @@ def _pretrain(
             if found:
                 tracker.metrics(step, {R_PRECISION: found.share})
                 say(f"step {step:,}  {describe(found)}")
-            # What was told of these steps would not be told again by a start from here.
-            tracker.flush()
             state = run_state(job, config, dataset, plan, step)
             state["retrieval"] = found._asdict() if found else None
             score = Score(R_PRECISION, found.share) if found and config.keep_best else None
-            saver.save(step, pair_tensors(pair), files, state, score)
+            saver.save(step, pair_tensors(pair), told_first(tracker, files), state, score)
+    return step >= last
 
 
 def do_step(

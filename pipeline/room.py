@@ -183,7 +183,7 @@ class GrowthWatch:
                 logger.debug("no look at the cluster: %s", error)
                 continue
             # Twice, since what comes may go at once, and starting again takes a while.
-            if found and seen:
+            if found and seen and not self._over.is_set():
                 say(f"room for {found} workers: a checkpoint is saved, and they go on from it")
                 self.found = found
                 self.on_room()

@@ -37,10 +37,18 @@ class Saver:
         root: Folder of the run's checkpoints.
         keep: Newest checkpoints to keep, at least 2.
         background: Write in a thread; otherwise `save` returns when all is written.
+        before: Called before each save is written, in its thread; what it raises, the save meets.
     """
 
-    def __init__(self, root: Folder, *, keep: int, background: bool = True) -> None:
-        self.root, self.keep, self.background = root, keep, background
+    def __init__(
+        self,
+        root: Folder,
+        *,
+        keep: int,
+        background: bool = True,
+        before: Callable[[], None] = lambda: None,
+    ) -> None:
+        self.root, self.keep, self.background, self.before = root, keep, background, before
         self.copy = HostCopy()
         self.thread: threading.Thread | None = None
         self.step = 0  # of the last save
@@ -130,6 +138,7 @@ class Saver:
     ) -> None:
         try:
             refuse_not_finite(groups, f"the checkpoint of step {step:,} was not written")
+            self.before()
             files = pack(groups, state)
             commit(
                 self.root,

@@ -66,6 +66,7 @@ def train_through_losses(
         if len(crew.sizes) > 1 and size != before:
             say(f"  {size} worker{'s' if size > 1 else ''}")
         before, left, growth = size, hangs.names(run), GrowthWatch(crew, size, stop.tell_workers)
+        stop.untell_workers()  # of a crew that is gone
         try:
             with growth:
                 reason = _fit(
@@ -87,12 +88,10 @@ def train_through_losses(
                 f"({restarts} of {config.max_restarts} times)"
             )
         else:
-            if stop.asked or not (reason or growth.found):
+            if stop.asked or not reason:
                 return
-            if reason:
+            if not growth.found:
                 say(f"{reason}. A checkpoint is saved, and training goes on from it on others")
-        if growth.found:
-            stop.untell_workers()
 
 
 def _fit(
@@ -112,7 +111,9 @@ def _fit(
             storage_path=f"{run}/{RAY_RECORDS}",
             logging_config=LoggingConfig(log_level="WARNING"),
             # Whatever fails is for `train_through_losses`; Ray would wait for a node for ever.
-            failure_config=FailureConfig(max_failures=0, controller_failure_limit=0),
+            failure_config=FailureConfig(
+                max_failures=0, controller_failure_limit=0, max_preemption_failures=0
+            ),
         ),
     )
     threads, on_interrupt = torch.get_num_threads(), signal.getsignal(signal.SIGINT)

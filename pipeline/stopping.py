@@ -9,6 +9,7 @@ import contextlib
 import logging
 import signal
 import threading
+import time
 import uuid
 from collections.abc import Callable, Iterator
 from types import FrameType, TracebackType
@@ -86,11 +87,20 @@ class StopRequests:
             raise KeyboardInterrupt
         self.asked = True
         # Not here, between any two instructions of the main thread: it may hold a lock we need.
-        threading.Thread(target=self._write, name="stop-request").start()
+        threading.Thread(target=self._write, name="stop-request", daemon=True).start()
 
     def _write(self) -> None:
         say("asked to stop: a checkpoint is saved at the next step. Again, and it stops at once.")
-        self.tell_workers()
+        told = False
+        while True:
+            try:
+                self.tell_workers()
+                return
+            except Exception as error:  # a full disk, a bucket that is away: they must hear of it
+                if not told:
+                    say(f"the workers do not know yet, and are told again: {error}")
+                told = True
+                time.sleep(LOOK_EVERY_S)
 
 
 class StopWatch:
@@ -105,7 +115,7 @@ class StopWatch:
 
     Attributes:
         asked: Whether a stop was asked for, or there is another reason.
-        reason: The other reason, or empty.
+        reason: Why, or empty.
     """
 
     def __init__(
@@ -144,6 +154,7 @@ class StopWatch:
                 return
             try:
                 if self.run.exists(REQUEST):
-                    self.asked = self.run.read_json(REQUEST).get("start") == self.token
+                    mine = self.run.read_json(REQUEST).get("start") == self.token
+                    self.reason, self.asked = "asked to stop" if mine else "", mine
             except (OSError, ValueError) as error:  # looked at again soon
                 logger.debug("no look at %s/%s: %s", self.run, REQUEST, error)

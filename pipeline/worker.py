@@ -24,7 +24,9 @@ from pipeline.departure import Departures
 from pipeline.failpoints import reach
 from pipeline.gan_checkpoint import gan_files, gan_tensors, restore
 from pipeline.health import Course, Pace, Skips, Watch, refuse_to_go_back
-from pipeline.loop import Interval, Job, begin, reader, resume, run_state
+from pipeline.local_files import NO_ROOM
+from pipeline.lock import refuse_if_taken_over
+from pipeline.loop import Interval, Job, begin, reader, resume, run_state, told_first
 from pipeline.plan import Plan
 from pipeline.progress import duration, say
 from pipeline.quick_evaluation import QuickEvaluation, said, score
@@ -91,17 +93,21 @@ def work(fields: dict[str, Any]) -> str:
         fields: Of a `Job`.
 
     Returns:
-        Why it came to no end, though nobody asked it to stop; empty if it did.
+        Why it stopped before its last step, on worker 0; empty if it did not.
     """
     job, config, device = begin(fields, TrainConfig)
     run, departures = Folder(job.run), Departures(device)
     with (
-        Saver(run / "checkpoints", keep=config.keep_checkpoints) as saver,
+        Saver(
+            run / "checkpoints",
+            keep=config.keep_checkpoints,
+            before=partial(refuse_if_taken_over, run, job.lock),
+        ) as saver,
         StopWatch(run, job.token, looks=collective.rank() == 0, notice=departures.notice) as stop,
         Watchdog(run, config.health.hang_s) as watchdog,
     ):
-        _train(job, config, device, saver, stop, watchdog)
-    return stop.reason
+        done = _train(job, config, device, saver, stop, watchdog)
+    return "" if done else stop.reason
 
 
 def _train(
@@ -111,8 +117,8 @@ def _train(
     saver: Saver,
     stop: StopWatch,
     watchdog: Watchdog,
-) -> None:
-    """Restore and train; the saver is worker 0's to use."""
+) -> bool:
+    """Restore and train; the saver is worker 0's to use. Tell whether all steps are done."""
     dataset = PreparedDataset(config.data.path)
     plan = Plan(dataset.units("train"), config.optim.batch_size, config.seed)
     exactness = precision.settle(
@@ -162,7 +168,8 @@ def _train(
             step += 1
             skips.add(values.pop("health/skipped"))
             saver.check()
-            stopping = collective.any_of(stop.asked, device)
+            # Where steps are being left out there is no checkpoint, and so no place to stop.
+            stopping = collective.any_of(stop.asked, device) and not skips.in_a_row()
             interval.add(values)
         draws = step % config.sample_every == 0 or step == last
         saves = step % config.checkpoint_every == 0 or step == last or stopping
@@ -201,10 +208,9 @@ def _train(
                 continue
             state = run_state(job, config, dataset, plan, step)
             state |= {**course.record(), "skipped_steps": skips.total()}
-            # What was told of these steps would not be told again by a start from here.
-            reporter.tracker.flush()
             best = score(quality, config.best_by) if config.keep_best else None
-            saver.save(step, gan_tensors(gan), pack, state, best)
+            saver.save(step, gan_tensors(gan), told_first(reporter.tracker, pack), state, best)
+    return step >= last
 
 
 def _evaluation(
@@ -386,5 +392,11 @@ class Reporter:
 
     def _picture(self, name: str, step: int, picture: Image.Image) -> None:
         file = f"{name}-{step:08d}.png"
-        self.folder.write(file, png(picture))
+        try:
+            self.folder.write(file, png(picture))
+        except OSError as error:
+            if error.errno not in NO_ROOM:
+                raise
+            say(f"step {step:,}: no {name} drawn. {error}")
+            return
         self.tracker.image(name, step, f"samples/{file}")

@@ -1,5 +1,6 @@
 """Damage anywhere in a checkpoint is found before use: hundreds of random bytes, cuts and holes."""
 
+import errno
 import random
 import shutil
 from pathlib import Path
@@ -151,6 +152,23 @@ def test_flipped_bits_are_all_found(checkpoint, trials, record_property):
 
     record_property("measured", f"{trials - len(missed):,} of {trials:,} flipped bits found")
     assert missed == []
+
+
+def test_a_disk_that_does_not_give_a_file_back_is_damage_too(tmp_path, monkeypatch):
+    root, gan = Folder(str(tmp_path)), trained(1)
+    for step in (1, 2):
+        save(root, gan, step)
+    read = Folder.read
+
+    def bad_sector(self, name):
+        if self.location.endswith("step-00000002") and name == "generator.safetensors":
+            raise OSError(errno.EIO, "Input/output error")
+        return read(self, name)
+
+    monkeypatch.setattr(Folder, "read", bad_sector)
+
+    assert newest_checkpoint(root)[1]["step"] == 1
+    assert "damaged-step-00000002" in root.names()
 
 
 def test_what_was_damaged_is_not_what_training_goes_on_from(tmp_path):

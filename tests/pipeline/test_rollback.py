@@ -2,6 +2,9 @@
 
 import json
 import math
+import os
+import signal
+import time
 from pathlib import Path
 
 import pytest
@@ -10,6 +13,7 @@ from mlflow import MlflowClient
 from safetensors.torch import load_file
 
 from pipeline import worker
+from pipeline.stopping import LOOK_EVERY_S, StoppedError
 from pipeline.train import train
 from tests.pipeline.test_train import config, weights
 
@@ -77,6 +81,31 @@ def test_a_run_that_stays_bad_stops_with_its_last_good_checkpoint(bad, shapes, t
     (kept,) = (tmp_path / "run" / "checkpoints").iterdir()
     for file in kept.rglob("*.safetensors"):
         assert all(tensor.isfinite().all() for tensor in load_file(file).values())
+
+
+def test_a_run_asked_to_stop_among_bad_batches_stops_at_the_next_good_one(
+    bad, shapes, tmp_path, monkeypatch
+):
+    bad.update((5, 6))
+    run = config(shapes, tmp_path / "cut", total_steps=10)
+    step, started = worker.train_step, []
+
+    def asked_at_step_6(*arguments, **keywords):
+        started.append(1)
+        if len(started) == 6:
+            os.kill(os.getpid(), signal.SIGTERM)
+            time.sleep(1.5 * LOOK_EVERY_S)
+        return step(*arguments, **keywords)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(worker, "train_step", asked_at_step_6)
+        with pytest.raises(StoppedError):
+            train(run)
+
+    assert state(tmp_path / "cut", 8)["skipped_steps"] == 2
+    train(run)
+    train(config(shapes, tmp_path / "whole", total_steps=10))
+    assert weights(tmp_path / "cut" / "run", 10) == weights(tmp_path / "whole" / "run", 10)
 
 
 def test_a_run_without_memory_says_how_to_train_the_same_batch(monkeypatch, shapes, tmp_path):

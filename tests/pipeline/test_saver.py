@@ -3,6 +3,7 @@
 import errno
 import threading
 import time
+from functools import partial
 
 import pytest
 import torch
@@ -12,8 +13,11 @@ from pipeline.disk_space import DiskFullError
 from pipeline.failpoints import arm
 from pipeline.gan_checkpoint import gan_tensors
 from pipeline.host_copy import HostCopy, holding, size
+from pipeline.lock import Lock, LockLostError, refuse_if_taken_over
+from pipeline.loop import told_first
 from pipeline.saver import Saver
 from pipeline.storage import Folder
+from pipeline.tracking import Tracker
 from tests.pipeline.checkpoints import STATE, hashes, packer, stored_hashes, train, trained
 
 WEIGHTS = {"network": {"weight": torch.arange(4.0)}}
@@ -248,3 +252,36 @@ def test_what_is_stored_is_what_was_handed_over(tmp_path):
     stored = stored_hashes(Folder(str(tmp_path)) / "step-00000001")
     assert stored == hashes(gan, 1)
     assert len(stored) == 7
+
+
+def test_a_start_whose_run_was_taken_over_writes_no_checkpoint_any_more(tmp_path):
+    run = Folder(str(tmp_path))
+
+    def train_on_after_a_later_start(lock: Lock) -> None:
+        before = partial(refuse_if_taken_over, run, lock.number)
+        with Saver(run / "checkpoints", keep=2, before=before) as saver:
+            saver.save(1, WEIGHTS, one_file, {})
+            saver.finish()
+            run.create(f".lock-{lock.number + 1:08d}", b"{}")  # while this one was suspended
+            saver.save(2, WEIGHTS, one_file, {})
+
+    with Lock(run, "train") as lock, pytest.raises(LockLostError, match="taken over by a later"):
+        train_on_after_a_later_start(lock)
+
+    assert newest_checkpoint(run / "checkpoints")[1]["step"] == 1
+    assert (run / "checkpoints").names() == ["step-00000001"]
+
+
+def test_records_that_no_longer_fit_on_the_disk_cost_that_checkpoint_only(tmp_path, capsys):
+    class Full(Tracker):
+        def flush(self) -> None:
+            raise OSError(errno.ENOSPC, "No space left on device")
+
+    run = Folder(str(tmp_path))
+    with Saver(run / "checkpoints", keep=2) as saver:
+        saver.save(1, WEIGHTS, told_first(Full(run), one_file), {})
+        saver.finish()
+        saver.save(2, WEIGHTS, told_first(Tracker(run), one_file), {})
+
+    assert "Training goes on without it (1 in a row" in capsys.readouterr().out
+    assert (run / "checkpoints").names() == ["step-00000002"]

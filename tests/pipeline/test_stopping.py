@@ -1,11 +1,13 @@
 """Being asked to stop: a signal reaches the workers of this start, and of no other."""
 
+import errno
 import os
 import signal
 import time
 
 import pytest
 
+from pipeline import stopping
 from pipeline.stopping import REQUEST, StopRequests, StopWatch
 from pipeline.storage import Folder
 
@@ -51,6 +53,35 @@ def test_the_request_of_an_earlier_start_means_nothing(tmp_path):
         assert not watch.asked
         run.write_json(REQUEST, {"start": "this one"})
         assert wait_until(lambda: watch.asked)
+
+
+def test_a_notice_is_a_reason_to_stop_too(tmp_path):
+    notices = iter(["", "", "the machine goes"])
+
+    with StopWatch(
+        Folder(str(tmp_path)), "this one", notice=lambda: next(notices), every_s=0.01
+    ) as watch:
+        assert wait_until(lambda: watch.asked)
+
+    assert watch.reason == "the machine goes"
+
+
+def test_workers_are_told_until_they_can_be(tmp_path, monkeypatch, capsys):
+    run, tries = Folder(str(tmp_path)), iter([errno.ENOSPC, errno.EIO, 0])
+    write = Folder.write_json
+
+    def full_at_first(self, *arguments):
+        if number := next(tries):
+            raise OSError(number, os.strerror(number))
+        return write(self, *arguments)
+
+    monkeypatch.setattr(Folder, "write_json", full_at_first)
+    monkeypatch.setattr(stopping, "LOOK_EVERY_S", 0.01)
+    with StopRequests(run).taken():
+        os.kill(os.getpid(), signal.SIGTERM)
+        assert wait_until(lambda: run.exists(REQUEST))
+
+    assert capsys.readouterr().out.count("are told again") == 1
 
 
 def test_a_request_that_cannot_be_read_is_looked_at_again(tmp_path):
