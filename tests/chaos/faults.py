@@ -125,6 +125,7 @@ FAULTS = (
             "nodes",
             "a_node_leaves_and_another_joins",
             "a_machine_that_is_to_be_taken_away_is_left_with_no_step_done_twice",
+            "a_machine_that_goes_before_the_step_at_hand_is_done_is_a_loss",
             "a_run_whose_cluster_is_gone_goes_on_on_a_new_one_by_the_same_command",
         ),
     ),

@@ -166,6 +166,23 @@ def standing_still(tmp_path: Path) -> bool:
     return (tmp_path / "still").exists() and marker.exists()
 
 
+def test_a_machine_that_goes_before_the_step_at_hand_is_done_is_a_loss(
+    shapes, tmp_path, record_property
+):
+    run, fault = interrupted(shapes, tmp_path, min_workers=1)
+    with Cluster(tmp_path, **fault, RAY_GRACEFUL_SHUTDOWN_DRAIN_TIMEOUT_S="3") as cluster:
+        nodes = [cluster.add(cpus=1) for _ in range(3)]
+        with start(run, tmp_path, **cluster.client) as job:
+            assert wait_until(lambda: standing_still(tmp_path), 400), job.said
+            next(node for node in nodes[1:] if node.started("RayTrainWorker")).process.terminate()
+            assert job.wait() == 0, job.said
+
+    assert "Starting again from the last checkpoint (1 of 3 times)" in job.said
+    assert "resuming from step 4" in job.said
+    assert "workers 2 → 1" in job.said
+    tell_losses(record_property, job)
+
+
 def test_a_worker_that_ray_ends_for_want_of_memory_costs_no_work(
     shapes, tmp_path, two_workers_through, record_property
 ):

@@ -239,7 +239,8 @@ def test_a_population_takes_over_weights_of_its_best(shapes, tmp_path):
     assert done.returncode == 0, done.stdout + done.stderr
     summary = summary_of(tmp_path / "population")
     assert [each["status"] for each in summary["trials"]] == ["finished", "finished"]
-    assert all(each["curve"][-1][0] == 96 for each in summary["trials"])
+    # One that takes over the last checkpoint of the other has no step left to measure.
+    assert all(each["curve"][-1][0] == 96 or each["adopted"] for each in summary["trials"])
     taken = [(each, change) for each in summary["trials"] for change in each["adopted"]]
     assert taken, "one of them is poorer than the other"
     for trial, change in taken:
