@@ -102,8 +102,11 @@ def settle() -> None:
     context.print_on_execution_start = False
     context.execution_options.preserve_order = True
     context.raise_original_map_exception = True  # or the cause is lost in text
-    for name in ("ray.data", "ray.train", "ray.tune", "mlflow", "alembic"):
+    for name in ("ray.data", "ray.tune", "mlflow", "alembic"):
         logging.getLogger(name).setLevel(logging.WARNING)
+    # What goes wrong in a worker is raised in the command too, which says it once; where a worker
+    # is lost, what all others meet for want of it is no news.
+    logging.getLogger("ray.train").setLevel(logging.CRITICAL)
     # They say at each start that Ray asks for a token, which is how it should be,
     # and that progress bars are off, which we did.
     for name in (

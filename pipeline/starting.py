@@ -109,7 +109,7 @@ def _fit(
         run_config=RunConfig(
             name=f"{name}-{uuid.uuid4().hex[:8]}",
             storage_path=f"{run}/{RAY_RECORDS}",
-            logging_config=LoggingConfig(log_level="WARNING"),
+            logging_config=LoggingConfig(log_level="CRITICAL"),
             # Whatever fails is for `train_through_losses`; Ray would wait for a node for ever.
             failure_config=FailureConfig(
                 max_failures=0, controller_failure_limit=0, max_preemption_failures=0

@@ -24,7 +24,7 @@ from pipeline.departure import Departures
 from pipeline.failpoints import reach
 from pipeline.gan_checkpoint import gan_files, gan_tensors, restore
 from pipeline.health import Course, Pace, Skips, Watch, refuse_to_go_back
-from pipeline.local_files import NO_ROOM
+from pipeline.local_files import NO_ROOM, remove_abandoned
 from pipeline.lock import refuse_if_taken_over
 from pipeline.loop import Interval, Job, begin, reader, resume, run_state, told_first
 from pipeline.plan import Plan
@@ -333,6 +333,8 @@ class Reporter:
     ) -> None:
         self.tracker = Tracker(Folder(job.run))
         self.folder = Folder(job.run) / "samples"
+        if self.folder.is_local:
+            remove_abandoned(self.folder.path)  # by a worker that was lost in this same start
         self.device = device
         self.attention = config.model.attention != "none"
         split = "validation" if dataset.manifest.rows("validation") else "train"
