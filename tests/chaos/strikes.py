@@ -100,7 +100,8 @@ class Episode:
         self.resumed = step_resumed(said)
         self.reached = max(step_reached(command), self.resumed)
         self.first_step_s = first - command.started if first else None
-        self.finished = "finished. model" in said
+        # The latter where the start before was killed when all was done.
+        self.finished = "finished. model" in said or "run run is finished" in said
         self.step = max(self.saved(), default=0)
         # Ray's own cleaner looks for its Ray among all processes, and fails where several run.
         ours = "\n".join(
