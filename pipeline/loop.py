@@ -3,6 +3,7 @@
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, TypeVar
 
 import psutil
@@ -15,17 +16,21 @@ from pipeline.batches import Batch, BatchReader
 from pipeline.checkpointing import PREFIX, STATE, newest_checkpoint
 from pipeline.config import RunConfig, refuse_changes
 from pipeline.dataset import PreparedDataset
+from pipeline.departure import Departures
 from pipeline.host_copy import Groups
+from pipeline.lock import refuse_if_taken_over
 from pipeline.machine_use import MachineUse
 from pipeline.plan import Plan
 from pipeline.progress import say
 from pipeline.redaction import redact_logs
 from pipeline.safe_loading import refuse_unsafe_loading
-from pipeline.saver import Pack
+from pipeline.saver import Pack, Saver
 from pipeline.session import settle
+from pipeline.stopping import StopWatch
 from pipeline.storage import Folder
 from pipeline.tracking import Tracker
 from pipeline.versions import differences, refuse_skew
+from pipeline.watchdog import Watchdog
 
 Config = TypeVar("Config", bound=RunConfig)
 
@@ -68,6 +73,37 @@ def begin(fields: dict[str, Any], config_type: type[Config]) -> tuple[Job, Confi
     if config.threads:
         torch.set_num_threads(config.threads)
     return job, config, ray.train.torch.get_device()
+
+
+def watched(
+    loop: Callable[[Job, Config, torch.device, Saver, StopWatch, Watchdog], bool],
+    job: Job,
+    config: Config,
+    device: torch.device,
+) -> str:
+    """Run a training loop, which saves, and is watched for requests to stop and for hangs.
+
+    Args:
+        loop: Tells whether all steps are done.
+        job: Of this start.
+        config: Its options.
+        device: To train on.
+
+    Returns:
+        Why it stopped before its last step, on worker 0; empty if it did not.
+    """
+    run, departures = Folder(job.run), Departures(device)
+    with (
+        Saver(
+            run / "checkpoints",
+            keep=config.keep_checkpoints,
+            before=partial(refuse_if_taken_over, run, job.lock),
+        ) as saver,
+        StopWatch(run, job.token, looks=collective.rank() == 0, notice=departures.notice) as stop,
+        Watchdog(run, config.health.hang_s) as watchdog,
+    ):
+        done = loop(job, config, device, saver, stop, watchdog)
+    return "" if done else stop.reason
 
 
 def resume(

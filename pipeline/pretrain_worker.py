@@ -18,12 +18,10 @@ from pipeline import collective
 from pipeline.batches import Batch, prefetch
 from pipeline.checkpointing import Score, read_tensors
 from pipeline.dataset import PreparedDataset
-from pipeline.departure import Departures
 from pipeline.failpoints import reach
 from pipeline.health import Pace
 from pipeline.host_copy import Groups, holding
-from pipeline.lock import refuse_if_taken_over
-from pipeline.loop import Interval, Job, begin, reader, resume, run_state, told_first
+from pipeline.loop import Interval, Job, begin, reader, resume, run_state, told_first, watched
 from pipeline.moments import moments, restore_moments
 from pipeline.plan import Plan
 from pipeline.pretrain_config import PretrainConfig
@@ -81,19 +79,7 @@ def work(fields: dict[str, Any]) -> str:
     Returns:
         Why it stopped before its last step, on worker 0; empty if it did not.
     """
-    job, config, device = begin(fields, PretrainConfig)
-    run, departures = Folder(job.run), Departures(device)
-    with (
-        Saver(
-            run / "checkpoints",
-            keep=config.keep_checkpoints,
-            before=partial(refuse_if_taken_over, run, job.lock),
-        ) as saver,
-        StopWatch(run, job.token, looks=collective.rank() == 0, notice=departures.notice) as stop,
-        Watchdog(run, config.health.hang_s) as watchdog,
-    ):
-        done = _pretrain(job, config, device, saver, stop, watchdog)
-    return "" if done else stop.reason
+    return watched(_pretrain, *begin(fields, PretrainConfig))
 
 
 def _pretrain(

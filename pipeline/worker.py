@@ -20,13 +20,11 @@ from pipeline.checkpointing import STATE
 from pipeline.compiling import compile_blocks
 from pipeline.config import TrainConfig
 from pipeline.dataset import Example, PreparedDataset
-from pipeline.departure import Departures
 from pipeline.failpoints import reach
 from pipeline.gan_checkpoint import gan_files, gan_tensors, restore
 from pipeline.health import Course, Pace, Skips, Watch, refuse_to_go_back
 from pipeline.local_files import NO_ROOM, remove_abandoned
-from pipeline.lock import refuse_if_taken_over
-from pipeline.loop import Interval, Job, begin, reader, resume, run_state, told_first
+from pipeline.loop import Interval, Job, begin, reader, resume, run_state, told_first, watched
 from pipeline.plan import Plan
 from pipeline.progress import duration, say
 from pipeline.quick_evaluation import QuickEvaluation, said, score
@@ -95,19 +93,7 @@ def work(fields: dict[str, Any]) -> str:
     Returns:
         Why it stopped before its last step, on worker 0; empty if it did not.
     """
-    job, config, device = begin(fields, TrainConfig)
-    run, departures = Folder(job.run), Departures(device)
-    with (
-        Saver(
-            run / "checkpoints",
-            keep=config.keep_checkpoints,
-            before=partial(refuse_if_taken_over, run, job.lock),
-        ) as saver,
-        StopWatch(run, job.token, looks=collective.rank() == 0, notice=departures.notice) as stop,
-        Watchdog(run, config.health.hang_s) as watchdog,
-    ):
-        done = _train(job, config, device, saver, stop, watchdog)
-    return "" if done else stop.reason
+    return watched(_train, *begin(fields, TrainConfig))
 
 
 def _train(
