@@ -154,11 +154,11 @@ def upload(filesystem: PatientS3, path: str, content: bytes) -> None:
         _abort_uploads(filesystem, path)  # of earlier writers that were killed
     try:
         patiently(lambda: filesystem.pipe_file(path, content, chunksize=part))
-    except BaseException:
-        # Ctrl-C leaves s3fs at work in its own thread: without its upload it gives up.
+    finally:
+        # Ctrl-C leaves s3fs at work in its own thread: without its upload it gives up. And where
+        # the answer to its beginning was lost, an upload was begun twice and one is over.
         if in_parts:
             _abort_uploads(filesystem, path)
-        raise
 
 
 def pages(filesystem: PatientS3, path: str, **options: Any) -> Iterator[dict[str, Any]]:

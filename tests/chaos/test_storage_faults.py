@@ -326,13 +326,18 @@ def test_a_writer_killed_in_an_upload_leaves_no_object_and_the_next_one_clears_i
     assert pending(folder) == []
 
 
-def test_a_completion_whose_answer_is_lost_still_leaves_the_object(folder, proxy, parts):
+def is_beginning(request):
+    return request.method == "POST" and request.path.endswith("?uploads")
+
+
+def is_completion(request):
+    return request.method == "POST" and bool(re.search(r"uploadId=[^&]+$", request.path))
+
+
+@pytest.mark.parametrize("request_of", [is_beginning, is_completion])
+def test_an_upload_that_loses_an_answer_still_leaves_the_object(folder, proxy, parts, request_of):
     content = os.urandom(11 * 2**20)
-    completes = re.compile(r"uploadId=[^&]+$")
-    proxy.inject(
-        "lost_answer",
-        when=lambda request: request.method == "POST" and bool(completes.search(request.path)),
-    )
+    proxy.inject("lost_answer", when=request_of)
 
     folder.write("large.bin", content)
 
