@@ -10,7 +10,6 @@ from typing import Any, TypeVar
 import torch
 
 from pipeline import config as options
-from pipeline.best_model import Quality
 from pipeline.checkpointing import newest_checkpoint
 from pipeline.cli import root_cause
 from pipeline.config import refuse_changes
@@ -296,40 +295,6 @@ def _note_extension(start: Launch, tracker: Tracker) -> None:
     update_record(start.run, extended=extended)
     tracker.tag("extended", ", ".join(f"step {e['from']} to {e['to']}" for e in extended))
     say(f"  finished at step {ended:,} before; extended to step {start.total:,}")
-
-
-def record_afterwards(
-    config: options.RunConfig, run: Folder, step: int, values: dict[str, float]
-) -> None:
-    """Add to the curves of a run that has ended.
-
-    Args:
-        config: Of the run, with absolute places.
-        run: Its folder.
-        step: That the values are of.
-        values: By name of the curve.
-    """
-    tracker = Tracker(run)
-    tracker.metrics(step, values)
-    _send_afterwards(config, run, tracker)
-
-
-def record_quality(config: options.RunConfig, run: Folder, quality: Quality) -> None:
-    """Tell how good the model of a run that has ended is; `best` is chosen anew.
-
-    Args:
-        config: Of the run, with absolute places.
-        run: Its folder.
-        quality: As it was measured.
-    """
-    tracker = Tracker(run)
-    tracker.quality(quality)
-    _send_afterwards(config, run, tracker)
-
-
-def _send_afterwards(config: options.RunConfig, run: Folder, tracker: Tracker) -> None:
-    tracker.flush()
-    say_what_is_left(run, send_rest(run, _tracking_uri(config)))
 
 
 def say_what_is_left(run: Folder, sender: Sender) -> None:

@@ -5,8 +5,8 @@ from typing import Any
 
 from pipeline.config import TrainConfig
 from pipeline.dataset import PreparedDataset
+from pipeline.evaluation.afterwards import record_numbers
 from pipeline.generate import load_from
-from pipeline.launch import record_afterwards
 from pipeline.prepare import prepare
 from pipeline.prepare_config import PrepareConfig
 from pipeline.progress import say
@@ -144,13 +144,15 @@ def quickstart(config: QuickstartConfig) -> dict[str, Any]:
         if (before["mlflow_run_id"], before["steps"]) == (run_id, summary["steps"]):
             summary["seconds"] = before["seconds"]
     folder.write_json("summary.json", summary)
-    shares = {f"eval/agreement_{name}": share for name, share in summary["agreement"].items()}
-    record_afterwards(config.train, folder, summary["steps"], shares)
-    _tell(folder, summary, len(reader.held_out))
+    # `eval/agreement_…` are the curves of the quick evaluations in training, of fewer images.
+    count = len(reader.held_out)
+    shares = {f"eval/agreement_{n}_{count}": share for n, share in summary["agreement"].items()}
+    said = record_numbers(folder, summary["steps"], shares, uri=config.train.tracking.uri)
+    _tell(folder, summary, count, said)
     return summary
 
 
-def _tell(folder: Folder, summary: dict[str, Any], count: int) -> None:
+def _tell(folder: Folder, summary: dict[str, Any], count: int, record: str) -> None:
     lines = [
         f"\nagreement of {count} generated images with the captions of held-out images, after "
         f"{summary['steps']:,} steps",
@@ -167,7 +169,7 @@ def _tell(folder: Folder, summary: dict[str, Any], count: int) -> None:
         "",
         f"grid     {summary['grid']}",
         f"model    {folder}/model",
-        f"run      {summary['mlflow_run_id'] or 'not yet'} in MLflow; see its curves with: make ui",
+        f"mlflow   {record}; see its curves with: make ui",
         "next     .venv/bin/python jobs/generate.py "
         f'--model {folder}/model "a huge green triangle at the top right"',
     ]

@@ -36,7 +36,8 @@ logger = logging.getLogger(__name__)
 
 SENT = "sent.json"
 REFUSED = "refused"
-VALUES = ("options", "dataset", "points", "status", "note", "quality")  # kinds of the first lane
+# Kinds of the first lane.
+VALUES = ("options", "dataset", "points", "measured", "status", "note", "quality")
 LANES = ("values", "files")
 MAX_POINTS = 1000  # in a request; MLflow takes no more
 LOCAL_POLL_S, BUCKET_POLL_S = 1.0, 5.0  # between two looks at the spool
@@ -56,6 +57,7 @@ class Sent:
         lanes: How far the spool was read, by lane.
         points: Last step of each curve.
         images: Last step of each series of pictures.
+        afterwards: Value or file of what was measured after its step, by "name@step".
     """
 
     uri: str
@@ -63,6 +65,7 @@ class Sent:
     lanes: dict[str, Position] = field(default_factory=lambda: {lane: {} for lane in LANES})
     points: dict[str, int] = field(default_factory=dict)
     images: dict[str, int] = field(default_factory=dict)
+    afterwards: dict[str, float | str] = field(default_factory=dict)
 
 
 class Delivery:
@@ -113,13 +116,14 @@ class Delivery:
             raise
 
     def left(self) -> dict[str, int]:
-        """Count the records that MLflow does not have, by lane."""
-        return {
+        """Count the records that MLflow does not have, by lane; empty if it has all."""
+        counts = {
             lane: sum(
                 _is_of(lane, e.record) for e in read(self.spool / RECORDS, self._sent.lanes[lane])
             )
             for lane in LANES
         }
+        return {lane: count for lane, count in counts.items() if count}
 
     def _connect(self) -> None:
         if self._remote is not None:
@@ -190,15 +194,34 @@ class Delivery:
         if record is None or self._remote is None:
             self._refuse({"kind": "line", "line": entry.line}, "it is not a record")
             return
-        if record["kind"] == "image" and record["step"] <= self._sent.images.get(record["key"], -1):
-            return  # drawn again after a resume
+        if record["kind"] == "measured":
+            self._send_measured(record)
+            return
+        if record["kind"] == "image" and self._has(record):
+            return
         try:
             self._remote.record(record, self.run)
         except RefusedError as reason:
             self._remote.check()
             self._refuse(record, str(reason))
         if record["kind"] == "image":
-            self._sent.images[record["key"]] = record["step"]
+            if record.get("afterwards"):
+                self._sent.afterwards[_place(record["key"], record)] = record["file"]
+            else:
+                self._sent.images[record["key"]] = record["step"]
+
+    def _has(self, image: Record) -> bool:
+        """Tell whether MLflow has a picture."""
+        if image.get("afterwards"):
+            return self._sent.afterwards.get(_place(image["key"], image)) == image["file"]
+        return bool(image["step"] <= self._sent.images.get(image["key"], -1))  # drawn again
+
+    def _send_measured(self, record: Record) -> None:
+        """Send values of any step, in any order; one that was told again stands once."""
+        told = self._sent.afterwards
+        new = {k: v for k, v in record["values"].items() if told.get(_place(k, record)) != v}
+        self._send_points([Point(k, v, record["time"], record["step"]) for k, v in new.items()])
+        told |= {_place(k, record): v for k, v in new.items()}
 
     def _refuse(self, record: Record, reason: str) -> None:
         """Put aside what MLflow will never take; said once, since it may be every point."""
@@ -259,6 +282,10 @@ class Batch:
         self.last |= dict.fromkeys(new, step)
         self.records += 1
         return True
+
+
+def _place(name: str, record: Record) -> str:
+    return f"{name}@{record['step']}"
 
 
 def _is_of(lane: str, record: Record | None) -> bool:
@@ -327,7 +354,7 @@ class Sender(threading.Thread):
                 self.join(0.05)
         finally:
             self.delivery.stopped.set()
-        return {lane: count for lane, count in self.delivery.left().items() if count}
+        return self.delivery.left()
 
     def _failed(self, error: Exception) -> None:
         first, self.problem = self.problem is None, str(error)
@@ -351,7 +378,7 @@ def send_rest(run: Folder, uri: str) -> Sender:
         The sender, which knows how it went; if another process has the run, that one sends.
     """
     sender = Sender(run, uri)
-    if any(sender.delivery.left().values()):
+    if sender.delivery.left():
         try:
             with Lock(run, "send"):
                 sender.start()

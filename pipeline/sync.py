@@ -39,7 +39,7 @@ def sync(config: SyncConfig) -> None:
         uri = address(run, config.uri)
         sender = send_rest(run, uri)
         delivery = sender.delivery
-        left = {lane: count for lane, count in delivery.left().items() if count}
+        left = delivery.left()
         refused = f", {delivery.refused:,} refused (see {delivery.spool}/refused)"
         say(
             f"{run}: {delivery.delivered:,} records sent to {redacted(uri)}"
@@ -65,7 +65,7 @@ def plan_sync(config: SyncConfig) -> None:
     report, silent = Report(), []
     for run in _runs(config):
         uri = address(run, config.uri)
-        left = {lane: n for lane, n in Delivery(run, uri).left().items() if n}
+        left = Delivery(run, uri).left()
         unsent = what_is_left(left) if left else "nothing"
         report.line("run", f"{run}: {unsent} to send to {redacted(uri)}")
         try:

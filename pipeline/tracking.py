@@ -121,19 +121,26 @@ class Tracker:
         """Tell points of curves."""
         self._tell("points", step=step, values={key: float(v) for key, v in values.items()})
 
+    def measured(self, step: int, values: dict[str, float]) -> None:
+        """Tell what was measured of a step's model after it: perhaps again, and of an older one."""
+        values = {key: float(v) for key, v in values.items()}
+        self._tell("measured", step=step, values=values)
+
     def tag(self, key: str, value: str) -> None:
         """Mark the run."""
         self._tell("options", params={}, tags={key: value})
 
-    def image(self, key: str, step: int, file: str) -> None:
+    def image(self, key: str, step: int, file: str, *, afterwards: bool = False) -> None:
         """Tell of a picture that the UI shows with a slider over steps.
 
         Args:
             key: What it shows.
-            step: When it was made.
+            step: When it was made, or what it is of.
             file: PNG in the run's folder.
+            afterwards: Made after that step: perhaps again, and of an older one.
         """
-        self._tell("image", key=key, step=step, file=file)
+        more = {"afterwards": True} if afterwards else {}
+        self._tell("image", key=key, step=step, file=file, **more)
 
     def note(self, text: str) -> None:
         """Tell what the run is in plain words, in Markdown; takes the place of the last note.
@@ -144,7 +151,7 @@ class Tracker:
 
     def quality(self, quality: Quality) -> None:
         """Tell how good the model of a step is: a point of a curve, and what versions go by."""
-        self.metrics(quality.step, {quality.metric: quality.value})
+        self.measured(quality.step, {quality.metric: quality.value})
         self._tell("quality", quality=asdict(quality))
 
     def dataset(

@@ -1,5 +1,8 @@
 """Numbers that are found after a run has ended, added to its record."""
 
+from collections.abc import Mapping
+from types import MappingProxyType
+
 from pipeline.best_model import Quality
 from pipeline.run_record import read_record
 from pipeline.sender import send_rest, what_is_left
@@ -13,10 +16,10 @@ def record_numbers(
     step: int,
     values: dict[str, float],
     *,
-    tags: dict[str, str],
-    pictures: dict[str, str],
-    quality: Quality,
-    uri: str | None,
+    tags: Mapping[str, str] = MappingProxyType({}),
+    pictures: Mapping[str, str] = MappingProxyType({}),
+    quality: Quality | None = None,
+    uri: str | None = None,
 ) -> str:
     """Add points, tags and pictures to a run that MLflow knows, and send them.
 
@@ -26,7 +29,7 @@ def record_numbers(
         values: By name of the curve.
         tags: By name.
         pictures: Files in the run's folder by what they show.
-        quality: The number by which models are compared.
+        quality: The number by which models are compared, if it is found too.
         uri: Of the tracker; its own, if not given.
 
     Returns:
@@ -35,16 +38,16 @@ def record_numbers(
     tracker = Tracker(run)
     if tracker.is_new():
         return "the run has no record in MLflow"
-    tracker.metrics(step, {key: v for key, v in values.items() if key != quality.metric})
-    tracker.quality(quality)
+    tracker.measured(step, values)
+    if quality is not None:
+        tracker.quality(quality)
     for key, value in tags.items():
         tracker.tag(key, value)
     for key, file in pictures.items():
-        tracker.image(key, step, file)
+        tracker.image(key, step, file, afterwards=True)
     tracker.flush()
     sender = send_rest(run, address(run, uri))
-    left = {lane: count for lane, count in sender.delivery.left().items() if count}
-    if left:
+    if left := sender.delivery.left():
         return (
             f"{what_is_left(left)} of {run} are not there yet: {sender.problem or 'slow'}. Send "
             f"them with: python jobs/sync.py --run {run}"

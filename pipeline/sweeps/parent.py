@@ -135,7 +135,7 @@ def settle(
             tracker.flush()
             update_record(run, status=settled["status"], settled=settled)
     sender = send_rest(run, uri) if send else Sender(run, uri)
-    return {lane: count for lane, count in sender.delivery.left().items() if count}
+    return sender.delivery.left()
 
 
 def _status(record: TrialRecord, known: str | None) -> str:

@@ -16,7 +16,7 @@ import requests
 from mlflow import MlflowClient
 
 from pipeline.best_model import Quality
-from pipeline.launch import record_quality
+from pipeline.evaluation.afterwards import record_numbers
 from pipeline.run_record import read_record
 from pipeline.sender import send_rest
 from pipeline.tracking import Tracker
@@ -57,7 +57,7 @@ def runs(mlflow_server, shapes, tmp_path_factory):
             shapes, output, f"rate-{rate:g}", total_steps=4, tracking=tracking, optim=optim
         )
         run = train(options)
-        record_quality(options, run, Quality(METRIC, value, 4, "quick", lower_is_better=True))
+        record_numbers(run, 4, {}, quality=Quality(METRIC, value, 4, "quick", lower_is_better=True))
         found[read_record(run)["mlflow_run_id"]] = run
     return found
 

@@ -2,6 +2,7 @@
 
 import json
 import logging
+import re
 import subprocess
 import sys
 import threading
@@ -150,6 +151,34 @@ def test_steps_that_are_trained_again_after_a_kill_stay_one_point(store, tmp_pat
     assert [step for step, *_ in arrived(store, run)] == [1, 2, 3, 4, 5]
 
 
+def test_what_is_measured_afterwards_may_be_of_any_step_and_told_again(store, tmp_path):
+    tracker = new_run(tmp_path / "measured", store)
+    Image.new("RGB", (32, 32)).save(tmp_path / "measured" / "drawn.png")
+    for step in (10, 20, 30):
+        tracker.metrics(step, {"loss": 1.0, "score": 0.1})
+    tracker.image("drawn", 30, "drawn.png")
+
+    for step, score in [(30, 0.2), (10, 0.3), (20, 0.4), (10, 0.3), (30, 0.25)]:
+        tracker.measured(step, {"score": score})
+        tracker.image("seen", step, "drawn.png", afterwards=True)
+        tracker.flush()
+        sender = send_rest(tracker.run, store)
+        assert not sender.delivery.left()
+    tracker.metrics(40, {"score": 0.5})
+    tracker.flush()
+    send_rest(tracker.run, store)
+
+    points = [(step, value) for step, value, _ in arrived(store, tmp_path / "measured", "score")]
+    of_training = [(10, 0.1), (20, 0.1), (30, 0.1), (40, 0.5)]
+    afterwards = [(10, 0.3), (20, 0.4), (30, 0.2), (30, 0.25)]
+    assert points == sorted(of_training + afterwards)
+    run_id = read_record(tracker.run)["mlflow_run_id"]
+    pictures = [each.path for each in MlflowClient(store).list_artifacts(run_id, "images")]
+    assert sorted(
+        int(re.search(r"seen\+step\+(\d+)", path)[1]) for path in pictures if "seen+" in path
+    ) == [10, 10, 20, 20, 30, 30]  # each in two sizes
+
+
 @pytest.mark.parametrize(
     ("mode", "reason"),
     [pytest.param("hang", "timed out", marks=pytest.mark.thorough), ("500", "500")],
@@ -263,7 +292,7 @@ def test_what_is_refused_for_ever_is_put_aside_and_the_rest_passes(store, tmp_pa
     with caplog.at_level(logging.WARNING):
         sender = send_rest(tracker.run, store)
 
-    assert not any(sender.delivery.left().values())
+    assert not sender.delivery.left()
     assert sender.delivery.refused == 4
     assert arrived(store, run) == told(run)
     letters = [e.record for e in read(Folder(str(run / "spool" / "refused")), {})]
