@@ -141,14 +141,14 @@ def commit(
 
 
 def newest_checkpoint(
-    root: Folder, *, look_only: bool = False
+    root: Folder, *, set_aside: bool = False
 ) -> tuple[Folder, dict[str, Any]] | None:
     """Find the newest checkpoint that verifies, and its state; None if there is none.
 
     Args:
         root: Folder of the run's checkpoints.
-        look_only: Leave damaged ones that are found on the way as they are. Otherwise they are
-            renamed, so that they are not looked at again.
+        set_aside: Rename damaged ones that are found on the way, so that they are not looked at
+            again: for whoever trains the run. To others they may look so for a moment.
     """
     for step in reversed(_steps(root)):
         folder = root / _name(step)
@@ -157,10 +157,10 @@ def newest_checkpoint(
             return folder, folder.read_json(STATE)
         if not folder.exists(MARKER):
             logger.warning("checkpoint %s is passed over: it was not completed", folder)
-        elif look_only:
-            logger.warning("checkpoint %s is damaged: %s", folder, problem)
-        else:
+        elif set_aside:
             _set_aside(root, folder, problem)
+        else:
+            logger.warning("checkpoint %s is damaged: %s", folder, problem)
     return None
 
 
@@ -245,8 +245,7 @@ def _let_go(root: Folder, newest: int, keep: int, best: int | None) -> None:
 
 def _remove(folder: Folder) -> None:
     """Delete a checkpoint, its marker first: what is left of it when cut short is no checkpoint."""
-    if folder.exists(MARKER):
-        folder.fs.rm(folder.file(MARKER))
+    folder.delete(MARKER)
     folder.remove()
 
 
@@ -267,9 +266,9 @@ def _set_aside(root: Folder, folder: Folder, problem: str) -> None:
         if not folder.is_local:
             # In a bucket each object is moved by itself: without its marker, a folder of which
             # some are still here is no checkpoint.
-            folder.fs.rm(folder.file(MARKER))
+            folder.delete(MARKER)
         folder.fs.mv(folder.path, aside.path, recursive=True)
-    except OSError as error:
+    except Exception as error:  # each object store has errors of its own
         logger.warning(
             "checkpoint %s is passed over: %s; it could not be set aside: %s",
             folder,

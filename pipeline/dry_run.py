@@ -151,7 +151,7 @@ def _plan(
     *,
     accumulate: int | None,
 ) -> None:
-    state = reached(start, look_only=True)
+    state = reached(start)
     place = find_place(start.config, start.batch)
     _say_run(report, start, state)
     _say_data(report, start)

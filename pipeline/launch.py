@@ -107,17 +107,16 @@ def check(config: options.RunConfig, *, image_size: int, option: str, batch: int
     return Launch(config, dataset, Folder(config.output) / config.name, batch, total)
 
 
-def reached(start: Launch, *, look_only: bool = False) -> dict[str, Any]:
+def reached(start: Launch) -> dict[str, Any]:
     """Return the state of the checkpoint that a start goes on from; its step is 0 if there is none.
 
     Args:
         start: Checked.
-        look_only: Change nothing, not even the name of a damaged checkpoint.
 
     Raises:
         ValueError: If options or dataset are not those the run was started with.
     """
-    found = newest_checkpoint(start.run / "checkpoints", look_only=look_only)
+    found = newest_checkpoint(start.run / "checkpoints")
     if found is None:
         return {"step": 0}
     state = found[1]
@@ -148,7 +147,7 @@ def is_finished(start: Launch, result: str) -> bool:
     Raises:
         ValueError: If its options or its dataset are not those it was started with.
     """
-    state = reached(start, look_only=True)  # the run may be another start's at this moment
+    state = reached(start)
     if not is_done(start, state):
         return False
     unit = "epochs" if start.config.total_steps is None else "steps"
@@ -241,7 +240,7 @@ def _carry_out(
         if done < start.total and stop.asked:
             tell_state(f"stopped at step {done:,} of {start.total:,}")
             say(f"stopped at step {done:,}. The same command goes on from there.")
-            raise StoppedError
+            raise StoppedError(stop.number)
         if found is None:
             raise OSError(f"{run}/checkpoints holds no complete checkpoint.")
         if done < start.total:
@@ -260,7 +259,7 @@ def _carry_out(
     except StoppedError:
         status = "KILLED"
         raise
-    except (KeyboardInterrupt, SystemExit) as end:  # Ray turns Ctrl-C into an exit of its own
+    except (KeyboardInterrupt, SystemExit) as end:
         status = "KILLED"
         tell_state("interrupted")
         raise KeyboardInterrupt from end

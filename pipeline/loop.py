@@ -117,7 +117,7 @@ def resume(
         device: To agree by.
         restore: Puts what is trained back to where a checkpoint left it.
     """
-    found = newest_checkpoint(checkpoints) if collective.rank() == 0 else None
+    found = newest_checkpoint(checkpoints, set_aside=True) if collective.rank() == 0 else None
     step = collective.from_rank_zero(found[1]["step"] if found else 0, device)
     if step:
         folder = checkpoints / f"{PREFIX}{step:08d}"

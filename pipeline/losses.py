@@ -43,10 +43,15 @@ def lost_worker(error: BaseException) -> str | None:
     lost = [rank for rank, failure in sorted(failures.items()) if _is_death(failure)]
     if lost:
         return f"worker {', '.join(map(str, lost))} was lost (killed, crashed or out of memory)"
-    texts = [str(failure).lower() for failure in failures.values()]
-    if texts and all(any(word in text for word in GONE) for text in texts):
+    if failures and all(map(_is_silence, failures.values())):
         return "workers lost each other"
     return None
+
+
+def _is_silence(failure: BaseException) -> bool:
+    # Torch has no type for it but RuntimeError; a bucket that resets connections has others.
+    error = getattr(failure, "_base_exc", failure)
+    return isinstance(error, RuntimeError) and any(word in str(failure).lower() for word in GONE)
 
 
 def _is_death(failure: BaseException) -> bool:

@@ -28,14 +28,17 @@ _RULES = (
     # A password with a slash in it is no port.
     (re.compile(r"(?<=://)([^/\s\"'<>]*|[^/\s\"'<>:]*:(?!\d+[/?#])[^\s\"'<>]*)@"), ""),
     (re.compile(rf"(?i)({_NAME}=)[^\s\"'\\&;,)]+"), rf"\1{HIDDEN}"),
-    (re.compile(rf"(?i)({_NAME}(\\?[\"'])\s*:\s*)(\\?[\"'])(?:(?!\3).)+\3"), rf"\1\3{HIDDEN}\3"),
+    (
+        re.compile(rf"(?i)({_NAME}(\\?[\"'])\s*:\s*)(\\?[\"'])(?:\\.|(?!\3).)+?\3"),
+        rf"\1\3{HIDDEN}\3",
+    ),
     (re.compile(r"\b(Basic|Bearer) +[\w+/=.~-]{8,}"), rf"\1 {HIDDEN}"),
     (re.compile(r"\b(AKIA|ASIA)[A-Z0-9]{16}\b"), rf"\1{HIDDEN}"),
 )
 # Without any of these in lower case, no rule has anything to do; most texts have none.
 _HINTS = ("://", "pass", "secret", "token", "sig", "cred", "key", "basic", "bear", "akia", "asia")
 _SECRET_NAME = re.compile(
-    r"(^|_)(PASSWORD|PASSWD|PASSPHRASE|SECRET|TOKEN|KEY|APIKEY|CREDENTIALS?)(_|$)", re.IGNORECASE
+    r"(PASSWORD|PASSWD|PASSPHRASE|(^|_)(SECRET|TOKEN|KEY|APIKEY|CREDENTIALS?))(_|$)", re.IGNORECASE
 )
 _NO_SECRET = re.compile(r"_(ID|PATH|FILE|DIR|MODE|NAME)$", re.IGNORECASE)
 _PASSWORD = re.compile(r"://[^/\s:@]*:([^/\s]+)@")
@@ -132,7 +135,8 @@ def redacted_output() -> Iterator[None]:
 def _of_the_environment() -> list[str]:
     """Return the secrets in this process's environment, in each spelling; the longest first."""
     found: set[str] = set()
-    for name, value in os.environ.items():
+    for name in list(os.environ):  # which other threads change meanwhile, as MLflow's client does
+        value = os.environ.get(name, "")
         if _SECRET_NAME.search(name) and not _NO_SECRET.search(name):
             found.add(value)
         elif "://" in value:

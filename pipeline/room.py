@@ -147,10 +147,10 @@ class GrowthWatch:
     Args:
         crew: The numbers to choose from.
         size: How many are at work.
-        on_room: Called once, when there is.
+        on_room: Called when there is; once, unless it fails.
 
     Attributes:
-        found: For how many there is room, if for more.
+        found: For how many there is room, if for more and that was told.
     """
 
     def __init__(self, crew: Crew, size: int, on_room: Callable[[], None]) -> None:
@@ -179,16 +179,15 @@ class GrowthWatch:
         while not self._over.wait(LOOK_EVERY_S):
             try:
                 found = self._room()
-            except Exception as error:  # the cluster may be away for a moment: looked at again
+                # Twice, since what comes may go at once, and starting again takes a while.
+                if found and seen and not self._over.is_set():
+                    self.on_room()
+                    self.found = found
+                    say(f"room for {found} workers: a checkpoint is saved, and they go on from it")
+                    return
+                seen = found
+            except Exception as error:  # the cluster or the bucket is away: looked at again
                 logger.debug("no look at the cluster: %s", error)
-                continue
-            # Twice, since what comes may go at once, and starting again takes a while.
-            if found and seen and not self._over.is_set():
-                say(f"room for {found} workers: a checkpoint is saved, and they go on from it")
-                self.found = found
-                self.on_room()
-                return
-            seen = found
 
     def _room(self) -> int:
         """Return the largest number there is room for beside those at work, or 0."""

@@ -2,8 +2,6 @@
 
 import gc
 import os
-import signal
-import threading
 import uuid
 from collections.abc import Callable
 from typing import Any
@@ -94,12 +92,19 @@ def train_through_losses(
                 say(f"{reason}. A checkpoint is saved, and training goes on from it on others")
 
 
+class _Trainer(TorchTrainer):  # type: ignore[misc]
+    """Ray's, which leaves Ctrl-C to `stopping.py`: its own ends the workers in their step."""
+
+    def _register_sigint_handler(self, controller: Any) -> None:
+        pass
+
+
 def _fit(
     work: Work, fields: dict[str, Any], *, name: str, run: Folder, workers: int, use_gpu: bool
 ) -> str:
     """Run a function in every worker, or in this process with none; return what it returned."""
     os.environ["RAY_TRAIN_ENABLE_PREEMPTION_WATCHER"] = "0"  # `departure.py` looks
-    trainer = TorchTrainer(
+    trainer = _Trainer(
         work,
         train_loop_config=fields,
         torch_config=MeetingPoint(timeout_s=COLLECTIVE_TIMEOUT_S),
@@ -116,13 +121,10 @@ def _fit(
             ),
         ),
     )
-    threads, on_interrupt = torch.get_num_threads(), signal.getsignal(signal.SIGINT)
+    threads = torch.get_num_threads()
     try:
         result = trainer.fit()
     finally:
         torch.set_num_threads(threads)  # which a run in this process may have changed
-        if threading.current_thread() is threading.main_thread():
-            # Ray's handler would hold its controller, and the workers that holds, for ever.
-            signal.signal(signal.SIGINT, on_interrupt)
     (run / RAY_RECORDS).remove()
     return result.return_value or ""

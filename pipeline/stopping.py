@@ -1,8 +1,9 @@
 """Being asked to stop: training ends at the next step with a checkpoint, whoever asks.
 
-`ray job stop` and schedulers send SIGTERM to the process that started the job, not to its workers.
-So that process writes the request down in the run's folder, where worker 0 looks for it; all
-workers then leave at the same step. A second signal stops at once.
+`ray job stop` and schedulers send SIGTERM to the process that started the job, not to its workers,
+and Ctrl-C is SIGINT, which Ray's workers do not hear. So that process writes the request down in
+the run's folder, where worker 0 looks for it; all workers then leave at the same step. A second
+signal stops at once.
 """
 
 import contextlib
@@ -22,18 +23,22 @@ logger = logging.getLogger(__name__)
 
 REQUEST = "stop.json"  # in the run's folder
 LOOK_EVERY_S = 1.0
-STOPPED = 128 + signal.SIGTERM  # exit status, as shells have it
+SIGNALS = (signal.SIGTERM, signal.SIGINT)
 
 
 class StoppedError(SystemExit):
-    """Training was asked to stop, and did: what is there can be gone on with."""
+    """Training was asked to stop, and did: what is there can be gone on with.
 
-    def __init__(self) -> None:
-        super().__init__(STOPPED)
+    Args:
+        number: Of the signal that asked; the exit status says it, as shells have it.
+    """
+
+    def __init__(self, number: int = signal.SIGTERM) -> None:
+        super().__init__(128 + number)
 
 
 class StopRequests:
-    """Takes SIGTERM in the process that started a job and hands it to its workers.
+    """Takes signals in the process that started a job and hands them to its workers.
 
     Args:
         run: Folder of the run.
@@ -41,16 +46,17 @@ class StopRequests:
     Attributes:
         token: Of this start; a request that an earlier start left means nothing to this one.
         asked: Whether a stop was asked for.
+        number: Of the signal that asked.
     """
 
     def __init__(self, run: Folder) -> None:
         self.run = run
         self.token = uuid.uuid4().hex
-        self.asked = False
+        self.asked, self.number = False, int(signal.SIGTERM)
 
     @contextlib.contextmanager
     def taken(self) -> Iterator[Self]:
-        """Take the signal; it is as before afterwards. Only the main thread can take it."""
+        """Take the signals; they are as before afterwards. Only the main thread can take them."""
         if threading.current_thread() is not threading.main_thread():
             try:
                 yield self
@@ -59,11 +65,15 @@ class StopRequests:
                     self.run.delete(REQUEST)
             return
         self.run.delete(REQUEST)  # of a start that was killed
-        before = signal.signal(signal.SIGTERM, self._take)
+        before = {number: signal.getsignal(number) for number in SIGNALS}
+        for number, handler in before.items():
+            if handler != signal.SIG_IGN:  # who started this process wants it to go on
+                signal.signal(number, self._take)
         try:
             yield self
         finally:
-            signal.signal(signal.SIGTERM, before)
+            for number, handler in before.items():
+                signal.signal(number, handler)
             if self.asked:
                 self.run.delete(REQUEST)
 
@@ -85,7 +95,7 @@ class StopRequests:
     def _take(self, number: int, frame: FrameType | None) -> None:
         if self.asked:
             raise KeyboardInterrupt
-        self.asked = True
+        self.asked, self.number = True, number
         # Not here, between any two instructions of the main thread: it may hold a lock we need.
         threading.Thread(target=self._write, name="stop-request", daemon=True).start()
 

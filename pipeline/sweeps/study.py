@@ -137,7 +137,7 @@ def carry_out(study: Study, conclude: Callable[[Study, StudyFolder, ParentRun], 
             if stop.asked:
                 status = "KILLED"
                 say(f"stopped. The same command goes on with the {study.what}.")
-                raise StoppedError
+                raise StoppedError(stop.number)
             if any(not each.is_done for each in folder.trials.values()):
                 status = "KILLED"
                 raise KeyboardInterrupt

@@ -85,9 +85,17 @@ def test_a_killed_worker_is_replaced_and_the_weights_are_the_same(
     record_property("weights_equal", True)
 
 
-@pytest.mark.parametrize("workers", [0, pytest.param(2, marks=pytest.mark.thorough)])
+@pytest.mark.parametrize(
+    ("workers", "number"),
+    [
+        (0, signal.SIGINT),
+        pytest.param(0, signal.SIGTERM, marks=pytest.mark.thorough),
+        pytest.param(2, signal.SIGINT, marks=pytest.mark.thorough),
+        pytest.param(2, signal.SIGTERM, marks=pytest.mark.thorough),
+    ],
+)
 def test_a_run_asked_to_stop_saves_its_step_and_goes_on_to_the_same_weights(
-    workers, shapes, tmp_path, record_property
+    workers, number, shapes, tmp_path, record_property
 ):
     run = options(shapes, tmp_path / "stopped", workers=workers, total_steps=40)
     log = tmp_path / "log"
@@ -110,7 +118,10 @@ def test_a_run_asked_to_stop_saves_its_step_and_goes_on_to_the_same_weights(
                 with pytest.raises(ValueError, match=r"is in use already, by .*train"):
                     train(run)
             asked = time.monotonic()
-            process.send_signal(signal.SIGTERM)
+            if number == signal.SIGINT:
+                os.killpg(process.pid, number)  # as a terminal does: to all it started, too
+            else:
+                process.send_signal(number)
             ended = process.wait(timeout=100)
             took_s = time.monotonic() - asked
         finally:
@@ -118,7 +129,7 @@ def test_a_run_asked_to_stop_saves_its_step_and_goes_on_to_the_same_weights(
                 os.killpg(process.pid, signal.SIGKILL)
     said = log.read_text()
 
-    assert ended == 128 + signal.SIGTERM, said
+    assert ended == 128 + number, said
     _, state = newest_checkpoint(Folder(f"{run.output}/run/checkpoints"))
     assert 4 <= state["step"] < 40
     assert f"stopped at step {state['step']}. The same command goes on from there." in said

@@ -233,7 +233,11 @@ def test_a_damaged_checkpoint_is_set_aside_and_never_looked_at_again(tmp_path, p
     for step in (2, 3):
         (root / f"step-{step:08d}").write("model/weights", b"gooe")
 
-    found = newest_checkpoint(root)
+    # Whoever does not train the run, an evaluation for example, leaves it as it is.
+    assert newest_checkpoint(root)[1]["step"] == 1
+    assert root.names() == [f"step-{step:08d}" for step in (1, 2, 3)]
+
+    found = newest_checkpoint(root, set_aside=True)
 
     assert found[1]["step"] == 1
     assert root.names() == ["damaged-step-00000002", "damaged-step-00000003", "step-00000001"]
@@ -257,7 +261,7 @@ def test_one_that_cannot_be_set_aside_is_passed_over(tmp_path, monkeypatch, capl
 
     monkeypatch.setattr(type(root.fs), "mv", refuse)
 
-    assert newest_checkpoint(root)[1]["step"] == 1
+    assert newest_checkpoint(root, set_aside=True)[1]["step"] == 1
     assert "passed over: weights is not what its hash says; it could not be set aside" in (
         caplog.text
     )

@@ -3,7 +3,9 @@
 import io
 import json
 import logging
+import os
 import sys
+import threading
 
 import pytest
 
@@ -50,11 +52,30 @@ def test_innocent_text_stays_as_it_is(text):
 def test_values_of_variables_named_for_secrets_are_hidden_in_every_spelling(monkeypatch):
     monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", SECRET)
     monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://me:p%40ssw0rd@host")
+    monkeypatch.setenv("PGPASSWORD", "hush-hush")
     texts = [f"it is {SECRET}", json.dumps({"a": SECRET}), "hush%2Fhush%2B%221", "p@ssw0rd"]
 
-    shown = [redacted(text) for text in texts]
+    shown = [redacted(text) for text in (*texts, "hush-hush")]
 
-    assert shown == ["it is ***", '{"a": "***"}', "***", "***"]
+    assert shown == ["it is ***", '{"a": "***"}', "***", "***", "***"]
+
+
+def test_variables_may_come_and_go_meanwhile(monkeypatch):
+    over = threading.Event()
+
+    def come_and_go() -> None:
+        while not over.is_set():
+            os.environ["COMES_AND_GOES"] = "1"
+            os.environ.pop("COMES_AND_GOES")
+
+    other = threading.Thread(target=come_and_go)
+    other.start()
+    try:
+        for _ in range(2000):
+            redacted("text")
+    finally:
+        over.set()
+        other.join()
 
 
 def test_short_values_and_names_that_only_look_alike_hide_nothing(monkeypatch):
@@ -70,7 +91,9 @@ def test_a_redacted_record_is_json_still(monkeypatch):
     record = {"note": f'said "password=a\\b" {SECRET}', "place": 'x://u:p@h/"', "n": [1.5, None]}
 
     shown = json.loads(redacted(json.dumps(record)))
+    quoted = json.loads(redacted(json.dumps({"token": 'a"b\\', "step": 1})))
 
+    assert quoted == {"token": "***", "step": 1}
     assert shown == {"note": 'said "password=***\\b" ***', "place": 'x://h/"', "n": [1.5, None]}
 
 

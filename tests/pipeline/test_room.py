@@ -84,7 +84,14 @@ def test_room_for_more_workers_is_found_when_it_comes(ray_session, monkeypatch):
     monkeypatch.setattr(room, "RESERVE_S", 3)
 
     found: list[int] = []
-    with GrowthWatch(Crew((2, 1)), 1, lambda: found.append(1)) as growth:
+    full = iter([OSError("the disk is full")])
+
+    def on_room() -> None:
+        for error in full:  # the first time
+            raise error
+        found.append(1)
+
+    with GrowthWatch(Crew((2, 1)), 1, on_room) as growth:
         time.sleep(1)
         assert not found
         ray.kill(other)

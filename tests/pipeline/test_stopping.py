@@ -19,20 +19,21 @@ def wait_until(condition, seconds: float = 10) -> bool:
     return bool(condition())
 
 
-def test_a_signal_reaches_the_worker_and_leaves_nothing_behind(tmp_path, capsys):
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_signal_reaches_the_worker_and_leaves_nothing_behind(number, tmp_path, capsys):
     run = Folder(str(tmp_path))
     requests = StopRequests(run)
-    before = signal.getsignal(signal.SIGTERM)
+    before = signal.getsignal(number)
     run.write_json(REQUEST, {"start": "one that was killed"})
 
     with requests.taken(), StopWatch(run, requests.token, every_s=0.01) as watch:
         assert not watch.asked
-        os.kill(os.getpid(), signal.SIGTERM)
+        os.kill(os.getpid(), number)
         assert wait_until(lambda: watch.asked)
 
-    assert requests.asked
+    assert (requests.asked, requests.number) == (True, number)
     assert "asked to stop: a checkpoint is saved" in capsys.readouterr().out
-    assert signal.getsignal(signal.SIGTERM) == before
+    assert signal.getsignal(number) == before
     assert not run.exists(REQUEST)
 
 
@@ -42,6 +43,17 @@ def test_a_second_signal_stops_at_once(tmp_path):
         with pytest.raises(KeyboardInterrupt):
             os.kill(os.getpid(), signal.SIGTERM)
         time.sleep(0.1)  # the first one's thread writes
+
+
+def test_a_signal_that_is_ignored_stays_ignored(tmp_path):
+    before = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    try:
+        with StopRequests(Folder(str(tmp_path))).taken() as requests:
+            os.kill(os.getpid(), signal.SIGINT)
+    finally:
+        signal.signal(signal.SIGINT, before)
+
+    assert not requests.asked
 
 
 def test_the_request_of_an_earlier_start_means_nothing(tmp_path):
