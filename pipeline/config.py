@@ -286,6 +286,10 @@ RESUMABLE_CHANGES = frozenset(
 )
 
 
+# Of these, what changes in which order numbers are added up.
+ROUNDING = frozenset({"compile", "optim.accumulate"})
+
+
 def flatten(config: dict[str, object], prefix: str = "") -> dict[str, object]:
     """Turn nested options into dotted names: ``{"optim.generator_lr": 1e-4, …}``."""
     flat: dict[str, object] = {}
@@ -297,13 +301,17 @@ def flatten(config: dict[str, object], prefix: str = "") -> dict[str, object]:
     return flat
 
 
-def refuse_changes(before: dict[str, object], now: RunConfig) -> None:
+def refuse_changes(before: dict[str, object], now: RunConfig) -> list[str]:
     """Refuse to resume a run with options that would make it another one.
 
     Args:
         before: Config of the checkpoint, as JSON types. An option that it does not
             have is newer than the checkpoint and had its default.
         now: Config of this start.
+
+    Returns:
+        Each option, with its old and its new value, that does so and was let through by name, or
+        that makes numbers round otherwise.
 
     Raises:
         ValueError: With each changed option, its old and its new value.
@@ -316,16 +324,16 @@ def refuse_changes(before: dict[str, object], now: RunConfig) -> None:
             "Resume it with that version, or start a new run with another --name."
         ) from error
     new = flatten(now.record())
-    changed = [
-        f"{name}: {old.get(name)} → {new.get(name)}"
+    changes = {
+        name: f"{name}: {old.get(name)} → {new.get(name)}"
         for name in sorted(old.keys() | new.keys())
-        if old.get(name) != new.get(name)
-        and name not in RESUMABLE_CHANGES
-        and name not in now.allow_changes
-    ]
-    if changed:
+        if old.get(name) != new.get(name) and (name not in RESUMABLE_CHANGES or name in ROUNDING)
+    }
+    through = ROUNDING.union(now.allow_changes)
+    if changed := [said for name, said in changes.items() if name not in through]:
         raise ValueError(
             f"run {now.name} was started with other options:\n" + "\n".join(changed) + "\n"
             "Take them back to resume it, name them with --allow-changes, or start a new run with "
             "another --name."
         )
+    return list(changes.values())

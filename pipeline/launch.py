@@ -31,7 +31,7 @@ from pipeline.spool import SPOOL
 from pipeline.starting import Work, train_through_losses
 from pipeline.stopping import StoppedError, StopRequests
 from pipeline.storage import Folder, absolute
-from pipeline.tracking import PartOf, Tracker, tracking_uri
+from pipeline.tracking import PartOf, Tracker, git_state, tracking_uri
 from pipeline.versions import versions
 
 Config = TypeVar("Config", bound=options.RunConfig)
@@ -227,7 +227,8 @@ def _carry_out(
         # The tracker's address may hold a secret, and workers have no use for it.
         config=config.record(),
         run=run.location,
-        versions=versions(),
+        versions=versions() | _commit(),
+        dataset=start.dataset.digest,
         token=stop.token,
         lock=lock.number,
     )
@@ -271,6 +272,12 @@ def _carry_out(
         with contextlib.suppress(OSError):  # what ended the run matters more
             update_record(run, status=status)
         say_what_is_left(run, sender)
+
+
+def _commit() -> dict[str, str]:
+    state = git_state()
+    dirty = " with changes" if state.get("git.dirty") == "true" else ""
+    return {"commit": state["git.commit"] + dirty} if state else {}
 
 
 def _end_at_once(reason: str) -> None:

@@ -1,5 +1,6 @@
 """What every training loop has: its job, where it starts, its stream of batches, its intervals."""
 
+import platform
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -14,7 +15,7 @@ from torch import Tensor
 from pipeline import collective
 from pipeline.batches import Batch, BatchReader
 from pipeline.checkpointing import PREFIX, STATE, newest_checkpoint
-from pipeline.config import RunConfig, refuse_changes
+from pipeline.config import ROUNDING, RunConfig, refuse_changes
 from pipeline.dataset import PreparedDataset
 from pipeline.departure import Departures
 from pipeline.host_copy import Groups
@@ -42,7 +43,8 @@ class Job:
     Attributes:
         config: Resolved options.
         run: Folder of the run.
-        versions: Of what made it, for the record.
+        versions: Of what made it, for the record, the commit of the code among them.
+        dataset: Digest of what is trained on.
         token: Of this start, for requests to stop it.
         lock: Number of its lock on the run's folder; 0 if there is none.
     """
@@ -50,6 +52,7 @@ class Job:
     config: dict[str, Any]
     run: str
     versions: dict[str, str]
+    dataset: str
     token: str = ""
     lock: int = 0
 
@@ -106,13 +109,36 @@ def watched(
     return "" if done else stop.reason
 
 
+def open_dataset(job: Job, path: str) -> PreparedDataset:
+    """Open the dataset of a job, which must be the same wherever a worker is, and whenever.
+
+    Raises:
+        ValueError: If it is another one.
+    """
+    dataset = PreparedDataset(path)
+    if dataset.digest != job.dataset:
+        raise ValueError(
+            f"{dataset.folder} holds another dataset on {platform.node()} now than where the job "
+            f"was started (digest {dataset.digest[:12]}, not {job.dataset[:12]}). Was it prepared "
+            "anew meanwhile, or has each machine a copy of its own? Nothing was trained on it."
+        )
+    return dataset
+
+
 def resume(
-    config: RunConfig, checkpoints: Folder, device: torch.device, restore: Callable[[Folder], None]
+    job: Job,
+    config: RunConfig,
+    checkpoints: Folder,
+    device: torch.device,
+    restore: Callable[[Folder], None],
 ) -> int:
     """Restore the newest checkpoint, the same on every worker, and return its step.
 
+    What is otherwise than it was before is said, and stays in the run's record.
+
     Args:
-        config: Of this start.
+        job: Of this start.
+        config: Its options.
         checkpoints: Folder of the run's checkpoints.
         device: To agree by.
         restore: Puts what is trained back to where a checkpoint left it.
@@ -122,19 +148,27 @@ def resume(
     if step:
         folder = checkpoints / f"{PREFIX}{step:08d}"
         before = folder.read_json(STATE)
-        refuse_changes(before["config"], config)
+        options = refuse_changes(before["config"], config)
         restore(folder)
         if collective.rank() == 0:
             say(f"resuming from step {step:,} ({folder})")
-            if changes := _rounding_changes(before):
-                say(f"  the same images, but numbers equal only to rounding: {changes}")
-            if changes := differences(before.get("versions", {})):
-                say(f"  with other versions than before, so perhaps other numbers: {changes}")
+            changes = _changes(before, job, options, device)
+            for line in changes:
+                say(f"  {line}")
+            if changes:
+                tracker = Tracker(Folder(job.run))
+                tracker.tag(f"resumed.{step}", "; ".join(changes))
+                tracker.flush()
     return step
 
 
 def run_state(
-    job: Job, config: RunConfig, dataset: PreparedDataset, plan: Plan, step: int
+    job: Job,
+    config: RunConfig,
+    dataset: PreparedDataset,
+    plan: Plan,
+    device: torch.device,
+    step: int,
 ) -> dict[str, Any]:
     """Return what a checkpoint says beside its tensors, as JSON types.
 
@@ -152,22 +186,38 @@ def run_state(
         "dataset": dataset.digest,
         "encoder": dataset.manifest.encoder.record(),
         "versions": job.versions,
-        **_rounding(),
+        **_rounding(device),
     }
 
 
-def _rounding() -> dict[str, Any]:
-    """Return what decides in which order numbers are added up."""
-    return {"workers": collective.world(), "threads": torch.get_num_threads()}
+def _rounding(device: torch.device) -> dict[str, Any]:
+    """Return what decides, beside options, in which order numbers are added up."""
+    name = torch.cuda.get_device_name(device) if device.type == "cuda" else device.type
+    return {"workers": collective.world(), "threads": torch.get_num_threads(), "device": name}
 
 
-def _rounding_changes(before: dict[str, Any]) -> str:
-    """Name what makes sums round otherwise than before the checkpoint; empty if nothing does."""
-    return ", ".join(
-        f"{name} {before[name]} → {now}"
-        for name, now in _rounding().items()
+def _changes(
+    before: dict[str, Any], job: Job, options: list[str], device: torch.device
+) -> list[str]:
+    """Say in what a start differs from the one that made a checkpoint, by what comes of it."""
+    rounding = [
+        f"{name}: {before[name]} → {now}"
+        for name, now in _rounding(device).items()
         if before.get(name, now) != now
-    )
+    ]
+    rounding += [each for each in options if each.partition(":")[0] in ROUNDING]
+    named = [each for each in options if each not in rounding]
+    versions = before.get("versions", {})
+    commit, now = versions.get("commit", ""), job.versions.get("commit", "")
+    kinds = {
+        "other options than before, so another run from here on": ", ".join(named),
+        "the same images, but numbers equal only to rounding": ", ".join(rounding),
+        "with other versions than before, so perhaps other numbers": differences(versions),
+        "with other code than before": f"{commit} → {now}"
+        if commit and now and commit != now
+        else "",
+    }
+    return [f"{kind}: {what}" for kind, what in kinds.items() if what]
 
 
 def told_first(tracker: Tracker, pack: Pack) -> Pack:

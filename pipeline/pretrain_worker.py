@@ -21,7 +21,17 @@ from pipeline.dataset import PreparedDataset
 from pipeline.failpoints import reach
 from pipeline.health import Pace
 from pipeline.host_copy import Groups, holding
-from pipeline.loop import Interval, Job, begin, reader, resume, run_state, told_first, watched
+from pipeline.loop import (
+    Interval,
+    Job,
+    begin,
+    open_dataset,
+    reader,
+    resume,
+    run_state,
+    told_first,
+    watched,
+)
 from pipeline.moments import moments, restore_moments
 from pipeline.plan import Plan
 from pipeline.pretrain_config import PretrainConfig
@@ -91,14 +101,14 @@ def _pretrain(
     watchdog: Watchdog,
 ) -> bool:
     """Restore and pretrain; the saver is worker 0's to use. Tell whether all steps are done."""
-    dataset = PreparedDataset(config.data.path)
+    dataset = open_dataset(job, config.data.path)
     plan = Plan(dataset.units("train"), config.optim.batch_size, config.seed)
     # Of the training captions only: a word that no one trained would be noise.
     vocabulary = Vocabulary.of(dataset.captions("train"), config.pair.max_words)
     pair = build(config, vocabulary, device)
     files = partial(pair_files, pair=pair, vocabulary=vocabulary)
 
-    step = resume(config, saver.root, device, lambda folder: restore(folder, pair))
+    step = resume(job, config, saver.root, device, lambda folder: restore(folder, pair))
     last = config.steps(plan.images)
     tracker = Tracker(Folder(job.run)) if collective.rank() == 0 else None
     pace = Pace(partial(_warn, tracker))
@@ -124,11 +134,13 @@ def _pretrain(
                 pace.interval(step, interval.own_s)
             interval = Interval(step)
         if tracker and saves:
-            found = None if stopping else measure(config, pair, dataset, vocabulary, device)
+            # A stop between two checkpoints that were to be is not held up by it.
+            due = step % config.checkpoint_every == 0 or step == last
+            found = measure(config, pair, dataset, vocabulary, device) if due else None
             if found:
                 tracker.metrics(step, {R_PRECISION: found.share})
                 say(f"step {step:,}  {describe(found)}")
-            state = run_state(job, config, dataset, plan, step)
+            state = run_state(job, config, dataset, plan, device, step)
             state["retrieval"] = found._asdict() if found else None
             score = Score(R_PRECISION, found.share) if found and config.keep_best else None
             saver.save(step, pair_tensors(pair), told_first(tracker, files), state, score)

@@ -24,7 +24,17 @@ from pipeline.failpoints import reach
 from pipeline.gan_checkpoint import gan_files, gan_tensors, restore
 from pipeline.health import Course, Pace, Skips, Watch, refuse_to_go_back
 from pipeline.local_files import NO_ROOM, remove_abandoned
-from pipeline.loop import Interval, Job, begin, reader, resume, run_state, told_first, watched
+from pipeline.loop import (
+    Interval,
+    Job,
+    begin,
+    open_dataset,
+    reader,
+    resume,
+    run_state,
+    told_first,
+    watched,
+)
 from pipeline.plan import Plan
 from pipeline.progress import duration, say
 from pipeline.quick_evaluation import QuickEvaluation, said, score
@@ -105,7 +115,7 @@ def _train(
     watchdog: Watchdog,
 ) -> bool:
     """Restore and train; the saver is worker 0's to use. Tell whether all steps are done."""
-    dataset = PreparedDataset(config.data.path)
+    dataset = open_dataset(job, config.data.path)
     plan = Plan(dataset.units("train"), config.optim.batch_size, config.seed)
     exactness = precision.settle(
         config.precision, tf32=config.tf32, deterministic=config.deterministic, device=device
@@ -123,7 +133,7 @@ def _train(
         restore(folder, gan)
         before.update(folder.read_json(STATE))
 
-    step = resume(config, saver.root, device, go_to)
+    step = resume(job, config, saver.root, device, go_to)
     course, skips = Course.of(before), Skips(device, before.get("skipped_steps", 0))
     last = config.steps(plan.images)
     reporter = Reporter(config, job, dataset, device) if collective.rank() == 0 else None
@@ -176,7 +186,7 @@ def _train(
             in_a_row = skips.in_a_row()
             if in_a_row >= config.health.skipped_in_a_row:
                 saver.finish()
-                reached, step = step, resume(config, saver.root, device, go_to)
+                reached, step = step, resume(job, config, saver.root, device, go_to)
                 refuse_to_go_back(reached, step, in_a_row, course, config.health.rollbacks)
                 course = course.back(reached, step)
                 skips.end_row()
@@ -192,7 +202,7 @@ def _train(
                 # Where steps are being left out may be where they always are: no place to return.
                 say(f"step {step:,}: no checkpoint while losses or gradients are not finite")
                 continue
-            state = run_state(job, config, dataset, plan, step)
+            state = run_state(job, config, dataset, plan, device, step)
             state |= {**course.record(), "skipped_steps": skips.total()}
             best = score(quality, config.best_by) if config.keep_best else None
             saver.save(step, gan_tensors(gan), told_first(reporter.tracker, pack), state, best)

@@ -210,9 +210,14 @@ def test_changed_options_are_refused_with_old_and_new_value():
     longer = TrainConfig(total_steps=99, workers=2, log_every=7)
     wider = TrainConfig.model_validate({"total_steps": 10, "model": {"base_channels": 16}})
 
-    refuse_changes(before, longer)
+    assert refuse_changes(before, longer) == []
     with pytest.raises(ValueError, match=r"model\.base_channels: 64 → 16"):
         refuse_changes(before, wider)
+    named = wider.model_copy(update={"allow_changes": ("model.base_channels",), "compile": True})
+    assert refuse_changes(before, named) == [
+        "compile: False → True",
+        "model.base_channels: 64 → 16",
+    ]
 
 
 def test_an_option_newer_than_the_checkpoint_had_its_default():

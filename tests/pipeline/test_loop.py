@@ -1,47 +1,85 @@
 """Resuming: what a training is told when it goes on in another way than before."""
 
+from pathlib import Path
+
 import pytest
 import torch
 
 from pipeline import collective
 from pipeline.checkpointing import commit
 from pipeline.config import TrainConfig
-from pipeline.loop import resume
+from pipeline.loop import Job, open_dataset, resume
+from pipeline.spool import read
 from pipeline.storage import Folder
+from pipeline.versions import versions
 
+CPU = torch.device("cpu")
 CONFIG = TrainConfig(total_steps=10)
+
+
+def job(run: Path, **changes) -> Job:
+    given = {"config": {}, "run": str(run), "versions": versions(), "dataset": "d"}
+    return Job(**given | changes)
 
 
 def committed(root: Folder, **state) -> None:
     commit(root, [], step=4, state={"config": CONFIG.record(), **state}, keep=2)
 
 
-@pytest.mark.parametrize(
-    ("workers", "more_threads", "said"),
-    [(1, 0, ""), (2, 0, "numbers equal only to rounding: workers 2 → 1"), (1, 1, "threads ")],
-)
-def test_a_change_of_workers_or_threads_is_said_to_change_the_rounding(
-    tmp_path, capsys, workers, more_threads, said
-):
-    root, restored = Folder(str(tmp_path)), []
-    committed(root, workers=workers, threads=torch.get_num_threads() + more_threads)
+def tags(run: Path) -> dict[str, str]:
+    records = [entry.record for entry in read(Folder(str(run)) / "spool/records", {})]
+    return {key: value for record in records for key, value in record["tags"].items()}
 
-    step = resume(CONFIG, root, torch.device("cpu"), restored.append)
+
+@pytest.mark.parametrize(
+    ("before", "said"),
+    [
+        ({"threads": torch.get_num_threads()}, ""),
+        ({"workers": 2}, "the same images, but numbers equal only to rounding: workers: 2 → 1"),
+        ({"threads": 99}, "rounding: threads: 99 → "),
+        ({"device": "an H100"}, "rounding: device: an H100 → cpu"),
+        (
+            {"config": CONFIG.model_copy(update={"compile": True}).record()},
+            "rounding: compile: True → False",
+        ),
+        (
+            {"config": CONFIG.model_copy(update={"seed": 7}).record()},
+            "other options than before, so another run from here on: seed: 7 → ",
+        ),
+        ({"versions": {"commit": "aaa"}}, "with other code than before: aaa → bbb"),
+    ],
+)
+def test_what_is_otherwise_than_before_is_said_and_recorded(tmp_path, capsys, before, said):
+    root, restored = Folder(str(tmp_path / "checkpoints")), []
+    committed(root, **before)
+    config = CONFIG.model_copy(update={"allow_changes": ("seed",)})
+    start = job(tmp_path, versions=versions() | {"commit": "bbb"})
+
+    step = resume(start, config, root, CPU, restored.append)
 
     assert (step, collective.world()) == (4, 1)
     assert restored[0].location == f"{root}/step-00000004"
-    out = capsys.readouterr().out
-    assert "resuming from step 4" in out
-    assert ("to rounding" in out) == bool(said)
-    assert said in out
+    first, *lines = capsys.readouterr().out.splitlines()
+    assert first.startswith("resuming from step 4")
+    assert len(lines) == bool(said)
+    assert all(said in line for line in lines)
+    assert tags(tmp_path) == ({"resumed.4": lines[0].strip()} if said else {})
 
 
 def test_a_checkpoint_from_before_workers_were_recorded_is_resumed(tmp_path, capsys):
     committed(Folder(str(tmp_path)))
 
-    assert resume(CONFIG, Folder(str(tmp_path)), torch.device("cpu"), lambda folder: None) == 4
+    assert resume(job(tmp_path), CONFIG, Folder(str(tmp_path)), CPU, lambda folder: None) == 4
     assert "to rounding" not in capsys.readouterr().out
 
 
 def test_without_a_checkpoint_training_starts_at_zero(tmp_path):
-    assert resume(CONFIG, Folder(str(tmp_path)), torch.device("cpu"), pytest.fail) == 0
+    assert resume(job(tmp_path), CONFIG, Folder(str(tmp_path)), CPU, pytest.fail) == 0
+
+
+def test_a_worker_trains_on_the_dataset_of_the_job_or_not_at_all(shapes, tmp_path):
+    folder = shapes.folder.location
+
+    assert open_dataset(job(tmp_path, dataset=shapes.digest), folder).digest == shapes.digest
+    with pytest.raises(ValueError, match=r"holds another dataset on .* now than where the job was"):
+        open_dataset(job(tmp_path), folder)
