@@ -71,6 +71,7 @@ def commit(
     state: Mapping[str, Any],
     keep: int,
     score: Score | None = None,
+    extra: bool = False,
     size: int = 0,
 ) -> Folder:
     """Write the files of a checkpoint, read them back, mark it, and let go of old ones.
@@ -84,6 +85,8 @@ def commit(
         state: What else the run needs to go on, as JSON types.
         keep: Newest checkpoints to keep, at least 2.
         score: How good it is, where that was measured.
+        extra: It is of a stop, not of its interval. It stays until the next one and counts for
+            none of those kept, so that a run has the same others as if it had not stopped.
         size: About how many bytes the files have, to ask for room before anything is written.
 
     Returns:
@@ -107,6 +110,7 @@ def commit(
     state = {
         **state,
         "step": step,
+        "extra": extra,
         "score": None if score is None else asdict(score),
         "best": None if best is None else {"step": best[0], **asdict(best[1])},
     }
@@ -136,17 +140,18 @@ def commit(
         raise
     reach("checkpoint.after_marker", step=step)
     reach("checkpoint.before_letting_go", step=step)
-    _let_go(root, step, keep, None if best is None else best[0])
+    _let_go(root, step, keep if extra else keep - 1, None if best is None else best[0])
     return folder
 
 
 def newest_checkpoint(
-    root: Folder, *, set_aside: bool = False
+    root: Folder, *, extras: bool = True, set_aside: bool = False
 ) -> tuple[Folder, dict[str, Any]] | None:
     """Find the newest checkpoint that verifies, and its state; None if there is none.
 
     Args:
         root: Folder of the run's checkpoints.
+        extras: Those of a stop count too.
         set_aside: Rename damaged ones that are found on the way, so that they are not looked at
             again: for whoever trains the run. To others they may look so for a moment.
     """
@@ -154,7 +159,10 @@ def newest_checkpoint(
         folder = root / _name(step)
         problem = damage(folder)
         if problem is None:
-            return folder, folder.read_json(STATE)
+            state = folder.read_json(STATE)
+            if extras or not state.get("extra"):
+                return folder, state
+            continue
         if not folder.exists(MARKER):
             logger.warning("checkpoint %s is passed over: it was not completed", folder)
         elif set_aside:
@@ -235,12 +243,22 @@ def _best(root: Folder, before: int) -> tuple[int, Score] | None:
     return best
 
 
-def _let_go(root: Folder, newest: int, keep: int, best: int | None) -> None:
+def _let_go(root: Folder, newest: int, older_kept: int, best: int | None) -> None:
     """Remove what is older than the newest ones and is not the best."""
     older = [step for step in _steps(root) if step < newest]
-    whole = [step for step in older if (root / _name(step)).exists(MARKER)]
-    for step in sorted(set(older) - set(whole[-(keep - 1) :]) - {best}):
+    whole = [step for step in older if _is_kept(root / _name(step))]
+    for step in sorted(set(older) - set(whole[-older_kept:]) - {best}):
         _remove_if_possible(root / _name(step))
+
+
+def _is_kept(folder: Folder) -> bool:
+    """Tell whether a checkpoint is a committed one of its interval."""
+    if not folder.exists(MARKER):
+        return False
+    try:
+        return not folder.read_json(STATE).get("extra")
+    except (FileNotFoundError, ValueError, AttributeError):
+        return True  # damaged: found out when it is looked for
 
 
 def _remove(folder: Folder) -> None:

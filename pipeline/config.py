@@ -249,7 +249,7 @@ class TrainConfig(RunConfig):
 
 
 # Changing one of these between start and resume changes no weight that training would reach, but by
-# rounding; those of health, what happens when it reaches none.
+# rounding; those of health, and the intervals, what happens when it reaches none.
 RESUMABLE_CHANGES = frozenset(
     {
         "output",

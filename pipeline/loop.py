@@ -131,6 +131,8 @@ def resume(
     checkpoints: Folder,
     device: torch.device,
     restore: Callable[[Folder], None],
+    *,
+    extras: bool = True,
 ) -> int:
     """Restore the newest checkpoint, the same on every worker, and return its step.
 
@@ -142,8 +144,11 @@ def resume(
         checkpoints: Folder of the run's checkpoints.
         device: To agree by.
         restore: Puts what is trained back to where a checkpoint left it.
+        extras: Checkpoints of a stop count too.
     """
-    found = newest_checkpoint(checkpoints, set_aside=True) if collective.rank() == 0 else None
+    found = None
+    if collective.rank() == 0:
+        found = newest_checkpoint(checkpoints, extras=extras, set_aside=True)
     step = collective.from_rank_zero(found[1]["step"] if found else 0, device)
     if step:
         folder = checkpoints / f"{PREFIX}{step:08d}"

@@ -135,7 +135,8 @@ def _pretrain(
             interval = Interval(step)
         if tracker and saves:
             # A stop between two checkpoints that were to be is not held up by it.
-            due = step % config.checkpoint_every == 0 or step == last
+            extra = step % config.checkpoint_every != 0
+            due = not extra or step == last
             found = measure(config, pair, dataset, vocabulary, device) if due else None
             if found:
                 tracker.metrics(step, {R_PRECISION: found.share})
@@ -143,7 +144,8 @@ def _pretrain(
             state = run_state(job, config, dataset, plan, device, step)
             state["retrieval"] = found._asdict() if found else None
             score = Score(R_PRECISION, found.share) if found and config.keep_best else None
-            saver.save(step, pair_tensors(pair), told_first(tracker, files), state, score)
+            told = told_first(tracker, files)
+            saver.save(step, pair_tensors(pair), told, state, score, extra=extra)
     return step >= last
 
 

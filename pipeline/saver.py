@@ -25,6 +25,7 @@ Pack = Callable[[Groups, dict[str, Any]], Iterable[tuple[str, bytes]]]
 logger = logging.getLogger(__name__)
 
 DISK_FULL_TRIES = 3
+SAY_EVERY_S = 60.0  # while a save is waited for
 
 
 class Saver:
@@ -65,8 +66,7 @@ class Saver:
         at: TracebackType | None,
     ) -> None:
         """Wait for the save in flight, and tell of what it met unless something else went wrong."""
-        if self.thread is not None:
-            self.thread.join()
+        self._join()
         if kind is not None:
             if self.error is not None:
                 logger.warning("the checkpoint of step %s failed too: %s", self.step, self.error)
@@ -83,8 +83,7 @@ class Saver:
 
     def finish(self) -> None:
         """Wait for the save in flight: what is newest is known then."""
-        if self.thread is not None:
-            self.thread.join()
+        self._join()
         self.check()
 
     def save(
@@ -94,6 +93,8 @@ class Saver:
         pack: Pack,
         state: dict[str, Any],
         score: Score | None = None,
+        *,
+        extra: bool = False,
     ) -> None:
         """Copy what is to be saved, and have it written; at most one save is in flight.
 
@@ -103,6 +104,7 @@ class Saver:
             pack: Makes the files of them.
             state: What else the run needs to go on, as JSON types.
             score: How good the checkpoint is, where that was measured.
+            extra: It is of a stop, not of its interval.
 
         Raises:
             Exception: What the save before this one met.
@@ -113,13 +115,13 @@ class Saver:
         groups = self.copy.take(tensors)
         self.thread = threading.Thread(
             target=self._write,
-            args=(step, groups, pack, {**state, "step": step}, score),
+            args=(step, groups, pack, {**state, "step": step}, score, extra),
             name=f"checkpoint-{step}",
             daemon=True,  # an interrupted program does not wait: what is not marked is not there
         )
         self.thread.start()
         if not self.background:
-            self.thread.join()
+            self._join()
             self.check()
 
     def _wait(self, step: int) -> None:
@@ -127,14 +129,31 @@ class Saver:
         if self.thread is None or not self.thread.is_alive():
             return
         started = time.monotonic()
-        self.thread.join()
+        self._join()
         say(
             f"step {step:,} waited {time.monotonic() - started:.1f} s for the checkpoint of step "
             f"{self.step:,} to be written; a larger --checkpoint-every leaves more time for it"
         )
 
+    def _join(self) -> None:
+        """Wait for the save in flight; a disk or a bucket that holds it up is named."""
+        started = time.monotonic()
+        while self.thread is not None and self.thread.is_alive():
+            self.thread.join(SAY_EVERY_S)
+            if self.thread.is_alive():
+                say(
+                    f"the checkpoint of step {self.step:,} has been on its way to {self.root} for "
+                    f"{time.monotonic() - started:.0f} s, and is waited for"
+                )
+
     def _write(
-        self, step: int, groups: Groups, pack: Pack, state: dict[str, Any], score: Score | None
+        self,
+        step: int,
+        groups: Groups,
+        pack: Pack,
+        state: dict[str, Any],
+        score: Score | None,
+        extra: bool,
     ) -> None:
         try:
             refuse_not_finite(groups, f"the checkpoint of step {step:,} was not written")
@@ -147,6 +166,7 @@ class Saver:
                 state=state,
                 keep=self.keep,
                 score=score,
+                extra=extra,
                 size=size(groups),
             )
             self.full = []

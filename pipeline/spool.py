@@ -14,6 +14,7 @@ worlds: what a kill loses, the step that training resumes from makes again.
 import json
 import logging
 import os
+import re
 import threading
 import uuid
 from collections.abc import Iterator
@@ -58,7 +59,7 @@ class Spool:
     """
 
     def __init__(self, folder: Folder) -> None:
-        number = max((int(name.partition("-")[0]) for name in folder.names()), default=0) + 1
+        number = max((int(name.partition("-")[0]) for name in _writers(folder)), default=0) + 1
         self.folder = folder / f"{number:06d}-{uuid.uuid4().hex[:8]}"
         self._pending: list[bytes] = []
         self._pending_lock = threading.Lock()  # held for microseconds, never over a write
@@ -158,7 +159,7 @@ def read(folder: Folder, position: Position) -> Iterator[Entry]:
         folder: Of all writers.
         position: Where to start.
     """
-    for writer in folder.names():
+    for writer in _writers(folder):
         segment, offset = position.get(writer, [0, 0])
         while (size := folder.size(f"{writer}/{_segment(segment)}")) is not None:
             for line in _lines(folder, f"{writer}/{_segment(segment)}", offset, size):
@@ -191,6 +192,11 @@ def _parsed(line: str) -> Record | None:
     except ValueError:
         return None
     return record if isinstance(record, dict) and "kind" in record else None
+
+
+def _writers(folder: Folder) -> list[str]:
+    """Name the folders of the writers, in order; a desktop may have left files of its own."""
+    return [name for name in folder.names() if re.fullmatch(r"\d+-\w+", name)]
 
 
 def _segment(number: int) -> str:

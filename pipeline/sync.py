@@ -22,7 +22,7 @@ class SyncConfig(Settings):
     run: str = "outputs"
     """Folder or bucket address of a run, or of many."""
     uri: str | None = None
-    """MLflow server or store. Default: the one the run was started with; MLFLOW_TRACKING_URI
+    """MLflow server or store. Default: the one that was last told of the run; MLFLOW_TRACKING_URI
     names it where it needs a password."""
 
 

@@ -186,7 +186,9 @@ def _train(
             in_a_row = skips.in_a_row()
             if in_a_row >= config.health.skipped_in_a_row:
                 saver.finish()
-                reached, step = step, resume(job, config, saver.root, device, go_to)
+                # A run that was never stopped has no other place to go back to.
+                reached = step
+                step = resume(job, config, saver.root, device, go_to, extras=False)
                 refuse_to_go_back(reached, step, in_a_row, course, config.health.rollbacks)
                 course = course.back(reached, step)
                 skips.end_row()
@@ -205,7 +207,9 @@ def _train(
             state = run_state(job, config, dataset, plan, device, step)
             state |= {**course.record(), "skipped_steps": skips.total()}
             best = score(quality, config.best_by) if config.keep_best else None
-            saver.save(step, gan_tensors(gan), told_first(reporter.tracker, pack), state, best)
+            extra = step % config.checkpoint_every != 0
+            packed = told_first(reporter.tracker, pack)
+            saver.save(step, gan_tensors(gan), packed, state, best, extra=extra)
     return step >= last
 
 

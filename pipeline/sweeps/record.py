@@ -35,7 +35,8 @@ class TrialRecord:
         curve: Step and value of the metric.
         seconds: That training took.
         latest: Last value of each of its curves.
-        adopted: Weights that it took over from other trials: from whom, and the values since.
+        adopted: Weights that it took over from other trials: from whom, the id of that, and the
+            values since.
     """
 
     number: int
@@ -47,6 +48,11 @@ class TrialRecord:
     seconds: float = 0.0
     latest: dict[str, float] = field(default_factory=dict)
     adopted: list[dict[str, Any]] = field(default_factory=list)
+
+    def start(self) -> dict[str, Any]:
+        """Return what a start of it is given; weights it is to take over are taken once."""
+        weights = {"weights": self.adopted[-1]} if self.adopted else {}
+        return {"number": self.number, "values": self.values, **weights}
 
     @property
     def is_done(self) -> bool:

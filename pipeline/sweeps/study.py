@@ -183,11 +183,7 @@ def _run(
         f"  {capacity.concurrent} trials at a time, "
         f"{f'{capacity.workers} workers each' if capacity.workers else 'each in one process'}"
     )
-    given = {
-        number: {"number": number, "values": folder.trials[number].values}
-        for number in numbers
-        if number in folder.trials
-    }
+    given = {number: folder.trials[number].start() for number in numbers if number in folder.trials}
     search: dict[str, Any]
     if study.proposals.wait:
         chooser = Chooser(folder, study.proposals, numbers, study.config.mode)
@@ -252,7 +248,7 @@ class Chooser(Searcher):  # type: ignore[misc]
         record = self.folder.trials.get(number) or self.folder.add(
             number, self.proposals.propose(number)
         )
-        return {"trial": {"number": number, "values": record.values}}
+        return {"trial": record.start()}
 
     def on_trial_complete(
         self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False

@@ -73,9 +73,9 @@ class Watch(tune.Callback):  # type: ignore[misc]
     def on_trial_start(self, iteration: int, trials: list[Any], trial: Any, **_: Any) -> None:
         """Note that a trial starts, or goes on, perhaps from the weights of another."""
         record, config = self._record(trial), trial.config["trial"]
-        if record.values != config["values"]:
-            weights = config["weights"]
-            record.adopted.append({"of": weights["of"], "values": config["values"]})
+        weights = config.get("weights")
+        if weights and all(weights["as"] != each["as"] for each in record.adopted):
+            record.adopted.append({**weights, "values": config["values"]})
             record.values = config["values"]
             say(f"trial {record.number} takes over from trial {weights['of']}: {_values(record)}")
         elif record.status == "planned":

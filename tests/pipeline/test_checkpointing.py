@@ -39,7 +39,7 @@ def test_the_newest_checkpoint_is_found_with_its_state(tmp_path):
     folder, state = newest_checkpoint(root)
 
     assert folder.location.endswith("step-00000100")
-    assert state == STATE | {"step": 100, "score": None, "best": None}
+    assert state == STATE | {"step": 100, "extra": False, "score": None, "best": None}
 
 
 def test_old_checkpoints_go_when_newer_ones_are_committed(tmp_path):
@@ -223,6 +223,18 @@ def test_nothing_is_let_go_before_the_newer_one_reads_back_as_it_was_written(tmp
         commit(root, [("weights", b"good")], step=3, state=STATE, keep=2)
 
     assert root.names() == ["step-00000001", "step-00000002"]
+
+
+def test_those_of_a_stop_stay_until_the_next_and_push_no_other_out(tmp_path):
+    root = Folder(str(tmp_path))
+    names = []
+    for step, extra in [(10, False), (20, False), (23, True), (26, True), (30, False)]:
+        commit(root, [], step=step, state=STATE, keep=2, extra=extra)
+        names.append([int(name.removeprefix("step-")) for name in root.names()])
+        assert newest_checkpoint(root)[1]["step"] == step
+        assert newest_checkpoint(root, extras=False)[1]["step"] == (20 if extra else step)
+
+    assert names == [[10], [10, 20], [10, 20, 23], [10, 20, 26], [20, 30]]
 
 
 @pytest.mark.parametrize("place", ["local", "bucket"])

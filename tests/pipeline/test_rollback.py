@@ -70,6 +70,18 @@ def test_bad_batches_in_a_row_send_a_run_back_and_past_them(bad, shapes, tmp_pat
     assert weights(tmp_path / "cut" / "run", 10) == weights(tmp_path / "run", 10)
 
 
+def test_a_run_that_was_stopped_goes_back_to_where_one_that_was_not_does(bad, shapes, tmp_path):
+    bad.update((6, 7))
+    health = {"skipped_in_a_row": 2}
+
+    train(config(shapes, tmp_path / "cut", total_steps=5, health=health))
+    train(config(shapes, tmp_path / "cut", total_steps=10, health=health))
+    train(config(shapes, tmp_path / "whole", total_steps=10, health=health))
+
+    assert state(tmp_path / "whole", 10)["passed_over"] == 4
+    assert weights(tmp_path / "cut" / "run", 10) == weights(tmp_path / "whole" / "run", 10)
+
+
 def test_a_run_that_stays_bad_stops_with_its_last_good_checkpoint(bad, shapes, tmp_path):
     bad.update(range(5, 1000))
     health = {"skipped_in_a_row": 2, "rollbacks": 1}

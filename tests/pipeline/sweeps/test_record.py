@@ -1,11 +1,14 @@
 """What a sweep keeps of itself, and of its trials' curves."""
 
+from types import SimpleNamespace
+
 import pytest
 
 from pipeline.spool import RECORDS, SPOOL, Spool
 from pipeline.storage import Folder
 from pipeline.sweeps.curve import Curve
 from pipeline.sweeps.record import StudyFolder
+from pipeline.sweeps.watch import Watch
 
 OPTIONS = {"metric": "eval/x", "trials": 4, "train": {"seed": 1, "optim": {"generator_lr": 1e-4}}}
 
@@ -22,7 +25,26 @@ def test_trials_are_found_again_as_they_were(tmp_path):
 
     assert again.trials == {2: record}
     assert again.trials[2].is_done
+    assert again.trials[2].start() == {"number": 2, "values": record.values}
     assert again.run(2).location == f"{tmp_path}/lr-002"
+
+
+def test_a_trial_that_was_to_take_over_weights_is_told_so_again_by_its_next_start(tmp_path):
+    study = StudyFolder(Folder(str(tmp_path)), "lr")
+    study.open(OPTIONS, frozenset())
+    record = study.add(0, {"optim.generator_lr": 1e-4})
+    given = {"number": 0, "values": {"optim.generator_lr": 2e-4}, "weights": {"of": 1, "as": "x"}}
+    watch = Watch(study, None, SimpleNamespace(metric="eval/x", mode="max"), 2, None, None)
+    trial = SimpleNamespace(config={"trial": given})
+
+    for _ in range(2):
+        watch.on_trial_start(1, [], trial)
+
+    assert [(each["of"], each["as"]) for each in record.adopted] == [(1, "x")]
+    again = StudyFolder(Folder(str(tmp_path)), "lr")
+    again.open(OPTIONS, frozenset())
+    start = again.trials[0].start()
+    assert (start["values"], start["weights"]["as"]) == (given["values"], "x")
 
 
 def test_a_study_is_not_gone_on_with_under_other_options(tmp_path):
