@@ -85,8 +85,8 @@ def commit(
         state: What else the run needs to go on, as JSON types.
         keep: Newest checkpoints to keep, at least 2.
         score: How good it is, where that was measured.
-        extra: It is of a stop, not of its interval. It stays until the next one and counts for
-            none of those kept, so that a run has the same others as if it had not stopped.
+        extra: It is not one of those that come at an interval: of a stop, or of the last step. It
+            goes with the next one, so that a run has the others then that it would have anyway.
         size: About how many bytes the files have, to ask for room before anything is written.
 
     Returns:
@@ -140,7 +140,7 @@ def commit(
         raise
     reach("checkpoint.after_marker", step=step)
     reach("checkpoint.before_letting_go", step=step)
-    _let_go(root, step, keep if extra else keep - 1, None if best is None else best[0])
+    _let_go(root, step, keep, None if best is None else best[0])
     return folder
 
 
@@ -151,25 +151,38 @@ def newest_checkpoint(
 
     Args:
         root: Folder of the run's checkpoints.
-        extras: Those of a stop count too.
+        extras: Those count too that came at no interval; otherwise only if there is no other.
         set_aside: Rename damaged ones that are found on the way, so that they are not looked at
             again: for whoever trains the run. To others they may look so for a moment.
     """
+    extra = None
     for step in reversed(_steps(root)):
         folder = root / _name(step)
         problem = damage(folder)
         if problem is None:
-            state = folder.read_json(STATE)
-            if extras or not state.get("extra"):
-                return folder, state
-            continue
-        if not folder.exists(MARKER):
+            found = folder, folder.read_json(STATE)
+            if extras or not found[1].get("extra"):
+                return found
+            extra = extra or found
+        elif not folder.exists(MARKER):
             logger.warning("checkpoint %s is passed over: it was not completed", folder)
         elif set_aside:
             _set_aside(root, folder, problem)
         else:
             logger.warning("checkpoint %s is damaged: %s", folder, problem)
-    return None
+    return extra
+
+
+def abandon(root: Folder, after: int) -> None:
+    """Remove the checkpoints after a step: a run that went back to it goes another way from there.
+
+    Args:
+        root: Folder of the run's checkpoints.
+        after: The step.
+    """
+    for step in _steps(root):
+        if step > after:
+            _remove(root / _name(step))
 
 
 def damage(folder: Folder) -> str | None:
@@ -243,11 +256,11 @@ def _best(root: Folder, before: int) -> tuple[int, Score] | None:
     return best
 
 
-def _let_go(root: Folder, newest: int, older_kept: int, best: int | None) -> None:
+def _let_go(root: Folder, newest: int, keep: int, best: int | None) -> None:
     """Remove what is older than the newest ones and is not the best."""
     older = [step for step in _steps(root) if step < newest]
     whole = [step for step in older if _is_kept(root / _name(step))]
-    for step in sorted(set(older) - set(whole[-older_kept:]) - {best}):
+    for step in sorted(set(older) - set(whole[-(keep - 1) :]) - {best}):
         _remove_if_possible(root / _name(step))
 
 

@@ -235,6 +235,7 @@ def _carry_out(
     status = "FAILED"
     try:
         train_through_losses(work, vars(job), config, run=run, crew=crew, stop=stop)
+        stop.trained = True
         lock.check()
         found = newest_checkpoint(run / "checkpoints")
         done = found[1]["step"] if found else 0

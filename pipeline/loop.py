@@ -144,7 +144,7 @@ def resume(
         checkpoints: Folder of the run's checkpoints.
         device: To agree by.
         restore: Puts what is trained back to where a checkpoint left it.
-        extras: Checkpoints of a stop count too.
+        extras: Checkpoints that came at no interval count too.
     """
     found = None
     if collective.rank() == 0:
@@ -161,9 +161,7 @@ def resume(
             for line in changes:
                 say(f"  {line}")
             if changes:
-                tracker = Tracker(Folder(job.run))
-                tracker.tag(f"resumed.{step}", "; ".join(changes))
-                tracker.flush()
+                Tracker(Folder(job.run)).tag(f"resumed.{step}", "; ".join(changes))
     return step
 
 

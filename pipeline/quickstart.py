@@ -169,7 +169,8 @@ def _tell(folder: Folder, summary: dict[str, Any], count: int, record: str) -> N
         "",
         f"grid     {summary['grid']}",
         f"model    {folder}/model",
-        f"mlflow   {record}; see its curves with: make ui",
+        f"mlflow   {record}",
+        "curves   make ui",
         "next     .venv/bin/python jobs/generate.py "
         f'--model {folder}/model "a huge green triangle at the top right"',
     ]

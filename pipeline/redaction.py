@@ -29,7 +29,8 @@ _RULES = (
     (re.compile(r"(?<=://)([^/\s\"'<>]*|[^/\s\"'<>:]*:(?!\d+[/?#])[^\s\"'<>]*)@"), ""),
     (re.compile(rf"(?i)({_NAME}=)[^\s\"'\\&;,)]+"), rf"\1{HIDDEN}"),
     (
-        re.compile(rf"(?i)({_NAME}(\\?[\"'])\s*:\s*)(\\?[\"'])(?:\\.|(?!\3).)+?\3"),
+        # Each character is read in one way only, or a quote that never comes would take for ever.
+        re.compile(rf"(?i)({_NAME}(\\?[\"'])\s*:\s*)(\\?[\"'])(?:(?!\3)(?:\\.|[^\\\n]))+\3"),
         rf"\1\3{HIDDEN}\3",
     ),
     (re.compile(r"\b(Basic|Bearer) +[\w+/=.~-]{8,}"), rf"\1 {HIDDEN}"),

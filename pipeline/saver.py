@@ -104,7 +104,7 @@ class Saver:
             pack: Makes the files of them.
             state: What else the run needs to go on, as JSON types.
             score: How good the checkpoint is, where that was measured.
-            extra: It is of a stop, not of its interval.
+            extra: It is not one of those that come at an interval.
 
         Raises:
             Exception: What the save before this one met.

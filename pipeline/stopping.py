@@ -47,12 +47,14 @@ class StopRequests:
         token: Of this start; a request that an earlier start left means nothing to this one.
         asked: Whether a stop was asked for.
         number: Of the signal that asked.
+        trained: Set when no worker is at work any more: then a signal stops at once.
     """
 
     def __init__(self, run: Folder) -> None:
         self.run = run
         self.token = uuid.uuid4().hex
         self.asked, self.number = False, int(signal.SIGTERM)
+        self.trained = False
 
     @contextlib.contextmanager
     def taken(self) -> Iterator[Self]:
@@ -93,7 +95,7 @@ class StopRequests:
             self.tell_workers()
 
     def _take(self, number: int, frame: FrameType | None) -> None:
-        if self.asked:
+        if self.asked or self.trained:
             raise KeyboardInterrupt
         self.asked, self.number = True, number
         # Not here, between any two instructions of the main thread: it may hold a lock we need.

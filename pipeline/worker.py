@@ -16,7 +16,7 @@ from torch import Tensor
 
 from pipeline import collective, memory, precision
 from pipeline.batches import Batch, prefetch
-from pipeline.checkpointing import STATE
+from pipeline.checkpointing import STATE, abandon
 from pipeline.compiling import compile_blocks
 from pipeline.config import TrainConfig
 from pipeline.dataset import Example, PreparedDataset
@@ -193,6 +193,7 @@ def _train(
                 course = course.back(reached, step)
                 skips.end_row()
                 if reporter:
+                    abandon(saver.root, step)
                     reporter.went_back(reached, step, in_a_row)
                 # The stream that ran ahead ends when it is let go.
                 batches, interval = batches_from(step), Interval(step)
@@ -206,8 +207,10 @@ def _train(
                 continue
             state = run_state(job, config, dataset, plan, device, step)
             state |= {**course.record(), "skipped_steps": skips.total()}
-            best = score(quality, config.best_by) if config.keep_best else None
             extra = step % config.checkpoint_every != 0
+            # One of a stop is not there in a run that was not stopped, so it is not its best.
+            scored = config.keep_best and (not extra or step == last)
+            best = score(quality, config.best_by) if scored else None
             packed = told_first(reporter.tracker, pack)
             saver.save(step, gan_tensors(gan), packed, state, best, extra=extra)
     return step >= last

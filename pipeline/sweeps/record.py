@@ -51,8 +51,10 @@ class TrialRecord:
 
     def start(self) -> dict[str, Any]:
         """Return what a start of it is given; weights it is to take over are taken once."""
-        weights = {"weights": self.adopted[-1]} if self.adopted else {}
-        return {"number": self.number, "values": self.values, **weights}
+        given: dict[str, Any] = {"number": self.number, "values": self.values}
+        if self.adopted and "as" in self.adopted[-1]:
+            given["weights"] = self.adopted[-1]
+        return given
 
     @property
     def is_done(self) -> bool:

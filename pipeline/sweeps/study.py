@@ -40,6 +40,7 @@ QUIET = {
     "TUNE_DISABLE_STRICT_METRIC_CHECKING": "1",  # a trial reports that it lives, too
     "TUNE_PRINT_ALL_TRIAL_ERRORS": "0",
     "TUNE_GLOBAL_CHECKPOINT_S": "3600",
+    "TUNE_DISABLE_SIGINT_HANDLER": "1",  # Ctrl-C is for `StopRequests`
     "RAY_AIR_NEW_OUTPUT": "0",
 }
 

@@ -189,8 +189,9 @@ class TrialRun(tune.Trainable):  # type: ignore[misc]
         other = StudyFolder(Folder(self.plan.folder), self.plan.name).run(weights["of"])
         with Lock(self.run, "adopt") as lock:
             found = newest_checkpoint(other / "checkpoints")
-            if found is None:
-                return  # nothing to take over yet: it goes on with its own
+            if found is None:  # nothing to take over yet: it goes on with its own
+                update_record(self.run, adopted=weights["as"])
+                return
             source, state = found
             own = self.run / "checkpoints"
             own.remove()

@@ -74,7 +74,7 @@ class Watch(tune.Callback):  # type: ignore[misc]
         """Note that a trial starts, or goes on, perhaps from the weights of another."""
         record, config = self._record(trial), trial.config["trial"]
         weights = config.get("weights")
-        if weights and all(weights["as"] != each["as"] for each in record.adopted):
+        if weights and all(weights["as"] != each.get("as") for each in record.adopted):
             record.adopted.append({**weights, "values": config["values"]})
             record.values = config["values"]
             say(f"trial {record.number} takes over from trial {weights['of']}: {_values(record)}")

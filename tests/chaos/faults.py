@@ -86,8 +86,8 @@ FAULTS = (
     Fault(
         4,
         "Asked to stop",
-        "SIGTERM; `ray job stop` on a real cluster",
-        "a checkpoint of the step at hand, none lost, status 143",
+        "Ctrl-C, SIGTERM; `ray job stop` on a real cluster",
+        "a checkpoint of the step at hand, none lost, status 130 or 143",
         (
             *_in(
                 CHAOS,

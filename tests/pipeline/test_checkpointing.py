@@ -10,7 +10,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 import ratgan
-from pipeline.checkpointing import MARKER, Score, commit, newest_checkpoint
+from pipeline.checkpointing import MARKER, Score, abandon, commit, newest_checkpoint
 from pipeline.gan_checkpoint import restore
 from pipeline.storage import Folder
 from ratgan.step import Gan
@@ -225,7 +225,7 @@ def test_nothing_is_let_go_before_the_newer_one_reads_back_as_it_was_written(tmp
     assert root.names() == ["step-00000001", "step-00000002"]
 
 
-def test_those_of_a_stop_stay_until_the_next_and_push_no_other_out(tmp_path):
+def test_those_of_a_stop_go_with_the_next_which_has_the_same_beside_it_as_ever(tmp_path):
     root = Folder(str(tmp_path))
     names = []
     for step, extra in [(10, False), (20, False), (23, True), (26, True), (30, False)]:
@@ -234,7 +234,19 @@ def test_those_of_a_stop_stay_until_the_next_and_push_no_other_out(tmp_path):
         assert newest_checkpoint(root)[1]["step"] == step
         assert newest_checkpoint(root, extras=False)[1]["step"] == (20 if extra else step)
 
-    assert names == [[10], [10, 20], [10, 20, 23], [10, 20, 26], [20, 30]]
+    assert names == [[10], [10, 20], [20, 23], [20, 26], [20, 30]]
+    for step in (33, 36):
+        commit(root, [], step=step, state=STATE, keep=2, extra=True)
+    abandon(root, 30)
+    assert root.names() == ["step-00000030"]
+
+
+def test_where_there_are_those_of_stops_only_they_are_gone_back_to(tmp_path):
+    root = Folder(str(tmp_path))
+    for step in (3, 6):
+        commit(root, [], step=step, state=STATE, keep=2, extra=True)
+
+    assert newest_checkpoint(root, extras=False)[1]["step"] == 6
 
 
 @pytest.mark.parametrize("place", ["local", "bucket"])

@@ -93,6 +93,11 @@ def test_a_redacted_record_is_json_still(monkeypatch):
     shown = json.loads(redacted(json.dumps(record)))
     quoted = json.loads(redacted(json.dumps({"token": 'a"b\\', "step": 1})))
 
+    within = json.dumps({"a": json.dumps({"token": ""}), "b": json.dumps({"x": 1})})
+
+    assert redacted(within) == within
+    endless = '{"token": "' + "\\n" * 5000
+    assert redacted(endless) == endless
     assert quoted == {"token": "***", "step": 1}
     assert shown == {"note": 'said "password=***\\b" ***', "place": 'x://h/"', "n": [1.5, None]}
 

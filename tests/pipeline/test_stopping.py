@@ -45,6 +45,15 @@ def test_a_second_signal_stops_at_once(tmp_path):
         time.sleep(0.1)  # the first one's thread writes
 
 
+def test_after_the_training_a_signal_stops_at_once(tmp_path):
+    with StopRequests(Folder(str(tmp_path))).taken() as requests:
+        requests.trained = True
+        with pytest.raises(KeyboardInterrupt):
+            os.kill(os.getpid(), signal.SIGINT)
+
+    assert not requests.asked
+
+
 def test_a_signal_that_is_ignored_stays_ignored(tmp_path):
     before = signal.signal(signal.SIGINT, signal.SIG_IGN)
     try:

@@ -130,6 +130,46 @@ def test_a_killed_sweep_is_finished_by_the_same_command(shapes, tmp_path):
     _check_record_of_killed_sweep(tmp_path)
 
 
+@pytest.mark.thorough
+def test_ctrl_c_lets_the_trials_save_and_the_same_command_goes_on(shapes, tmp_path):
+    options = {
+        "name": "rates",
+        "space": ["optim.generator_lr=choice(1e-4,2e-4)"],
+        "search": "grid",
+        "metric": "images_seen",
+        "mode": "max",
+        "scheduler": "none",
+        "concurrent": 1,
+        "train": run(shapes, tmp_path, total_steps=200, checkpoint_every=200),
+    }
+    folder, log = tmp_path / "rates", tmp_path / "first.log"
+    command, environment = started_by(options, tmp_path / "rates.yaml")
+    with log.open("w") as stream:
+        first = subprocess.Popen(
+            command, stdout=stream, stderr=stream, env=environment, start_new_session=True
+        )
+        deadline = time.monotonic() + 400
+        while "step 8/200" not in log.read_text() and time.monotonic() < deadline:
+            assert first.poll() is None, log.read_text()
+            time.sleep(0.05)
+        os.killpg(first.pid, signal.SIGINT)  # as a terminal does
+        status = first.wait(timeout=200)
+
+    assert status == 128 + signal.SIGINT, log.read_text()
+    assert "stopped. The same command goes on with the sweep." in log.read_text()
+    (saved,) = (folder / "rates-000/checkpoints").glob("step-*/COMMITTED")
+    step = int(saved.parent.name.removeprefix("step-"))
+    assert 8 <= step < 200
+
+    done = subprocess.run(
+        command, env=environment, capture_output=True, text=True, timeout=500, check=False
+    )
+
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert f"resuming from step {step}" in done.stdout
+    assert [each["status"] for each in summary_of(folder)["trials"]] == ["finished", "finished"]
+
+
 def _check_record_of_killed_sweep(output: Path) -> None:
     client, parent, named = recorded(output, "batch")
 
