@@ -204,7 +204,7 @@ def _changes(
 ) -> list[str]:
     """Say in what a start differs from the one that made a checkpoint, by what comes of it."""
     rounding = [
-        f"{name}: {before[name]} → {now}"
+        f"{name} {before[name]} → {now}"
         for name, now in _rounding(device).items()
         if before.get(name, now) != now
     ]

@@ -35,9 +35,9 @@ def tags(run: Path) -> dict[str, str]:
     ("before", "said"),
     [
         ({"threads": torch.get_num_threads()}, ""),
-        ({"workers": 2}, "the same images, but numbers equal only to rounding: workers: 2 → 1"),
-        ({"threads": 99}, "rounding: threads: 99 → "),
-        ({"device": "an H100"}, "rounding: device: an H100 → cpu"),
+        ({"workers": 2}, "the same images, but numbers equal only to rounding: workers 2 → 1"),
+        ({"threads": 99}, "rounding: threads 99 → "),
+        ({"device": "an H100"}, "rounding: device an H100 → cpu"),
         (
             {"config": CONFIG.model_copy(update={"compile": True}).record()},
             "rounding: compile: True → False",
