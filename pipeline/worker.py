@@ -5,13 +5,11 @@ Dimensions in this file:
 """
 
 import copy
-import math
 from collections.abc import Iterator
 from functools import partial
 from typing import Any
 
 import torch
-from PIL import Image
 from torch import Tensor
 
 from pipeline import collective, memory, precision
@@ -19,11 +17,10 @@ from pipeline.batches import Batch, prefetch
 from pipeline.checkpointing import STATE, abandon
 from pipeline.compiling import compile_blocks
 from pipeline.config import TrainConfig
-from pipeline.dataset import Example, PreparedDataset
+from pipeline.dataset import PreparedDataset
 from pipeline.failpoints import reach
 from pipeline.gan_checkpoint import gan_files, gan_tensors, restore
-from pipeline.health import Course, Pace, Skips, Watch, refuse_to_go_back
-from pipeline.local_files import NO_ROOM, remove_abandoned
+from pipeline.health import Course, Skips, refuse_to_go_back
 from pipeline.loop import (
     Interval,
     Job,
@@ -36,24 +33,21 @@ from pipeline.loop import (
     watched,
 )
 from pipeline.plan import Plan
-from pipeline.progress import duration, say
-from pipeline.quick_evaluation import QuickEvaluation, said, score
+from pipeline.progress import say
+from pipeline.quick_evaluation import QuickEvaluation, score
+from pipeline.reporter import Reporter
 from pipeline.saver import Saver
 from pipeline.stopping import StopWatch
 from pipeline.storage import Folder
-from pipeline.tracking import Tracker
 from pipeline.watchdog import Watchdog
 from ratgan.discriminator import Discriminator
 from ratgan.generator import Generator
 from ratgan.layout import placed
-from ratgan.pictures import attention_overlay, grid, png
 from ratgan.randomness import (
     mismatched_partners,
     published_partners,
-    sample_noise,
     step_noise,
 )
-from ratgan.sampling import sample
 from ratgan.step import Gan, train_step
 from ratgan.text.transform import SentenceTransform
 from ratgan.text.vocabulary import MAX_WORDS, split_words
@@ -319,89 +313,3 @@ def _share(whole: Tensor) -> Tensor:
 def _decay(decay: float, step: int) -> float:
     """Forget the first, untrained weights quickly: (1 + n) / (10 + n) until it passes `decay`."""
     return min(decay, (1 + step) / (10 + step))
-
-
-class Reporter:
-    """What worker 0 tells: a line on the screen, points of curves, pictures.
-
-    Args:
-        config: Resolved options.
-        job: Where to report.
-        dataset: Gives the captions of the samples.
-        device: The generator's.
-    """
-
-    def __init__(
-        self, config: TrainConfig, job: Job, dataset: PreparedDataset, device: torch.device
-    ) -> None:
-        self.tracker = Tracker(Folder(job.run))
-        self.folder = Folder(job.run) / "samples"
-        if self.folder.is_local:
-            remove_abandoned(self.folder.path)  # by a worker that was lost in this same start
-        self.device = device
-        self.attention = config.model.attention != "none"
-        split = "validation" if dataset.manifest.rows("validation") else "train"
-        examples: list[Example] = dataset.examples(split, config.samples)
-        self.captions = [example.caption for example in examples]
-        self.watch = Watch(self._warn, torch.stack([example.image for example in examples]))
-        self.pace = Pace(self._warn)
-        self.sentences = torch.stack([example.sentence for example in examples])
-        self.noise = sample_noise(config.seed, len(examples), config.model.noise_dim)
-        # Small pictures are shown larger, so that they can be seen and their captions read.
-        self.scale = max(1, 128 // config.model.image_size)
-
-    def line(self, step: int, last: int, measured: dict[str, float]) -> None:
-        """Say how it goes and log it."""
-        speed = measured["speed/images_per_s"]
-        per_step = measured["images_seen"] / step
-        memory = measured.get("memory/gpu_peak_gib", measured["memory/process_gib"])
-        say(
-            f"step {step:,}/{last:,}  images {measured['images_seen']:,.0f}  "
-            f"D {measured['loss/discriminator']:.3f}  G {measured['loss/generator']:+.3f}  "
-            f"penalty {measured['loss/penalty']:.3f}  {speed:.1f} img/s  "
-            f"data wait {measured['speed/data_wait_share']:.0%}  mem {memory:.1f} GiB  "
-            f"ETA {duration((last - step) * per_step / speed)}" + said(measured)
-        )
-        measured |= self.watch.interval(step, measured)
-        finite = {name: value for name, value in measured.items() if math.isfinite(value)}
-        self.tracker.metrics(step, finite)
-
-    def went_back(self, reached: int, step: int, skips: int) -> None:
-        """Say that the run went back to an earlier step; its curves keep what they have."""
-        say(
-            f"step {reached:,}: the last {skips:,} steps had losses or gradients not finite. "
-            f"Back to step {step:,}, and on with the batches after them"
-        )
-        self.tracker.tag("health.rollback", f"step {reached} to step {step}")
-
-    def _warn(self, tag: str, value: str, text: str) -> None:
-        say(f"warning: {text}")
-        self.tracker.tag(tag, value)
-
-    def sample(self, gan: Gan, step: int) -> None:
-        """Draw the fixed captions from the fixed noise with the averaged generator."""
-        images = sample(gan.average, self.sentences, self.noise)
-        picture = grid(images, self.captions, scale=self.scale)
-        self._picture("samples", step, picture)
-        seen = self.watch.samples(step, images)
-        if seen:
-            self.tracker.metrics(step, seen)
-        if not self.attention:
-            return
-        with torch.no_grad():
-            weights = gan.discriminator.attention_maps(
-                images.to(self.device).float() / 127.5 - 1, self.sentences.to(self.device)
-            ).cpu()
-        looked_at = attention_overlay(images, weights)
-        self._picture("attention", step, grid(looked_at, self.captions, scale=self.scale))
-
-    def _picture(self, name: str, step: int, picture: Image.Image) -> None:
-        file = f"{name}-{step:08d}.png"
-        try:
-            self.folder.write(file, png(picture))
-        except OSError as error:
-            if error.errno not in NO_ROOM:
-                raise
-            say(f"step {step:,}: no {name} drawn. {error}")
-            return
-        self.tracker.image(name, step, f"samples/{file}")

@@ -82,6 +82,34 @@ def test_a_run_that_was_stopped_goes_back_to_where_one_that_was_not_does(bad, sh
     assert weights(tmp_path / "cut" / "run", 10) == weights(tmp_path / "whole" / "run", 10)
 
 
+def test_a_run_goes_on_from_the_way_back_and_not_from_the_stop_before_it(
+    bad, shapes, tmp_path, monkeypatch
+):
+    bad.update((7, 8, 9))
+    health = {"skipped_in_a_row": 2}
+    train(config(shapes, tmp_path / "cut", total_steps=7, health=health))
+    run = config(shapes, tmp_path / "cut", total_steps=12, health=health)
+    step, started = worker.train_step, []
+
+    def asked_after_the_way_back(*arguments, **keywords):
+        started.append(1)
+        if len(started) == 4:  # steps 8, 9, 10, and after going back to 4 step 5
+            os.kill(os.getpid(), signal.SIGTERM)
+            time.sleep(1.5 * LOOK_EVERY_S)
+        return step(*arguments, **keywords)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(worker, "train_step", asked_after_the_way_back)
+        with pytest.raises(StoppedError):
+            train(run)
+
+    assert state(tmp_path / "cut", 5)["passed_over"] == 6
+    assert not (tmp_path / "cut/run/checkpoints/step-00000007").exists()
+    train(run)
+    train(config(shapes, tmp_path / "whole", total_steps=12, health=health))
+    assert weights(tmp_path / "cut" / "run", 12) == weights(tmp_path / "whole" / "run", 12)
+
+
 def test_a_run_that_stays_bad_stops_with_its_last_good_checkpoint(bad, shapes, tmp_path):
     bad.update(range(5, 1000))
     health = {"skipped_in_a_row": 2, "rollbacks": 1}

@@ -103,6 +103,17 @@ def test_the_next_save_waits_for_the_one_in_flight_and_says_so(tmp_path, capsys)
     assert root.names() == ["step-00000001", "step-00000002"]
 
 
+def test_a_save_that_takes_long_is_named_while_it_is_waited_for(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr("pipeline.saver.SAY_EVERY_S", 0.02)
+    root, gate = Folder(str(tmp_path)), Gate()
+
+    with Saver(root, keep=2) as saver:
+        saver.save(1, WEIGHTS, gate, {})
+        threading.Timer(0.2, gate.opened.set).start()
+
+    assert f"the checkpoint of step 1 has been on its way to {root} for" in capsys.readouterr().out
+
+
 def test_nobody_waits_where_the_one_before_is_written(tmp_path, capsys):
     with Saver(Folder(str(tmp_path)), keep=2) as saver:
         for step in (1, 2):

@@ -34,6 +34,15 @@ def test_records_come_back_in_the_order_in_which_their_writers_started(tmp_path)
     assert steps(folder, {e.writer: list(e.end) for e in found}) == []
 
 
+def test_what_a_desktop_leaves_among_the_writers_is_passed_over(tmp_path):
+    folder = Folder(str(tmp_path))
+    Spool(folder).append({"kind": "points", "step": 1})
+    (tmp_path / ".DS_Store").touch()
+    Spool(folder).append({"kind": "points", "step": 2})
+
+    assert steps(folder) == [1, 2]
+
+
 def test_a_record_of_a_killed_process_is_there_at_once(tmp_path):
     code = (
         "import os, sys; from pipeline.spool import Spool; from pipeline.storage import Folder\n"

@@ -1,5 +1,6 @@
 """Real sweeps of tiny runs: killed and finished, stopped early, failed, taken over."""
 
+import contextlib
 import json
 import os
 import re
@@ -7,6 +8,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -70,6 +72,23 @@ def started_by(options: dict, preset: Path) -> tuple[list[str], dict[str, str]]:
     )
 
 
+def struck(command, environment, log: Path, when: Callable[[], bool], number: int) -> int:
+    """Start a command, send a signal to all of it (as a terminal does), and return its status."""
+    with log.open("w") as stream:
+        process = subprocess.Popen(
+            command, stdout=stream, stderr=stream, env=environment, start_new_session=True
+        )
+        deadline = time.monotonic() + 400
+        while not when() and process.poll() is None and time.monotonic() < deadline:
+            time.sleep(0.02)
+        came = when()
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(process.pid, number if came else signal.SIGKILL)
+        status = process.wait(timeout=200)
+    assert came, log.read_text()
+    return status
+
+
 def test_a_killed_sweep_is_finished_by_the_same_command(shapes, tmp_path):
     # By images seen, the second trial is better than the first, and the third is worse.
     options = {
@@ -84,17 +103,8 @@ def test_a_killed_sweep_is_finished_by_the_same_command(shapes, tmp_path):
     }
     folder, log = tmp_path / "batch", tmp_path / "first.log"
     command, environment = started_by(options, tmp_path / "batch.yaml")
-    with log.open("w") as stream:
-        first = subprocess.Popen(
-            command, stdout=stream, stderr=stream, env=environment, start_new_session=True
-        )
-        marker = folder / "batch-001/checkpoints/step-00000016/COMMITTED"
-        deadline = time.monotonic() + 400
-        while not marker.exists() and first.poll() is None and time.monotonic() < deadline:
-            time.sleep(0.02)
-        os.killpg(first.pid, signal.SIGKILL)
-        first.wait()
-    assert marker.exists(), log.read_text()
+    marker = folder / "batch-001/checkpoints/step-00000016/COMMITTED"
+    struck(command, environment, log, marker.exists, signal.SIGKILL)
     records = [json.loads((folder / f"trials/00{n}.json").read_text()) for n in range(3)]
     model = folder / "batch-000/model/model.json"
     handed_over = model.stat().st_mtime_ns
@@ -144,16 +154,9 @@ def test_ctrl_c_lets_the_trials_save_and_the_same_command_goes_on(shapes, tmp_pa
     }
     folder, log = tmp_path / "rates", tmp_path / "first.log"
     command, environment = started_by(options, tmp_path / "rates.yaml")
-    with log.open("w") as stream:
-        first = subprocess.Popen(
-            command, stdout=stream, stderr=stream, env=environment, start_new_session=True
-        )
-        deadline = time.monotonic() + 400
-        while "step 8/200" not in log.read_text() and time.monotonic() < deadline:
-            assert first.poll() is None, log.read_text()
-            time.sleep(0.05)
-        os.killpg(first.pid, signal.SIGINT)  # as a terminal does
-        status = first.wait(timeout=200)
+    status = struck(
+        command, environment, log, lambda: "step 8/200" in log.read_text(), signal.SIGINT
+    )
 
     assert status == 128 + signal.SIGINT, log.read_text()
     assert "stopped. The same command goes on with the sweep." in log.read_text()
