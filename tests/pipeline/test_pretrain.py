@@ -2,7 +2,10 @@
 
 import hashlib
 import json
+import os
 import shutil
+import signal
+import time
 from pathlib import Path
 
 import pytest
@@ -11,6 +14,7 @@ from mlflow import MlflowClient
 from torchvision.models import inception_v3
 
 import ratgan
+from pipeline import pretrain_worker
 from pipeline.config import TrainConfig
 from pipeline.dataset import PreparedDataset
 from pipeline.prepare import prepare
@@ -18,6 +22,7 @@ from pipeline.prepare_config import PrepareConfig
 from pipeline.pretrain import pretrain
 from pipeline.pretrain_config import PretrainConfig
 from pipeline.sources.shapes import ShapesSource
+from pipeline.stopping import LOOK_EVERY_S
 from pipeline.train import train
 from ratgan.text.damsm import Damsm
 from ratgan.text.vocabulary import Vocabulary
@@ -61,6 +66,25 @@ def whole(shapes, tmp_path_factory):
     output = tmp_path_factory.mktemp("whole")
     pretrain(config(shapes, output))
     return output
+
+
+def test_a_run_asked_to_stop_in_its_last_step_is_measured_all_the_same(
+    shapes, tmp_path, monkeypatch
+):
+    step = pretrain_worker.pretrain_step
+
+    def asked(*arguments, **keywords):
+        os.kill(os.getpid(), signal.SIGTERM)
+        time.sleep(1.5 * LOOK_EVERY_S)
+        return step(*arguments, **keywords)
+
+    monkeypatch.setattr(pretrain_worker, "pretrain_step", asked)
+
+    pretrain(config(shapes, tmp_path, total_steps=1))
+
+    assert (
+        json.loads((tmp_path / "damsm/retrieval.json").read_text())["r_precision"]["images"] == 30
+    )
 
 
 def test_a_run_leaves_an_encoder_its_measure_and_its_record(whole, shapes):
