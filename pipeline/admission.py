@@ -4,12 +4,15 @@ Ray itself tries for 22 s to join a cluster that asks for a token, and then says
 connect.
 """
 
+import contextlib
 import os
 import urllib.error
 import urllib.request
+from pathlib import Path
 
 from pipeline.knock import Answer, Door, ask_head, own_token
 from pipeline.progress import say
+from pipeline.token_file import exposed, others_may_read
 
 TIMEOUT_S = 10.0
 KEEP = "Put it into ~/.ray/auth_token (chmod 600) or name its file in RAY_AUTH_TOKEN_PATH"
@@ -88,6 +91,9 @@ def _check_token(address: str, token: str, place: str) -> None:
             f"the cluster at {address} asks for a token, and the one in {place} is not used: "
             "export RAY_AUTH_MODE=token"
         )
+    with contextlib.suppress(OSError):  # it may be in the environment, and no file
+        if others_may_read(Path(place).stat()):
+            say(f"warning: {exposed(Path(place))}")
 
 
 def _wrong(address: str, place: str) -> PermissionError:

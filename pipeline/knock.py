@@ -8,9 +8,10 @@ import enum
 import os
 import socket
 from dataclasses import dataclass
-from pathlib import Path
 
 import grpc
+
+from pipeline.token_file import token_path
 
 TIMEOUT_S = 5.0
 NO_PROXY = [("grpc.enable_http_proxy", 0)]  # one that the environment names reaches no such port
@@ -84,12 +85,11 @@ def own_token() -> tuple[str, str]:
     """Return the token that Ray finds in this process, and where; both empty if there is none."""
     if token := os.environ.get("RAY_AUTH_TOKEN", "").strip():
         return token, "RAY_AUTH_TOKEN"
-    named = os.environ.get("RAY_AUTH_TOKEN_PATH")
-    path = Path(named) if named else Path.home() / ".ray" / "auth_token"
     try:
+        path = token_path()
         token = path.read_text().strip()
-    except OSError:
-        token = ""
+    except (OSError, ValueError):
+        return "", ""
     return token, str(path) if token else ""
 
 

@@ -13,7 +13,6 @@ import json
 import os
 import shutil
 import socket
-import stat
 import subprocess
 import sys
 import time
@@ -24,10 +23,11 @@ from pathlib import Path
 import psutil
 
 from pipeline.knock import Door, count_nodes
-from pipeline.loopback import ADDRESS, ENVIRONMENT
+from pipeline.loopback import ADDRESS, ENVIRONMENT, START_HOOK
 from pipeline.ports import see_that_they_refuse
 from pipeline.progress import say
 from pipeline.session import usable_cpus
+from pipeline.token_file import token_file
 
 FIRST_PORT = 8260  # so that the dashboard is where everybody looks for it, at 8265
 PORTS_PER_NODE = 10
@@ -36,15 +36,7 @@ STOP_S = 30.0  # for nodes to end what they started
 LEFT_S = 3.0  # for what they have not ended
 # `ray job stop` kills a job after so many seconds; a checkpoint must be saved by then. Ray: 3.
 JOB_STOP_S = 120
-TOKEN_LENGTH = 32
 NODES = "nodes.json"  # the processes that were started
-# Ray's metrics would be told to everybody. Two of their ports have no switch, but they can be told
-# to take one that there is not.
-NO_METRICS = {
-    "RAY_enable_metrics_collection": "0",
-    "DASHBOARD_METRIC_PORT": "-1",
-    "AUTOSCALER_METRIC_PORT": "-1",
-}
 SERVICES = {  # by their place among the ports of a node
     "node-manager-port": 1,
     "object-manager-port": 2,
@@ -114,15 +106,15 @@ def start(plan: Plan) -> None:
     """
     token = token_file()
     _refuse_twice(plan)
-    environment = os.environ | ENVIRONMENT
+    environment = os.environ | ENVIRONMENT | START_HOOK
     environment |= {
         "RAY_AUTH_MODE": "token",
         "RAY_AUTH_TOKEN_PATH": str(token),
         "RAY_JOB_STOP_WAIT_TIME_S": os.environ.get("RAY_JOB_STOP_WAIT_TIME_S", str(JOB_STOP_S)),
-        "RAY_raylet_start_wait_time_s": str(round(START_S)),  # on a busy machine 30 s are too few
         # A node that is to end waits for its work to move elsewhere; here, all of them end.
         "RAY_GRACEFUL_SHUTDOWN_DRAIN_TIMEOUT_S": "0",
-        **NO_METRICS,
+        # What asks for Ray's state on a node would search the machine, and fail where two Rays run.
+        "RAY_ADDRESS": str(plan.store),
     }
     plan.folder.mkdir(mode=0o700, parents=True, exist_ok=True)
     if plan.folder.stat().st_uid != os.getuid():
@@ -177,44 +169,6 @@ def stop(folder: Path, *, keep_logs: bool = False) -> int:
     with contextlib.suppress(OSError):
         folder.rmdir()
     return len(processes)
-
-
-def token_file() -> Path:
-    """Return the file that holds the cluster's token.
-
-    Raises:
-        ValueError: If there is none that its owner alone can read.
-    """
-    make = (
-        "Make one:\n  (umask 077; mkdir -p ~/.ray; ray get-auth-token --generate > /dev/null)\n"
-        "or name a file in RAY_AUTH_TOKEN_PATH."
-    )
-    if os.environ.get("RAY_AUTH_TOKEN"):
-        raise ValueError(
-            "RAY_AUTH_TOKEN is set: every process would hand the token on in its environment. Put "
-            "it into a file of mode 600, name that in RAY_AUTH_TOKEN_PATH, and unset "
-            "RAY_AUTH_TOKEN."
-        )
-    path = Path(os.environ.get("RAY_AUTH_TOKEN_PATH") or Path.home() / ".ray/auth_token")
-    path = path.expanduser().absolute()
-    try:
-        found = path.stat()
-        token = path.read_text().strip()
-    except OSError as error:
-        raise ValueError(
-            f"no token: {path} cannot be read ({error.strerror}). Whoever reaches a Ray cluster "
-            f"without one runs programs on it. {make}"
-        ) from error
-    if found.st_mode & (stat.S_IRWXG | stat.S_IRWXO) or found.st_uid != os.getuid():
-        raise ValueError(
-            f"{path} can be read by others, and with it they run programs as you. "
-            f"Use: chmod 600 {path}"
-        )
-    if len(token) < TOKEN_LENGTH:
-        raise ValueError(
-            f"the token in {path} has {len(token)} characters; {TOKEN_LENGTH} is the least. {make}"
-        )
-    return path
 
 
 def see_that_it_is_shut(plan: Plan) -> int:

@@ -9,17 +9,33 @@ lets more nodes in.
 
 from typing import Any
 
+import psutil
 import ray._private.ray_constants as constants
 import ray._private.services as services
 
 ADDRESS = "127.0.0.1"
+_INTERFACE = next(
+    (
+        name
+        for name, addresses in psutil.net_if_addrs().items()
+        if ADDRESS in (each.address for each in addresses)
+    ),
+    "lo",
+)
+# Of every process of a Ray that other machines and users must not reach.
 ENVIRONMENT = {
     constants.ENABLE_RAY_CLUSTERS_ENV_VAR: "0",
-    constants.RAY_START_HOOK: f"{__name__}.stay",
     # What training's processes listen on to meet each other.
-    "GLOO_SOCKET_IFNAME": "lo",
-    "NCCL_SOCKET_IFNAME": "lo",
+    "GLOO_SOCKET_IFNAME": _INTERFACE,
+    "NCCL_SOCKET_IFNAME": _INTERFACE,
+    # Ray's metrics would be told to everybody. Two of their ports have no switch, but they can be
+    # told to take one that there is not.
+    "RAY_enable_metrics_collection": "0",
+    "DASHBOARD_METRIC_PORT": "-1",
+    "AUTOSCALER_METRIC_PORT": "-1",
+    "RAY_raylet_start_wait_time_s": "300",  # on a busy machine 30 s are too few
 }
+START_HOOK = {constants.RAY_START_HOOK: f"{__name__}.stay"}
 
 
 def stay(parameters: Any, head: bool) -> None:

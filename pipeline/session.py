@@ -1,4 +1,4 @@
-"""Joining or starting Ray: the running cluster where there is one, else this machine."""
+"""Joining or starting Ray: the cluster that is named, else a private Ray of this process."""
 
 import json
 import logging
@@ -9,13 +9,14 @@ from pathlib import Path
 import ray
 from ray.data import DataContext
 
+from pipeline import private_ray
 from pipeline.admission import check_head
 
 GROWS_TO = "RATGAN_CLUSTER_GROWS_TO"
 
 
 def connect(*, cpus: int, least: int | None = None) -> None:
-    """Join the cluster that `RAY_ADDRESS` names (a submitted job has it set), or start Ray here.
+    """Join the cluster that `RAY_ADDRESS` names (a submitted job has it set), or start a Ray.
 
     Args:
         cpus: Logical CPUs the work can use. Ray on this machine is started with at
@@ -33,16 +34,7 @@ def connect(*, cpus: int, least: int | None = None) -> None:
             check_head(address)
             ray.init(address=address, logging_level=logging.WARNING)
         else:
-            # Ray runs its workers at nice 15. Where the driver trains, they would starve.
-            os.environ.setdefault("RAY_worker_niceness", "0")
-            # "local": a Ray that happens to run on this machine is not the one that was meant.
-            # The dashboard costs nothing that can be measured, and Train asks it about its actors.
-            ray.init(
-                address="local",
-                num_cpus=max(cpus, usable_cpus()),
-                include_dashboard=True,
-                logging_level=logging.WARNING,
-            )
+            private_ray.start(cpus=max(cpus, usable_cpus()))
     available, needed = obtainable("CPU"), least or cpus
     if available < needed:
         raise ValueError(

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from pipeline.knock import Answer, Door, knock
-from pipeline.local_cluster import Plan, start, stop, token_file
+from pipeline.local_cluster import Plan, start, stop
 from pipeline.submission import check_package
 
 TOKEN = "f" * 64
@@ -24,39 +24,13 @@ def token(tmp_path, monkeypatch):
     return path
 
 
-def test_a_token_that_its_owner_alone_can_read_is_taken(token):
-    assert token_file() == token
-
-
 def test_no_token_no_cluster(token, tmp_path):
     token.unlink()
 
-    with pytest.raises(ValueError, match=r"(?s)no token: .*umask 077.*ray get-auth-token"):
+    with pytest.raises(ValueError, match=r"no token: .* cannot be read"):
         start(Plan(1, 1, 25000, tmp_path / "cluster"))
 
     assert not (tmp_path / "cluster").exists()
-
-
-@pytest.mark.parametrize("mode", [0o640, 0o604, 0o644])
-def test_a_token_that_others_can_read_is_refused(token, mode):
-    token.chmod(mode)
-
-    with pytest.raises(ValueError, match=f"can be read by others.*chmod 600 {token}"):
-        token_file()
-
-
-def test_a_token_that_can_be_guessed_is_refused(token):
-    token.write_text("secret\n")
-
-    with pytest.raises(ValueError, match="has 6 characters; 32 is the least"):
-        token_file()
-
-
-def test_a_token_in_the_environment_is_refused(token, monkeypatch):
-    monkeypatch.setenv("RAY_AUTH_TOKEN", TOKEN)
-
-    with pytest.raises(ValueError, match="RAY_AUTH_TOKEN is set"):
-        token_file()
 
 
 def test_ports_that_are_taken_are_named(token, tmp_path):
@@ -84,12 +58,14 @@ def test_a_server_that_answers_strangers_or_says_nothing_is_not_taken_for_one_th
         port = int(server.stdout.readline().split(" port ")[1].split()[0])
         answers = knock(Door("127.0.0.1", port))
         server.kill()
-    with socket.create_server(("127.0.0.1", 0)) as silent:
+    with socket.create_server(("127.0.0.1", 0)) as silent, socket.socket() as deaf:
+        deaf.bind(("127.0.0.1", 0))  # taken, so that nobody else listens there, and not listening
         says_nothing = knock(Door("127.0.0.1", silent.getsockname()[1]))
+        not_listening = knock(Door("127.0.0.1", deaf.getsockname()[1]))
 
     assert answers is Answer.OPEN
     assert says_nothing is Answer.UNCLEAR
-    assert knock(Door("127.0.0.1", port)) is Answer.CLOSED
+    assert not_listening is Answer.CLOSED
 
 
 def test_a_folder_too_large_to_send_is_refused_with_its_largest_files(tmp_path):

@@ -1,0 +1,102 @@
+"""The file that holds a Ray cluster's token: for its owner alone, refused where others can read it.
+
+Whoever has the token of a cluster runs programs on it.
+"""
+
+import contextlib
+import os
+import secrets
+import stat
+import tempfile
+from pathlib import Path
+
+LEAST_LENGTH = 32
+PATH_VARIABLE = "RAY_AUTH_TOKEN_PATH"
+
+
+def token_file() -> Path:
+    """Return the file of this user's token; make it if there is none at Ray's own place.
+
+    Raises:
+        ValueError: If it is not a file that its owner alone can read, with what to do.
+    """
+    if os.environ.get("RAY_AUTH_TOKEN"):
+        raise ValueError(
+            "RAY_AUTH_TOKEN is set: every process would hand the token on in its environment. Put "
+            f"it into a file of mode 600, name that in {PATH_VARIABLE}, and unset RAY_AUTH_TOKEN."
+        )
+    path = token_path()
+    if not os.environ.get(PATH_VARIABLE):
+        with contextlib.suppress(FileExistsError):
+            create_token(path)
+    try:
+        found = path.stat()
+        token = path.read_text().strip()
+    except OSError as error:
+        raise ValueError(
+            f"no token: {path} cannot be read ({error.strerror}). Whoever reaches a Ray cluster "
+            f"without one runs programs on it. Unset {PATH_VARIABLE} to use ~/.ray/auth_token, "
+            "which is made where it is missing."
+        ) from error
+    if others_may_read(found):
+        raise ValueError(exposed(path))
+    if len(token) < LEAST_LENGTH:
+        raise ValueError(
+            f"the token in {path} has {len(token)} characters; {LEAST_LENGTH} is the least. "
+            f"{_make_new(path)}"
+        )
+    return path
+
+
+def token_path() -> Path:
+    """Return where Ray looks for this user's token.
+
+    Raises:
+        ValueError: If this user has no home folder and names no file.
+    """
+    try:
+        return Path(os.environ.get(PATH_VARIABLE) or "~/.ray/auth_token").expanduser().absolute()
+    except RuntimeError as error:
+        raise ValueError(
+            f"this user has no home folder for a token. Set HOME, or name a file of mode 600 in "
+            f"{PATH_VARIABLE}."
+        ) from error
+
+
+def create_token(path: Path) -> None:
+    """Write a new token into a new file of mode 0600.
+
+    It appears whole or not at all, so that of two processes one makes it and both read the same.
+
+    Raises:
+        FileExistsError: If there is such a file.
+    """
+    path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+    handle, draft = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)  # of mode 0600
+    try:
+        with os.fdopen(handle, "w") as file:
+            file.write(secrets.token_hex(32))
+        os.link(draft, path)
+    finally:
+        os.unlink(draft)
+
+
+def others_may_read(found: os.stat_result) -> bool:
+    """Tell whether others than this user can read a file, or could change what is in it."""
+    return bool(found.st_mode & (stat.S_IRWXG | stat.S_IRWXO)) or found.st_uid != os.getuid()
+
+
+def exposed(path: Path) -> str:
+    """Say what to do about a token that others can read."""
+    return (
+        f"the token in {path} can be read by others, who with it run programs as you; it may be "
+        f"known already. {_make_new(path)}"
+    )
+
+
+def _make_new(path: Path) -> str:
+    return (
+        f"Make a new one:\n  rm {path}\n"
+        "  (umask 077; mkdir -p ~/.ray; ray get-auth-token --generate > /dev/null)\n"
+        "Clusters that were started with the old one must be started again."
+    )
