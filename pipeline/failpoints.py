@@ -5,9 +5,12 @@
     RATGAN_FAULT=nan@worker.step:rank=1,step=25           on worker 1 only
     RATGAN_FAULT=full@storage.before_fsync:file=step-00000040/state.json
     RATGAN_FAULT=kill@worker.step:step=25,once=/tmp/done  not again after a restart
+    RATGAN_FAULT=kill@worker.step:step=25,after=/tmp/go   as soon as there is that file
 
 Several are separated by semicolons. `file` means the end of a path; `once` names a file that is
-made when the fault strikes, and with which it does not strike again.
+made when the fault strikes, and with which it does not strike again. `after` names a file that is
+waited for there: what one thread or process does comes before what another does then, on a machine
+that is busy too.
 """
 
 import errno
@@ -47,12 +50,14 @@ class Fault:
         point: One of `POINTS`.
         where: Step, rank or file it is bound to.
         once: File that is made when it strikes; empty to strike each time.
+        after: File that is waited for before it strikes; empty to strike at once.
     """
 
     action: str
     point: str
     where: dict[str, str]
     once: str = ""
+    after: str = ""
 
     def strikes(self, point: str, here: dict[str, object]) -> bool:
         """Tell whether it is bound to this place, and take its one turn if it has but one."""
@@ -87,7 +92,8 @@ def parse(text: str) -> tuple[Fault, ...]:
             )
         pairs = [bound if "=" in bound else f"step={bound}" for bound in bounds.split(",") if bound]
         where = dict(pair.split("=", 1) for pair in pairs)
-        faults.append(Fault(action, point, where, where.pop("once", "")))
+        once, after = where.pop("once", ""), where.pop("after", "")
+        faults.append(Fault(action, point, where, once, after))
     return tuple(faults)
 
 
@@ -120,6 +126,8 @@ def reach(point: str, **here: object) -> bool:
     for fault in _armed:
         if not fault.strikes(point, here):
             continue
+        while fault.after and not os.path.exists(fault.after):
+            time.sleep(0.01)
         logger.warning("fault %s@%s strikes at %s", fault.action, point, here)
         if fault.action in SIGNALS:
             os.kill(os.getpid(), SIGNALS[fault.action])

@@ -152,7 +152,7 @@ class Folder:
             OSError: If one of the three fails; it says which, and why.
         """
         probe, content = f".probe-{uuid.uuid4().hex[:8]}", secrets.token_bytes(64)
-        steps: list[str] = []
+        steps = ["writing"]  # the last one begun; this thread may ask before the other has begun
         failed: list[Exception] = []
 
         def read_back() -> None:

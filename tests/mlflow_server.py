@@ -6,12 +6,37 @@ import subprocess
 import sys
 import threading
 import time
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
+import pytest
 import requests
 
-from tests.conftest import free_ports
+from tests.waiting import wait_until
+
+
+@contextmanager
+def patience() -> Iterator[None]:
+    """Let what sends to a server that answers wait for it as long as a busy machine takes.
+
+    What a test starts as a process waits longer for an answer too.
+    """
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("MLFLOW_HTTP_REQUEST_TIMEOUT", "60")
+        patch.setattr("pipeline.sender.PATIENCE_S", 120)
+        yield
+
+
+def reserved_port() -> socket.socket:
+    """A port that is nobody else's while it is open; only who names it and may reuse it listens.
+
+    Servers may: it is how they start again at their port at once. Until one does, it is refused.
+    """
+    taken = socket.socket()
+    taken.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    taken.bind(("127.0.0.1", 0))
+    return taken
 
 
 class MlflowServer:
@@ -19,7 +44,8 @@ class MlflowServer:
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
-        (self.port,) = free_ports(1)
+        self.reserved = reserved_port()
+        self.port = self.reserved.getsockname()[1]
         self.uri = f"http://127.0.0.1:{self.port}"
         self.process: subprocess.Popen | None = None
 
@@ -38,10 +64,10 @@ class MlflowServer:
                 env=os.environ | {"MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"},
                 start_new_session=True,
             )
-        deadline = time.monotonic() + 180
+        deadline = time.monotonic() + 600
         while time.monotonic() < deadline and self.process.poll() is None:
             try:
-                if requests.get(f"{self.uri}/health", timeout=5).ok:
+                if requests.get(f"{self.uri}/health", timeout=60).ok:
                     return
             except requests.RequestException:
                 time.sleep(0.2)
@@ -50,8 +76,14 @@ class MlflowServer:
     def kill(self) -> None:
         if self.process is not None:
             os.killpg(self.process.pid, 9)
-            self.process.wait(timeout=30)
+            self.process.wait(timeout=120)
             self.process = None
+            # The one that listens is a child of it, and the next one needs its port.
+            wait_until(self._is_silent, "nobody listens any more")
+
+    def _is_silent(self) -> bool:
+        with socket.socket() as visitor:
+            return visitor.connect_ex(("127.0.0.1", self.port)) != 0
 
 
 class Door:

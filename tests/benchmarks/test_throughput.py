@@ -8,8 +8,17 @@ import torch
 from benchmarks import throughput
 
 
-def test_every_way_is_measured_or_left_out_with_its_reason(tmp_path, monkeypatch, capsys):
+@pytest.fixture
+def settings():
+    """Take back what the benchmark sets for all of its process."""
     precision, benchmark = torch.get_float32_matmul_precision(), torch.backends.cudnn.benchmark
+    yield
+    torch.set_float32_matmul_precision(precision)
+    torch.backends.cudnn.benchmark = benchmark
+
+
+@pytest.mark.usefixtures("settings")
+def test_every_way_is_measured_or_left_out_with_its_reason(tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(throughput, "WARM_UP", 0)
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     monkeypatch.setattr(torch.nn.Module, "compile", lambda block: None)  # takes half a minute
@@ -18,8 +27,6 @@ def test_every_way_is_measured_or_left_out_with_its_reason(tmp_path, monkeypatch
         tmp_path, device="cpu", batch_sizes=[2], steps=1, base_channels=2
     )
 
-    torch.set_float32_matmul_precision(precision)
-    torch.backends.cudnn.benchmark = benchmark
     (written,) = tmp_path.iterdir()
     assert json.loads(written.read_text()) == result
     assert {"device", "date", "commit", "ceiling_tflops"} <= result.keys()

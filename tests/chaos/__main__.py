@@ -32,7 +32,7 @@ class Recorder:
 
     Args:
         numbers: Of the faults.
-        thorough: Whether to run what `make test` leaves out.
+        thorough: Whether to run what `make test-all` leaves out.
         others: Whether to run thorough tests of no fault too.
     """
 

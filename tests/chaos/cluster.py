@@ -8,15 +8,16 @@ import signal
 import subprocess
 import sys
 import tempfile
-import time
 from pathlib import Path
 
 import psutil
 
 from tests.conftest import free_ports
+from tests.waiting import wait_until
 
 BIN = Path(sys.executable).parent
-START_S = 120
+START_S = 300
+TRIES = 5  # to start a node: somebody may take a free port between the look and the start
 
 
 class Node:
@@ -24,6 +25,15 @@ class Node:
 
     def __init__(self, process: subprocess.Popen, log: Path) -> None:
         self.process, self.log = process, log
+
+    def comes_up(self) -> bool:
+        """Wait until its cluster has it; False if it ends before."""
+        wait_until(
+            lambda: self.process.poll() is not None or "runtime started" in self.log.read_text(),
+            f"a node that is up, or not, by its log {self.log}",
+            START_S,
+        )
+        return self.process.poll() is None
 
     def started(self, name: str) -> list[psutil.Process]:
         """Processes of this node whose command line holds a name."""
@@ -56,14 +66,16 @@ class Node:
         )
 
     def end(self) -> None:
-        """SIGKILL all of it, as when the power fails."""
+        """SIGKILL all of it, as when the power fails; nothing happens if it has ended."""
+        if self.process.poll() is not None:
+            return
         mine = [self.process.pid]
         with contextlib.suppress(psutil.NoSuchProcess):
             mine += [p.pid for p in psutil.Process(self.process.pid).children(recursive=True)]
         for pid in mine:
             with contextlib.suppress(ProcessLookupError):
                 os.kill(pid, signal.SIGKILL)
-        self.process.wait(timeout=30)
+        self.process.wait(timeout=120)
 
 
 class Cluster:
@@ -83,6 +95,7 @@ class Cluster:
             **{name: value for name, value in os.environ.items() if name != "RAY_ADDRESS"},
             "RAY_AUTH_MODE": "token",
             "RAY_AUTH_TOKEN": secrets.token_hex(32),
+            "RAY_raylet_start_wait_time_s": str(START_S),  # on a busy machine 30 s are too few
             **more,
         }
 
@@ -101,7 +114,15 @@ class Cluster:
 
     def add(self, cpus: int) -> Node:
         """Start a node, the head first, and wait until the cluster has it."""
-        gcs, dashboard, agent, client, grpc = free_ports(5)
+        for _ in range(TRIES):
+            node = self._start(cpus)
+            if node.comes_up():
+                return node
+            self.nodes.remove(node)
+        raise AssertionError(node.log.read_text())
+
+    def _start(self, cpus: int) -> Node:
+        gcs, dashboard, client = free_ports(3)
         if self.nodes:
             role = [f"--address={self.address}"]
         else:
@@ -115,20 +136,16 @@ class Cluster:
                 [
                     *(BIN / "ray", "start", "--block", "--node-ip-address=127.0.0.1", *role),
                     *(f"--num-cpus={cpus}", "--object-store-memory=100000000"),
-                    *(f"--dashboard-agent-listen-port={agent}",),
-                    *(f"--dashboard-agent-grpc-port={grpc}",),
+                    *("--dashboard-agent-listen-port=0", "--dashboard-agent-grpc-port=0"),
                     *("--min-worker-port=0", "--max-worker-port=0", "--disable-usage-stats"),
                 ],
-                env=self.environment,
+                # What asks for Ray's state on a node would search the machine, and there may be
+                # others on it.
+                env=self.client,
                 stdout=stream,
                 stderr=stream,
                 start_new_session=True,
             )
         node = Node(process, log)
         self.nodes.append(node)
-        deadline = time.monotonic() + START_S
-        while "Ray runtime started" not in log.read_text():
-            assert process.poll() is None, log.read_text()
-            assert time.monotonic() < deadline, log.read_text()
-            time.sleep(0.1)
         return node

@@ -64,7 +64,7 @@ class Command:
         except subprocess.TimeoutExpired:
             self.kill()
             raise AssertionError(f"no end of it within {seconds:.0f} s:\n{self.said}") from None
-        self._reader.join(10)  # what it started may hold the pipe open
+        self._reader.join(60)  # what it started may hold the pipe open
         return status
 
     def wait_for(self, wanted: str | Callable[[], bool], seconds: float = PATIENCE_S) -> float:

@@ -21,7 +21,7 @@ class Fault:
         name: What breaks.
         injected: How tests bring it about.
         expected: What happens then.
-        tests: What shows it, as pytest names tests; run by `make test`.
+        tests: What shows it, as pytest names tests; run by `make test-all`.
         thorough: More of it, run by `make chaos`.
     """
 

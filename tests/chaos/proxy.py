@@ -71,7 +71,12 @@ class ChaosProxy:
         self._lock = threading.Lock()
         self._held: list[socket.socket] = []
         self._listener: socket.socket | None = None
-        self.port = 0
+        # It never listens. While nothing else does, nobody else can take the port.
+        self._place = socket.socket()
+        self._place.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        self._place.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
+        self._place.bind(("127.0.0.1", 0))
+        self.port = self._place.getsockname()[1]
         self.listen()
 
     @property
@@ -83,7 +88,8 @@ class ChaosProxy:
 
     def __exit__(self, *_: object) -> None:
         self.refuse()
-        self.release()
+        self.clear()
+        self._place.close()
 
     def inject(
         self,
@@ -103,9 +109,9 @@ class ChaosProxy:
         with self._lock:
             self._faults.clear()
             self.requests.clear()
-        self.release()
+            self._release()
 
-    def release(self) -> None:
+    def _release(self) -> None:
         """Close the connections that hang."""
         while self._held:
             self._held.pop().close()
@@ -120,11 +126,12 @@ class ChaosProxy:
             self._listener = None
 
     def listen(self) -> None:
-        """Take connections, on the same port as before; nothing changes if it does already."""
+        """Take connections, always on the same port; nothing changes if it does already."""
         if self._listener:
             return
-        self._listener = socket.create_server(("127.0.0.1", self.port), backlog=128)
-        self.port = self._listener.getsockname()[1]
+        self._listener = socket.create_server(
+            ("127.0.0.1", self.port), backlog=128, reuse_port=True
+        )
         threading.Thread(target=self._accept, args=(self._listener,), daemon=True).start()
 
     def _accept(self, listener: socket.socket) -> None:
@@ -139,11 +146,10 @@ class ChaosProxy:
             if request is None:
                 client.close()
                 return
-            fault = self._next_fault(request)
+            fault = self._next_fault(request, client)
             if fault.kind in ANSWERS:
                 client.sendall(error_answer(fault.kind, request.method))
             elif fault.kind == "hang":
-                self._held.append(client)
                 return
             elif fault.kind == "reset":
                 reset(client)
@@ -151,12 +157,14 @@ class ChaosProxy:
                 self._forward(request, client, fault)
             client.close()
 
-    def _next_fault(self, request: Request) -> Fault:
+    def _next_fault(self, request: Request, client: socket.socket) -> Fault:
         with self._lock:
             self.requests.append(request)
             for fault in self._faults:
                 if fault.times > 0 and fault.when(request):
                     fault.times -= 1
+                    if fault.kind == "hang":  # here, or `clear` could miss it
+                        self._held.append(client)
                     return fault
         return Fault("pass", 1, 0, lambda request: True)
 

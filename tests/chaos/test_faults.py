@@ -41,7 +41,7 @@ def test_each_has_tests_that_are_there_and_run_when_it_says(fault: Fault):
     for test in fault.tests:
         assert not is_thorough(test), f"{test} is run by make chaos only"
     for test in fault.thorough:
-        assert is_thorough(test), f"{test} is run by make test too"
+        assert is_thorough(test), f"{test} is run by make test-all too"
     if fault.number in EVERY_CHANGE:
         assert fault.tests, "nothing of it is run before a change lands"
 

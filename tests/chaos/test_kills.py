@@ -4,13 +4,22 @@ import random
 from pathlib import Path
 
 import pytest
-import ray
 
+from pipeline.failpoints import VARIABLE
 from pipeline.train import train
 from tests.chaos import invariants
-from tests.chaos.commands import KILLED, Command, step_resumed, tell_losses, training
+from tests.chaos.cluster import Cluster
+from tests.chaos.commands import (
+    KILLED,
+    PATIENCE_S,
+    Command,
+    step_resumed,
+    tell_losses,
+    training,
+)
 from tests.chaos.proxy import ChaosProxy
 from tests.pipeline.test_train import config
+from tests.waiting import wait_until
 
 pytestmark = [pytest.mark.slow, pytest.mark.thorough]
 
@@ -61,17 +70,15 @@ def test_a_driver_killed_alone_leaves_no_worker_that_spoils_the_next_start(
 ):
     """Its Ray goes on: the next start meets what was left of it, on the same cluster."""
     flags = training(str(shapes.folder), tmp_path / "killed", workers=2, sample_every=1000)
-    cluster = {
-        "RAY_ADDRESS": ray.get_runtime_context().gcs_address,
-        "RAY_AUTH_MODE": "token",  # which a Ray of this machine alone asks for by itself
-    }
 
-    with Command("train_coco", *flags, **cluster) as first:
-        first.wait_for("step 9/")
-        first.kill(alone=True)
-        with Command("train_coco", *flags, **cluster) as second:
-            status = second.wait()
-            assert status == 0, second.said
+    with Cluster(tmp_path, **{VARIABLE: "slow@worker.step"}) as cluster:  # not done before the kill
+        cluster.add(cpus=4)
+        with Command("train_coco", *flags, **cluster.client) as first:
+            first.wait_for("step 9/")
+            first.kill(alone=True)
+            with Command("train_coco", *flags, **cluster.client) as second:
+                status = second.wait()
+                assert status == 0, second.said
     whole = undisturbed(shapes, tmp_path / "whole", workers=2, total_steps=24)
 
     run = tmp_path / "killed/run"
@@ -85,17 +92,28 @@ def test_a_driver_killed_alone_leaves_no_worker_that_spoils_the_next_start(
 
 
 def test_of_two_starts_at_the_same_moment_exactly_one_runs(shapes, tmp_path, record_property):
-    output = tmp_path / "twins"
-    # One that is at work for longer than the other watches whether it is alive.
-    flags = training(str(shapes.folder), output, total_steps=600, log_every=100, samples=1)
+    output, refused = tmp_path / "twins", tmp_path / "refused"
+    flags = training(str(shapes.folder), output, sample_every=1000)
+    # One is at work for longer than the other watches whether it is alive.
+    stay = {VARIABLE: f"slow@worker.step:step=5,after={refused}"}
 
-    with Command("train_coco", *flags) as first, Command("train_coco", *flags) as second:
-        ended = {command.wait(): command for command in (first, second)}
-    whole = undisturbed(shapes, tmp_path / "whole", total_steps=600, log_every=100)
+    with (
+        Command("train_coco", *flags, **stay) as first,
+        Command("train_coco", *flags, **stay) as second,
+    ):
+        both = (first, second)
+        wait_until(
+            lambda: any(command.process.poll() is not None for command in both),
+            "the end of one of them",
+            PATIENCE_S,
+        )
+        refused.touch()
+        ended = {command.wait(): command for command in both}
+    whole = undisturbed(shapes, tmp_path / "whole", total_steps=24)
 
     assert sorted(ended) == [0, 2], f"{first.said}\n--- and ---\n{second.said}"
     assert "run is in use already, by train (PID" in ended[2].said
-    assert invariants.other_weights(output / "run", whole, 600) == []
+    assert invariants.other_weights(output / "run", whole, 24) == []
     assert invariants.left_over(output / "run") == []
     record_property("weights_equal", True)
 
@@ -105,8 +123,11 @@ def test_a_run_in_a_bucket_that_fails_now_and_then_ends_with_the_same_weights(
 ):
     environment, filesystem = bucket
     whole = undisturbed(shapes, tmp_path / "whole", total_steps=24)
-    flags = training(str(shapes.folder), "s3://lake/runs", sample_every=1000)
+    flags = training(
+        str(shapes.folder), "s3://lake/runs", sample_every=1000, **{"health.hang_s": 0}
+    )
     dice, store = random.Random(1), f"sqlite:///{tmp_path}/mlflow.db"
+    hang = "hang@worker.step:step=9"  # however late the kill comes
 
     def now_and_then(request) -> bool:
         return dice.random() < 0.03
@@ -115,7 +136,7 @@ def test_a_run_in_a_bucket_that_fails_now_and_then_ends_with_the_same_weights(
         for kind in ("503", "500", "reset", "cut", "lost_answer", "slow"):
             proxy.inject(kind, times=10_000, size=100, when=now_and_then)
         faulty = environment | {"AWS_ENDPOINT_URL": proxy.url, "MLFLOW_TRACKING_URI": store}
-        with Command("train_coco", *flags, **faulty) as killed:
+        with Command("train_coco", *flags, **faulty, **{VARIABLE: hang}) as killed:
             killed.wait_for("step 9/")
             killed.kill()
         assert killed.wait() == KILLED

@@ -1,18 +1,17 @@
 """A canary in every place that holds a secret: nothing that runs keep or say has it."""
 
 import os
-import tempfile
 from pathlib import Path
 
 import pytest
 
 from tests.chaos import invariants
+from tests.chaos.cluster import Cluster
 from tests.chaos.commands import Command, training
 from tests.chaos.proxy import ChaosProxy
-from tests.conftest import free_ports
 from tests.mlflow_server import MlflowServer
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.rest]
 
 CANARY = "canary-5f0d91c3ab"
 KEYS = {  # of places that hold secrets, each with its own
@@ -34,47 +33,47 @@ def server(tmp_path):
     server.kill()
 
 
-@pytest.fixture
-def records():
-    """Where Ray keeps the logs of its processes; a socket's path in it must be short."""
-    with tempfile.TemporaryDirectory(prefix="ray-", dir="/tmp") as folder:
-        yield Path(folder)
-
-
 def with_password(uri: str) -> str:
     return uri.replace("://", f"://me:{CANARY}-uri@")
 
 
 @pytest.mark.thorough
-def test_a_run_and_its_tracker_keep_no_secret_nor_do_their_words(server, shapes, tmp_path, records):
+def test_a_run_and_its_tracker_keep_no_secret_nor_do_their_words(server, shapes, tmp_path):
     output = tmp_path / "runs"
     flags = training(str(shapes.folder), output, workers=1, total_steps=4, checkpoint_every=2)
     flags += [f"--tracking.uri={with_password(server.uri)}"]
 
-    with Command("train_coco", *flags, **KEYS, RAY_TMPDIR=str(records)) as command:
-        assert command.wait() == 0, command.said
+    with Cluster(tmp_path, **KEYS) as cluster:
+        head = cluster.add(cpus=2)
+        with Command("train_coco", *flags, **cluster.client) as command:
+            assert command.wait() == 0, command.said
+        head.end()  # or files come and go while they are searched
+        records = Path(cluster.temporary)
+        logs = list(records.rglob("*.log"))
+        found = invariants.secrets_in([tmp_path, records], [CANARY])
 
     assert f"mlflow {server.uri} run new" in command.said
     kept = list(output.rglob("*"))
     assert {"run.json", "state.json", "README.md", "start.json"} <= {path.name for path in kept}
     assert (tmp_path / "mlflow/mlflow.db").stat().st_size > 100_000
     assert list((tmp_path / "mlflow/artifacts").rglob("MLmodel"))
-    assert list(records.rglob("*.log")), "Ray wrote its logs elsewhere"
+    assert logs, "Ray wrote its logs elsewhere"
     assert CANARY not in command.said
-    assert invariants.secrets_in([tmp_path, records], [CANARY]) == []
+    assert found == []
 
 
 @pytest.mark.thorough
 def test_nothing_that_fails_tells_a_secret(shapes, tmp_path, s3_server, bucket):
     environment, _ = bucket
-    dead = f"http://127.0.0.1:{free_ports(1)[0]}"
     output = tmp_path / "runs"
     flags = training(str(shapes.folder), output, total_steps=2)
 
-    with Command(
-        *("train_coco", "--debug", *flags), **KEYS, MLFLOW_TRACKING_URI=with_password(dead)
-    ) as alone:
-        assert alone.wait() == 0, alone.said
+    with ChaosProxy(*s3_server) as dead:
+        dead.refuse()
+        with Command(
+            *("train_coco", "--debug", *flags), **KEYS, MLFLOW_TRACKING_URI=with_password(dead.url)
+        ) as alone:
+            assert alone.wait() == 0, alone.said
     with ChaosProxy(*s3_server) as proxy:
         proxy.inject("403", times=1000)
         refusing = environment | KEYS | {"AWS_ENDPOINT_URL": with_password(proxy.url)}
@@ -83,7 +82,7 @@ def test_nothing_that_fails_tells_a_secret(shapes, tmp_path, s3_server, bucket):
         ) as refused:
             status = refused.wait()
 
-    assert f"MLflow at {dead} does not answer" in alone.said
+    assert f"MLflow at {dead.url} does not answer" in alone.said
     assert status == 2, refused.said
     assert "output: nothing can be kept in s3://lake/runs" in refused.said
     assert CANARY not in alone.said + refused.said

@@ -12,11 +12,10 @@ from pathlib import Path
 from types import TracebackType
 from typing import Self
 
-import ray
-
 from pipeline.sender import send_rest
 from pipeline.storage import Folder
 from tests.chaos import invariants
+from tests.chaos.cluster import Cluster
 from tests.chaos.commands import ROOT, Command, training
 from tests.chaos.proxy import ChaosProxy
 from tests.mlflow_server import MlflowServer
@@ -41,9 +40,8 @@ class World:
         with contextlib.ExitStack() as closing:
             if not Path(self.data, "manifest.json").exists():
                 self._prepare()
-            ray.init(address="local", num_cpus=4, log_to_driver=False)
-            closing.callback(ray.shutdown)
-            self.ray = ray.get_runtime_context().gcs_address
+            self.cluster = closing.enter_context(Cluster(self.folder))
+            self.cluster.add(cpus=4)
             place = self.folder / "mlflow"
             place.mkdir(exist_ok=True)
             self.database = place / "mlflow.db"
@@ -82,9 +80,8 @@ class World:
             fault: For `RATGAN_FAULT`.
         """
         environment = {
+            **self.cluster.client,
             "MLFLOW_TRACKING_URI": self.proxy.url,
-            "RAY_ADDRESS": self.ray,
-            "RAY_AUTH_MODE": "token",  # which a Ray of this machine alone asks for by itself
         }
         if fault:
             environment["RATGAN_FAULT"] = fault

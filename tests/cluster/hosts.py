@@ -11,6 +11,8 @@ import signal
 import subprocess
 from collections.abc import Iterator
 
+from tests.waiting import wait_until
+
 NETWORK = "10.0.0"
 
 
@@ -80,14 +82,19 @@ class Hosts:
 
     def close(self) -> None:
         """End every process of the hosts, and the hosts."""
-        for name in (*self.names, "switch"):
-            for pid in self.processes(name):
-                with contextlib.suppress(ProcessLookupError):
-                    os.kill(pid, signal.SIGKILL)
+        wait_until(lambda: not self.kill_all(), "the end of what runs on the hosts")
         for process in self.started:
-            process.wait(timeout=30)
+            process.wait(timeout=60)
         for name in (*self.names, "switch"):
             self.ip("netns", "del", self.space(name))
+
+    def kill_all(self) -> int:
+        """Kill what runs on the hosts, and count it; meanwhile some of it may start more."""
+        running = [pid for name in (*self.names, "switch") for pid in self.processes(name)]
+        for pid in running:
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
+        return len(running)
 
 
 @contextlib.contextmanager

@@ -279,7 +279,7 @@ def entrypoints() -> dict[str, list[str]]:
     pages = set((ROOT / "docs").glob("*.md"))
     # Its commands are of sources that are not there yet; tests/test_docs_extending.py reads them.
     pages.remove(ROOT / "docs" / "extending.md")
-    places = [ROOT / "README.md", *sorted(pages), *CLUSTER.glob("*.yaml")]
+    places = [ROOT / "README.md", *sorted(pages), *sorted(CLUSTER.glob("*.yaml"))]
     for path in places:
         for number, command in enumerate(commands(path.read_text())):
             found[f"{path.name}[{number}]"] = command

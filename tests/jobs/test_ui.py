@@ -1,11 +1,11 @@
 """`make ui` serves this machine and nobody else: where it listens, and whom it answers."""
 
+import contextlib
 import os
 import shlex
 import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import psutil
@@ -13,6 +13,7 @@ import pytest
 import requests
 
 from tests.conftest import free_ports
+from tests.waiting import wait_until
 
 pytestmark = pytest.mark.slow
 
@@ -21,8 +22,23 @@ ROOT = Path(__file__).parents[2]
 
 @pytest.fixture(scope="module")
 def port(tmp_path_factory):
-    """Port of what the recipe of `make ui` starts."""
-    folder, (port,) = tmp_path_factory.mktemp("ui"), free_ports(1)
+    """Port and process of what the recipe of `make ui` starts."""
+    folder = tmp_path_factory.mktemp("ui")
+    for _ in range(5):  # somebody may take a free port before the server does
+        (port,) = free_ports(1)
+        server = started_at(port, folder)
+        try:
+            if answers(server, port):
+                yield port, server.pid
+                return
+        finally:
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(server.pid, signal.SIGKILL)
+            server.wait(timeout=60)
+    raise AssertionError((folder / "log").read_text())
+
+
+def started_at(port: int, folder: Path) -> subprocess.Popen:
     said = subprocess.run(
         [
             *("make", "--no-print-directory", "--dry-run", "ui"),
@@ -37,20 +53,35 @@ def port(tmp_path_factory):
     assert "venv/mlflow server" in recipe
     command = recipe.replace("venv/mlflow", f"exec {shlex.quote(sys.executable)} -m mlflow")
     with (folder / "log").open("wb") as log:
-        server = subprocess.Popen(command, shell=True, stdout=log, stderr=log, process_group=0)
-    try:
-        deadline = time.monotonic() + 180
-        while time.monotonic() < deadline and server.poll() is None:
-            try:
-                if requests.get(f"http://127.0.0.1:{port}/health", timeout=5).ok:
-                    break
-            except requests.RequestException:
-                time.sleep(0.2)
-        assert server.poll() is None, (folder / "log").read_text()
-        yield port, server.pid
-    finally:
-        os.killpg(server.pid, signal.SIGKILL)
-        server.wait(timeout=30)
+        return subprocess.Popen(command, shell=True, stdout=log, stderr=log, process_group=0)
+
+
+def answers(server: subprocess.Popen, port: int) -> bool:
+    """Wait until it answers, and nobody else at its port; false if it ends before."""
+
+    def is_up() -> bool:
+        if ("127.0.0.1", port) not in listening(server.pid):
+            return False
+        return requests.get(f"http://127.0.0.1:{port}/health", timeout=300).ok
+
+    def is_up_or_over() -> bool:
+        with contextlib.suppress(psutil.NoSuchProcess, requests.RequestException):
+            return server.poll() is not None or is_up()
+        return False
+
+    wait_until(is_up_or_over, "the server of make ui", seconds=300)
+    return server.poll() is None
+
+
+def listening(pid: int) -> set[tuple[str, int]]:
+    """Where a process and those it started listen."""
+    process = psutil.Process(pid)
+    return {
+        (end.laddr.ip, end.laddr.port)
+        for each in [process, *process.children(recursive=True)]
+        for end in each.net_connections("inet")
+        if end.status == psutil.CONN_LISTEN
+    }
 
 
 def ask(port: int, **headers: str) -> requests.Response:
@@ -61,22 +92,14 @@ def ask(port: int, **headers: str) -> requests.Response:
         f"http://127.0.0.1:{port}/api/2.0/mlflow/{path}",
         headers=headers,
         json={"name": "mine"} if method == "POST" else None,
-        timeout=60,
+        timeout=300,
     )
 
 
 def test_it_listens_on_the_loopback_only(port):
     number, pid = port
-    processes = [psutil.Process(pid), *psutil.Process(pid).children(recursive=True)]
 
-    listening = {
-        (end.laddr.ip, end.laddr.port)
-        for process in processes
-        for end in process.net_connections("inet")
-        if end.status == psutil.CONN_LISTEN
-    }
-
-    assert listening == {("127.0.0.1", number)}
+    assert listening(pid) == {("127.0.0.1", number)}
 
 
 @pytest.mark.parametrize("host", ["evil.example", "evil.example:{port}", "192.168.1.5:{port}"])

@@ -2,6 +2,7 @@
 
 import copy
 import shutil
+import threading
 import weakref
 
 import pytest
@@ -11,6 +12,7 @@ from pipeline.batches import Batch, BatchReader, prefetch
 from pipeline.dataset import PreparedDataset
 from pipeline.plan import Plan
 from pipeline.rows import Rows, image_key
+from tests.waiting import wait_until
 
 pytestmark = pytest.mark.slow
 
@@ -188,10 +190,12 @@ def test_a_row_group_is_let_go_after_its_last_image(shapes, reader):
     most = 0
     for rows, _, _ in read._streamed(17, 95):  # parts of four epochs of 30 steps
         alive.add(rows)
+        # An epoch is 9 row groups in 4 lanes: two for each lane, and those of no other epoch.
+        # The thread that read one may hold it for a moment more.
+        wait_until(lambda: len(alive) <= 8, "row groups are let go")
         most = max(most, len(alive))
 
-    # An epoch is 9 row groups in 4 lanes: two for each lane, and those of no other epoch.
-    assert 4 <= most <= 8
+    assert most >= 4
 
 
 def test_row_groups_are_read_once_an_epoch_and_ahead(shapes, monkeypatch):
@@ -256,10 +260,11 @@ def test_prefetching_keeps_order_and_passes_errors_on():
 
 
 def test_prefetching_ends_its_thread_when_nobody_listens():
-    import threading
-
+    before = threading.enumerate()
     batches = prefetch(iter(range(1000)), CPU, depth=2)
     next(batches)
+    (thread,) = [t for t in threading.enumerate() if t.name == "prefetch" and t not in before]
+
     batches.close()
 
-    assert not any(thread.name == "prefetch" for thread in threading.enumerate())
+    wait_until(lambda: not thread.is_alive(), "the thread ends")

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.rest]
 
 ROOT = Path(__file__).parents[2]
 
@@ -19,7 +19,7 @@ def job(name: str, *flags: str, environment: dict[str, str]) -> str:
         env={k: v for k, v in os.environ.items() if k != "RAY_ADDRESS"} | environment,
         capture_output=True,
         text=True,
-        timeout=300,
+        timeout=900,
         check=False,
     )
     assert done.returncode == 0, done.stdout + done.stderr

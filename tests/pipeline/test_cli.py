@@ -16,6 +16,7 @@ from pipeline.pretrain_config import PretrainConfig
 from pipeline.quickstart import QuickstartConfig
 from pipeline.sources.coco import CocoSource
 from pipeline.sweeps.config import AblateConfig, SweepConfig
+from tests.screen import own
 
 CONFIG_TYPES = {
     "ablate": AblateConfig,
@@ -124,7 +125,7 @@ def test_a_users_mistake_is_one_message_without_a_traceback(monkeypatch, capsys)
     code = start(monkeypatch, job)
 
     assert code == 2
-    assert capsys.readouterr().err == "\nerror: the value 3 must be 4\n"
+    assert own(capsys.readouterr().err) == "\nerror: the value 3 must be 4\n"
 
 
 def test_debug_shows_where_a_mistake_was_found(monkeypatch, capsys):
@@ -151,7 +152,7 @@ def test_print_config_prints_a_preset_and_runs_nothing(monkeypatch, capsys, tmp_
     code = start(monkeypatch, job, "--print-config", "--optim.batch-size", "12")
 
     printed = tmp_path / "printed.yaml"
-    printed.write_text(capsys.readouterr().out)
+    printed.write_text(own(capsys.readouterr().out))
     assert code == 0
     assert parse(TrainConfig, [], str(printed)).optim.batch_size == 12
 
@@ -168,7 +169,7 @@ def test_a_dry_run_says_what_differs_from_the_preset_and_runs_the_plan_alone(mon
     code = start(monkeypatch, job, "--dry-run", "--optim.batch-size=12", "--workers=2", plan=plan)
 
     assert (code, planned) == (0, [12])
-    assert capsys.readouterr().out == (
+    assert own(capsys.readouterr().out) == (
         "# preset coco, other than in it:\n"
         "#   workers: not set → 2\n"
         "#   optim.batch_size: 48 → 12\n"

@@ -116,7 +116,13 @@ def in_process(rank: int, world: int, output: str) -> None:
 def processes(request, shapes, tmp_path_factory):
     output = tmp_path_factory.mktemp("gloo")
     (output / "dataset").write_text(str(shapes.folder))
-    mp.spawn(in_process, args=(request.param, str(output)), nprocs=request.param)
+    # From a process that has imported all of it once, which takes each of them seconds.
+    mp.start_processes(
+        in_process,
+        args=(request.param, str(output)),
+        nprocs=request.param,
+        start_method="forkserver",
+    )
     return request.param, output
 
 

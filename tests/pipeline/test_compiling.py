@@ -13,7 +13,7 @@ from ratgan.step import Gan, train_step
 from tests.ratgan.networks import small_discriminator, small_generator
 from tests.ratgan.test_step import small_batch
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.rest]
 
 ROOT = Path(__file__).parents[2]
 

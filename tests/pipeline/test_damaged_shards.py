@@ -9,7 +9,7 @@ import pytest
 
 from pipeline.dataset import PreparedDataset
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.rest]
 
 COLUMNS = ["id", "captions", "image"]
 

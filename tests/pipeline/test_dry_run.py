@@ -1,6 +1,7 @@
 """`--dry-run`: says what a job would do, refuses what the job would refuse, and leaves nothing."""
 
 import re
+import socket
 from pathlib import Path
 
 import pytest
@@ -22,7 +23,7 @@ from pipeline.step_cost import Trial, gan_trial
 from pipeline.sync import SyncConfig, plan_sync
 from pipeline.train import train
 from ratgan.counting import Counter
-from tests.conftest import free_ports, write_coco
+from tests.conftest import write_coco
 from tests.pipeline.test_train import config
 
 pytestmark = pytest.mark.slow
@@ -105,10 +106,12 @@ def test_what_training_refuses_a_dry_run_refuses(shapes, tmp_path):
 
 
 def test_a_tracker_that_does_not_answer_is_noted_and_stops_nothing(shapes, tmp_path, capsys):
-    (port,) = free_ports(1)
-    uri = f"http://user:hush@127.0.0.1:{port}"
+    with socket.socket() as taken:  # and nobody listens: whoever comes is refused
+        taken.bind(("127.0.0.1", 0))
+        port = taken.getsockname()[1]
+        uri = f"http://user:hush@127.0.0.1:{port}"
 
-    plan_training(config(shapes, tmp_path, tracking={"uri": uri}))
+        plan_training(config(shapes, tmp_path, tracking={"uri": uri}))
 
     said = capsys.readouterr().out
     assert f"http://127.0.0.1:{port} does not answer" in said

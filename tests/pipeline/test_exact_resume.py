@@ -47,6 +47,7 @@ pytestmark = pytest.mark.slow
 
 ROOT = Path(__file__).parents[2]
 STEPS = 40
+PATIENCE_S = 500
 VOCABULARY = Vocabulary(("<end>", *(f"word{n}" for n in range(8))), 4)
 
 
@@ -215,9 +216,7 @@ def uninterrupted(tmp_path_factory):
 @pytest.fixture(scope="module")
 def starter():
     """Starts processes that have torch already, from one that never ran a step."""
-    context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload([__name__])
-    return context
+    return multiprocessing.get_context("forkserver")
 
 
 @pytest.mark.parametrize("fault", FAULTS, ids=[fault.removeprefix("kill@") for fault in FAULTS])
@@ -226,7 +225,7 @@ def test_a_run_killed_anywhere_in_a_save_ends_as_one_that_was_not(
 ):
     killed = starter.Process(target=run, args=(str(tmp_path), fault))
     killed.start()
-    killed.join()
+    killed.join(PATIENCE_S)
     assert killed.exitcode == -signal.SIGKILL
 
     for folder in tmp_path.iterdir():
@@ -249,7 +248,9 @@ def test_the_environment_kills_a_save_too(tmp_path, uninterrupted):
     code += f"; run({str(tmp_path)!r}, os.environ[{VARIABLE!r}])"
     environment = os.environ | {VARIABLE: FAULTS[6], "PYTHONPATH": str(ROOT)}
 
-    killed = subprocess.run([sys.executable, "-c", code], env=environment, check=False)
+    killed = subprocess.run(
+        [sys.executable, "-c", code], env=environment, check=False, timeout=PATIENCE_S
+    )
     run(str(tmp_path))
 
     assert killed.returncode == -signal.SIGKILL
@@ -287,7 +288,7 @@ def together(rank: int, output: str) -> None:
 
 
 def test_two_workers_resumed_from_any_step_do_the_next_one_bit_for_bit(tmp_path):
-    mp.spawn(together, args=(str(tmp_path),), nprocs=2)
+    mp.start_processes(together, args=(str(tmp_path),), nprocs=2, start_method="forkserver")
 
     for rank in range(2):
         assert (tmp_path / f"equal-{rank}").read_text() == str([True] * 11)

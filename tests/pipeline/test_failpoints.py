@@ -6,6 +6,7 @@ import signal
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
@@ -51,6 +52,25 @@ def test_a_fault_for_once_strikes_once_over_all_processes(tmp_path):
     assert reach("worker.step", step=1, rank=0)
     arm(f"nan@worker.step:once={tmp_path}/done")
     assert not reach("worker.step", step=2, rank=0)
+
+
+def test_a_fault_waits_for_the_file_that_it_comes_after(tmp_path, monkeypatch):
+    waits: list[float] = []
+
+    def sleep(seconds: float) -> None:
+        waits.append(seconds)
+        if len(waits) == 3:
+            (tmp_path / "go").touch()
+
+    monkeypatch.setattr(failpoints, "time", SimpleNamespace(sleep=sleep))
+    arm(f"nan@worker.step:step=1,after={tmp_path}/go")
+
+    assert not reach("worker.step", step=0, rank=0)
+    assert waits == []
+    assert reach("worker.step", step=1, rank=0)
+    assert len(waits) == 3
+    assert reach("worker.step", step=1, rank=1)
+    assert len(waits) == 3
 
 
 @pytest.mark.parametrize("text", ["explode@worker.step", "kill@nowhere", "kill", "raise@worker"])

@@ -25,7 +25,7 @@ from tests.corpus import Refused, images
 
 SEEDS = [content for content, expected in images().values() if not isinstance(expected, Refused)]
 SEEDS += [encoded(photo(), "JPEG", progressive=True), encoded(photo(), "WEBP")]
-DECODER = Decoder(32, 90)
+DECODER = Decoder(32, 90, deadline_s=300)  # a machine that is busy with other things is no finding
 # The same examples each time: a test that fails now and then is switched off sooner or later.
 FUZZ = settings(
     derandomize=True,

@@ -8,6 +8,7 @@ import subprocess
 import sys
 import threading
 import time
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -19,9 +20,42 @@ from pipeline import s3
 from pipeline.lock import FolderInUseError, Lock, LockLostError
 from pipeline.storage import Folder
 from tests.chaos.proxy import ChaosProxy
+from tests.waiting import wait_until
 
 ROOT = Path(__file__).parents[2]
 BEAT_S = 0.4
+PATIENCE_S = 120
+
+
+@pytest.fixture
+def patient(monkeypatch):
+    """Challengers that watch an owner for minutes, so that no pause of it is taken for its end.
+
+    What they wait for is its next heartbeat, which comes as soon as ever.
+    """
+    monkeypatch.setattr(locks, "BEATS_TO_WATCH", 1000)
+
+
+class Clock:
+    """A clock that moves only while somebody sleeps by it."""
+
+    def __init__(self) -> None:
+        self.now = 0.0
+        self.meanwhile: Callable[[], None] = lambda: None  # happens while somebody sleeps
+
+    def monotonic(self) -> float:
+        return self.now
+
+    def sleep(self, seconds: float) -> None:
+        self.now += seconds
+        self.meanwhile()
+
+
+@pytest.fixture
+def clock(monkeypatch):
+    found = Clock()
+    monkeypatch.setattr(locks, "time", found)
+    return found
 
 
 @pytest.fixture
@@ -85,15 +119,15 @@ def test_a_lock_is_released_and_taken_again_by_the_next_number(folder):
     assert folder.names() == [".lock-00000002"]
 
 
-def test_of_many_threads_one_owns(folder):
-    start, end = threading.Barrier(8), threading.Event()
+def test_of_many_threads_one_owns(folder, patient):
+    start, end = threading.Barrier(8, timeout=PATIENCE_S), threading.Event()
     refused = []
 
     def attempt(_):
         start.wait()
         try:
             with Lock(folder, "prepare", heartbeat_s=BEAT_S) as lock:
-                end.wait(30)
+                assert end.wait(PATIENCE_S)
                 lock.check()
                 return True
         except FolderInUseError as error:
@@ -113,26 +147,32 @@ def test_of_many_threads_one_owns(folder):
     assert "Wait for it, stop it, or name another folder." in refused[0]
 
 
-def test_of_many_processes_one_owns_at_a_time(tmp_path):
+def test_of_many_processes_one_owns_at_a_time(tmp_path, patient):
     folder = Folder(str(tmp_path / "run"))
     context = multiprocessing.get_context("fork")
-    start = context.Barrier(6)
+    start, refusals = context.Barrier(6, timeout=PATIENCE_S), context.Semaphore(0)
 
     def attempt():
         start.wait()
-        with Lock(Folder(folder.location), "prepare", heartbeat_s=BEAT_S):
-            time.sleep(3 * BEAT_S)
+        try:
+            with Lock(Folder(folder.location), "prepare", heartbeat_s=BEAT_S) as lock:
+                for _ in range(5):
+                    assert refusals.acquire(timeout=PATIENCE_S)
+                lock.check()
+        except FolderInUseError:
+            refusals.release()
+            sys.exit(3)
 
     children = [context.Process(target=attempt) for _ in range(6)]
     for child in children:
         child.start()
     for child in children:
-        child.join()
+        child.join(2 * PATIENCE_S)
 
-    assert sorted(child.exitcode for child in children) == [0, 1, 1, 1, 1, 1]
+    assert sorted(str(child.exitcode) for child in children) == ["0", "3", "3", "3", "3", "3"]
 
 
-def test_owners_that_follow_each_other_never_meet(folder):
+def test_owners_that_follow_each_other_never_meet(folder, patient):
     inside, met, done = [], [], []
     rounds = 6
 
@@ -143,7 +183,7 @@ def test_owners_that_follow_each_other_never_meet(folder):
                 with Lock(folder, "prepare", heartbeat_s=2.0):
                     inside.append(name)
                     met.append(len(inside))
-                    time.sleep(0.001)
+                    time.sleep(0.001)  # whoever thinks it owns the folder too comes now
                     inside.remove(name)
                     owned += 1
             except FolderInUseError:
@@ -158,7 +198,7 @@ def test_owners_that_follow_each_other_never_meet(folder):
     assert len(lock_files(folder)) == 1
 
 
-def test_a_challenger_that_slept_through_owners_backs_off(folder, monkeypatch):
+def test_a_challenger_that_slept_through_owners_backs_off(folder, patient, monkeypatch):
     folder.write(".lock-00000005", foreign(released=True))
     numbers = Lock._numbers
     with Lock(folder, "prepare", heartbeat_s=BEAT_S):  # takes 6
@@ -206,28 +246,32 @@ def owner(tmp_path):
     child.wait()
 
 
-def test_the_lock_of_a_killed_process_is_taken_over_at_once(owner, tmp_path, capsys):
+def test_the_lock_of_a_killed_process_is_taken_over_at_once(owner, tmp_path, patient, capsys):
     folder = Folder(str(tmp_path))
     with pytest.raises(FolderInUseError, match=f"by train .PID {owner.pid} on host"):
         Lock(folder, "train", heartbeat_s=0.3).__enter__()
-    owner.kill()  # not waited for: a zombie is dead too
-    time.sleep(0.2)
-    started = time.monotonic()
+    owner.kill()
+    os.waitid(os.P_PID, owner.pid, os.WEXITED | os.WNOWAIT)  # is left a zombie, which is dead too
+    capsys.readouterr()
 
-    with Lock(folder, "train", heartbeat_s=10):
-        assert time.monotonic() - started < 1
+    with Lock(folder, "train", heartbeat_s=10) as lock:
+        lock.check()
 
-    assert f"PID {owner.pid}" in capsys.readouterr().out
+    said = capsys.readouterr().out
+    assert f"from train (PID {owner.pid} on host " in said
+    assert "that process is gone" in said
+    assert "watching" not in said
     assert b"hunter2" not in b"".join(folder.read(name) for name in folder.names())
 
 
 def test_a_stopped_owner_is_replaced_and_learns_of_it(owner, tmp_path, capsys):
     os.kill(owner.pid, signal.SIGSTOP)
+    os.waitid(os.P_PID, owner.pid, os.WSTOPPED | os.WEXITED | os.WNOWAIT)  # not in a heartbeat
 
     with Lock(Folder(str(tmp_path)), "train", heartbeat_s=0.3) as lock:
         os.kill(owner.pid, signal.SIGCONT)
         said = owner.stdout.readline()
-        owner.wait(10)
+        owner.wait(PATIENCE_S)
         lock.check()
         assert lock_files(lock.folder) == [".lock-00000002"]
 
@@ -238,32 +282,33 @@ def test_a_stopped_owner_is_replaced_and_learns_of_it(owner, tmp_path, capsys):
 
 def test_ctrl_c_releases(owner, tmp_path):
     owner.send_signal(signal.SIGINT)
-    owner.wait(10)
+    owner.wait(PATIENCE_S)
 
     assert Folder(str(tmp_path)).read_json(".lock-00000001")["released"]
 
 
-def test_a_silent_owner_elsewhere_is_watched_for_three_of_its_heartbeats(folder, capsys):
+def test_a_silent_owner_elsewhere_is_watched_for_three_of_its_heartbeats(folder, clock, capsys):
     folder.write(".lock-00000041", foreign(heartbeat_s=0.5))
-    started = time.monotonic()
 
-    with Lock(folder, "train", heartbeat_s=0.1):
-        assert 1.5 <= time.monotonic() - started < 4
+    with Lock(folder, "train", heartbeat_s=0.3):
+        assert clock.now == pytest.approx(1.5, abs=0.05)
         assert lock_files(folder) == [".lock-00000042"]
 
     said = capsys.readouterr().out
     assert "from train (PID 1 on host far, since 2025-03-04 14:02 UTC): no sign of life" in said
 
 
-def test_a_living_owner_elsewhere_is_left_alone(folder):
+def test_a_living_owner_elsewhere_is_left_alone(folder, clock):
     folder.write(".lock-00000041", foreign(heartbeat_s=5))
-    timer = threading.Timer(
-        0.3, lambda: folder.write(".lock-00000041", foreign(heartbeat_s=5, beat=4))
-    )
-    timer.start()
+
+    def beat() -> None:
+        if clock.now > 14:  # just before it would be taken for dead
+            folder.write(".lock-00000041", foreign(heartbeat_s=5, beat=4))
+
+    clock.meanwhile = beat
 
     with pytest.raises(FolderInUseError, match=r"train \(PID 1 on host far, since 2025-03-04 14:0"):
-        Lock(folder, "train", heartbeat_s=0.1).__enter__()
+        Lock(folder, "train", heartbeat_s=3).__enter__()
 
     assert lock_files(folder) == [".lock-00000041"]
 
@@ -288,10 +333,9 @@ def test_a_deleted_lock_is_noticed(folder):
     told = []
 
     with Lock(folder, "prepare", heartbeat_s=0.1, on_lost=told.append) as lock:
-        folder.delete(".lock-00000001")
-        deadline = time.monotonic() + 10
-        while not told and time.monotonic() < deadline:
-            time.sleep(0.02)
+        with lock._writing:  # or a heartbeat that has looked already puts it there again
+            folder.delete(".lock-00000001")
+        wait_until(lambda: told, "a heartbeat that finds no lock")
 
         assert told == ["its lock was deleted"]
         with pytest.raises(LockLostError, match=r"does not belong to this prepare any more"):
@@ -300,13 +344,14 @@ def test_a_deleted_lock_is_noticed(folder):
     assert lock_files(folder) == []
 
 
-def test_check_looks_for_itself_when_the_heartbeat_is_late(folder, monkeypatch):
+def test_check_looks_for_itself_when_the_heartbeat_is_late(folder, clock, monkeypatch):
     monkeypatch.setattr(Lock, "_beat", lambda self: None)
 
     with Lock(folder, "prepare", heartbeat_s=0.1) as lock:
         lock.check()
         folder.write(".lock-00000002", foreign())
-        time.sleep(0.25)
+        lock.check()
+        clock.sleep(0.25)
         with pytest.raises(LockLostError, match="taken over by train"):
             lock.check()
 
@@ -334,9 +379,7 @@ def test_a_heartbeat_survives_storage_that_is_away_for_a_while(lake, caplog):
     with Lock(folder, "prepare", heartbeat_s=0.1) as lock:
         proxy.inject("403", 5)  # not even tried again
         beat = lock._content["beat"]
-        deadline = time.monotonic() + 10
-        while lock._content["beat"] < beat + 3 and time.monotonic() < deadline:
-            time.sleep(0.02)
+        wait_until(lambda: lock._content["beat"] >= beat + 3, "heartbeats")
         lock.check()
 
     assert "no heartbeat" in caplog.text

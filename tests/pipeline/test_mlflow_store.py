@@ -3,27 +3,37 @@
 import signal
 import subprocess
 import sys
-import time
 
 import pytest
 from mlflow import MlflowClient
 
 from pipeline.mlflow_store import make_store
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.rest]
 
-MAKE = "import sys; from pipeline.mlflow_store import make_store; make_store(sys.argv[1])"
+MAKE = """
+import os, signal, sys
+from sqlalchemy import event
+from sqlalchemy.engine import Engine
+from pipeline.mlflow_store import make_store
+
+made = []
+
+@event.listens_for(Engine, "after_cursor_execute")
+def killed_at_the_third_table(connection, cursor, statement, *_):
+    made.extend(["a table"] if "CREATE TABLE" in statement else [])
+    if len(made) == 3:
+        os.kill(os.getpid(), signal.SIGKILL)
+
+make_store(sys.argv[1])
+"""
 
 
 def test_a_store_whose_making_was_killed_is_made_by_the_next(tmp_path):
     uri = f"sqlite:///{tmp_path}/mlflow.db"
-    process = subprocess.Popen([sys.executable, "-c", MAKE, uri])
-    deadline = time.monotonic() + 120
-    while not list(tmp_path.glob(".mlflow-*/mlflow.db")) and time.monotonic() < deadline:
-        time.sleep(0.01)
-    process.send_signal(signal.SIGKILL)
-    process.wait()
-    assert process.returncode == -signal.SIGKILL
+    killed = subprocess.run([sys.executable, "-c", MAKE, uri], check=False, timeout=600)
+    assert killed.returncode == -signal.SIGKILL
+    assert list(tmp_path.glob(".mlflow-*/mlflow.db"))
     assert not (tmp_path / "mlflow.db").exists()
 
     make_store(uri)

@@ -7,6 +7,7 @@ import shutil
 import subprocess
 import sys
 import time
+from collections.abc import Iterable
 from contextlib import suppress
 from pathlib import Path
 
@@ -19,12 +20,14 @@ from pipeline.best_model import Quality
 from pipeline.evaluation.afterwards import record_numbers
 from pipeline.run_record import read_record
 from pipeline.sender import send_rest
+from pipeline.storage import Folder
 from pipeline.tracking import Tracker
 from pipeline.train import train
-from tests.conftest import free_ports
+from tests.mlflow_server import patience, reserved_port
 from tests.pipeline.test_train import config
+from tests.waiting import wait_until
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.rest]
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
 FLAGS = (
@@ -34,7 +37,7 @@ FLAGS = (
 WAIT_MS = 120_000  # a busy machine takes its time
 RATES = (0.0004, 0.0008, 0.0016)
 VALUES = (31.5, 24.25, 28.0)
-METRIC, NAME = "eval/fd_builtin", "ratgan-compared"
+METRIC, NAME, CHANGED = "eval/fd_builtin", "ratgan-compared", "ratgan-changed"
 # A picture of a run that is loaded; logos are smaller.
 GRID = """[...document.images].find(image =>
     /artifact|^blob:/.test(image.src) && image.complete && image.naturalWidth > 100)"""
@@ -42,16 +45,19 @@ PATH = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
 NOTE = "mlflow.note.content"
 
 
-@pytest.fixture(scope="module")
-def runs(mlflow_server, shapes, tmp_path_factory):
-    """Three trainings with other learning rates, each measured; their folders by run id."""
-    output, found = tmp_path_factory.mktemp("compared"), {}
-    for rate, value in zip(RATES, VALUES, strict=True):
-        tracking = {
-            "uri": mlflow_server.uri,
-            "experiment": "compared",
-            "registered_model": NAME,
-        }
+@pytest.fixture(autouse=True)
+def patient():
+    with patience():
+        yield
+
+
+def trained(
+    server, shapes, output: Path, model: str, measured: Iterable[tuple[float, float]]
+) -> dict[str, Folder]:
+    """Train with other learning rates, each measured; return the folders by run id."""
+    found = {}
+    tracking = {"uri": server.uri, "experiment": output.name, "registered_model": model}
+    for rate, value in measured:
         optim = {"batch_size": 12, "generator_lr": rate}
         options = config(
             shapes, output, f"rate-{rate:g}", total_steps=4, tracking=tracking, optim=optim
@@ -60,6 +66,14 @@ def runs(mlflow_server, shapes, tmp_path_factory):
         record_numbers(run, 4, {}, quality=Quality(METRIC, value, 4, "quick", lower_is_better=True))
         found[read_record(run)["mlflow_run_id"]] = run
     return found
+
+
+@pytest.fixture(scope="module")
+def runs(mlflow_server, shapes, tmp_path_factory):
+    """Three trainings, which no test changes."""
+    output = tmp_path_factory.mktemp("all") / "compared"
+    with patience():
+        return trained(mlflow_server, shapes, output, NAME, zip(RATES, VALUES, strict=True))
 
 
 @pytest.fixture(scope="module")
@@ -106,16 +120,21 @@ def test_the_compare_page_shows_names_learning_rates_and_the_quality_of_three_ru
 
     page = browser(mlflow_server, f"/compare-runs?runs={chosen}&experiments=[%22{experiment}%22]")
 
-    table = page.locator("body")
     for rate in RATES:
         page.get_by_text(f"rate-{rate:g}", exact=True).first.wait_for()
     page.get_by_text(METRIC, exact=True).first.wait_for()
     page.locator(".js-plotly-plot").first.wait_for()
-    text = table.inner_text()
-    rows = {line.split("\n")[0].split("\t")[0]: line for line in re.split(r"\n(?=\S)", text)}
-    assert "optim.generator_lr" in rows
-    for number in (*RATES, *VALUES):
-        assert re.search(rf"(?<![\d.]){re.escape(f'{number:g}')}(?![\d.])", text), number
+
+    def missing() -> set[str]:
+        text = page.locator("body").inner_text()
+        rows = {line.split("\n")[0].split("\t")[0] for line in re.split(r"\n(?=\S)", text)}
+        numbers = {f"{number:g}" for number in (*RATES, *VALUES)}
+        shown = {n for n in numbers if re.search(rf"(?<![\d.]){re.escape(n)}(?![\d.])", text)}
+        return {"optim.generator_lr"} - rows | numbers - shown
+
+    with suppress(AssertionError):  # which would not say what is missing
+        wait_until(lambda: not missing(), "all is shown")
+    assert missing() == set()
     keep(page, "mlflow-compare")
 
 
@@ -165,15 +184,19 @@ def test_the_alias_best_names_the_version_with_the_best_measure_and_says_why(run
         assert f"`{folder}/model`" in tags[NOTE]
 
 
-def test_what_is_sent_again_makes_no_second_version_and_a_persons_note_stays(runs, mlflow_server):
+def test_what_is_sent_again_makes_no_second_version_and_a_persons_note_stays(
+    mlflow_server, shapes, tmp_path
+):
     client = MlflowClient(mlflow_server.uri)
+    two = zip(RATES[:2], VALUES[:2], strict=True)  # the second is better
+    runs = trained(mlflow_server, shapes, tmp_path / "changed", CHANGED, two)
     run_id, folder = next(iter(runs.items()))
     before = client.get_run(run_id).data.tags[NOTE]
 
     (folder / "spool").delete("sent.json")
     assert send_rest(folder, mlflow_server.uri).delivery.delivered > 5
 
-    assert len(client.search_model_versions(f"name='{NAME}'")) == 3
+    assert len(client.search_model_versions(f"name='{CHANGED}'")) == 2
     assert client.get_run(run_id).data.tags[NOTE] == before
 
     client.set_tag(run_id, NOTE, "mine")
@@ -184,12 +207,13 @@ def test_what_is_sent_again_makes_no_second_version_and_a_persons_note_stays(run
     send_rest(folder, mlflow_server.uri)
 
     assert client.get_run(run_id).data.tags[NOTE] == "mine"
-    assert client.get_model_version_by_alias(NAME, "best").run_id == run_id
+    assert client.get_model_version_by_alias(CHANGED, "best").run_id == run_id
 
 
 @pytest.mark.thorough
 def test_mlflow_serves_the_best_model_over_http(runs, mlflow_server):
-    (port,) = free_ports(1)
+    reserved = reserved_port()
+    port = reserved.getsockname()[1]
     command = [
         *(sys.executable, "-m", "mlflow", "models", "serve", "-m", f"models:/{NAME}@best"),
         *("--env-manager", "local", "--host", "127.0.0.1", "--port", str(port)),
@@ -201,23 +225,26 @@ def test_mlflow_serves_the_best_model_over_http(runs, mlflow_server):
     )
     try:
         address = f"http://127.0.0.1:{port}"
-        deadline = time.monotonic() + 180
-        while time.monotonic() < deadline and server.poll() is None:
+
+        def answers_a_ping() -> bool:
+            assert server.poll() is None, "it ended"
             with suppress(requests.RequestException):
-                if requests.get(f"{address}/ping", timeout=5).ok:
-                    break
-            time.sleep(0.5)
+                return requests.get(f"{address}/ping", timeout=60).ok
+            return False
+
+        wait_until(answers_a_ping, "the server answers", 600)
         answers = [
             requests.post(
                 f"{address}/invocations",
                 json={"dataframe_records": [{"caption": "a red circle"}], "params": {"seed": seed}},
-                timeout=120,
+                timeout=300,
             ).json()["predictions"]
             for seed in (3, 3, 4)
         ]
     finally:
         os.killpg(server.pid, 15)
-        server.wait(timeout=60)
+        server.wait(timeout=300)
+        reserved.close()
 
     images = [np.array(answer) for answer in answers]
     assert images[0].shape == (1, 32, 32, 3)

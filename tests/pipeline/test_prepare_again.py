@@ -6,7 +6,7 @@ import shutil
 import signal
 import subprocess
 import sys
-import time
+from contextlib import suppress
 from pathlib import Path
 
 import pyarrow.parquet as pq
@@ -23,16 +23,23 @@ from pipeline.sources.folder import FolderSource
 from pipeline.sources.shapes import ShapesSource
 from pipeline.storage import Folder
 from tests.conftest import encoded, photo, write_coco
+from tests.waiting import wait_until
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.rest]
 ROOT = Path(__file__).parents[2]
 
 
 class Unreliable(CocoSource):
-    """A source whose server goes away at one image, while a file says so."""
+    """A source whose server goes away at one image, while a file says so.
+
+    In the file are the paths of other files, one a line, that are there before it does.
+    """
 
     def read_image(self, record):
-        if (Path(self.root) / f"stop-at-{record.id}").exists():
+        flag = Path(self.root) / f"stop-at-{record.id}"
+        if flag.exists():
+            earlier = [Path(line) for line in flag.read_text().splitlines()]
+            wait_until(lambda: all(path.exists() for path in earlier), "shards are complete")
             raise ConnectionError("the server went away")
         return super().read_image(record)
 
@@ -77,9 +84,9 @@ def whole(originals, tmp_path_factory) -> Path:
 def interrupted(originals, tmp_path):
     """Prepare until an image cannot be read; return the folder and how to go on."""
 
-    def stop_at(name: str, output: Path = tmp_path / "data"):
+    def stop_at(name: str, after: tuple[str, ...] = (), output: Path = tmp_path / "data"):
         flag = originals / f"stop-at-{name}"
-        flag.touch()
+        flag.write_text("".join(f"{output}/progress/{shard}.json\n" for shard in after))
         try:
             with pytest.raises(Exception, match="the server went away"):
                 prepare(options(Unreliable(root=str(originals)), output))
@@ -112,7 +119,8 @@ def test_interrupted_preparation_ends_as_if_it_had_not_been(interrupted, whole, 
 
 
 def test_shards_that_are_complete_are_kept_and_damaged_ones_are_not(interrupted, whole, capsys):
-    output, config = interrupted("val2017-000000000021")
+    train = tuple(f"train-{number:05d}" for number in range(3))
+    output, config = interrupted("val2017-000000000021", after=train)
     first, second = output / "train/part-00000.parquet", output / "train/part-00002.parquet"
     before = first.stat().st_mtime_ns
     content = bytearray(second.read_bytes())
@@ -168,17 +176,23 @@ def test_a_killed_preparation_goes_on(ray_session, tmp_path, capsys):
             *["shapes", "--count=400", "--size=32", "--image-size=32", "--sentence-dim=8"],
             *["--rows-per-shard=20", "--row-group-rows=2", f"--output={output}"],
         ],
-        env={k: v for k, v in os.environ.items() if k != "RAY_ADDRESS"},
+        # One shard is never complete, so that it does not end before it is killed.
+        env={k: v for k, v in os.environ.items() if k != "RAY_ADDRESS"}
+        | {"RATGAN_FAULT": "hang@storage.before_fsync:file=train/part-00005.parquet"},
         stdout=subprocess.DEVNULL,
         stderr=subprocess.DEVNULL,
         start_new_session=True,
     )
-    deadline = time.monotonic() + 200
-    while len(list((output / "progress").glob("train-*0?.json"))) < 4:
-        assert time.monotonic() < deadline
+
+    def is_in_the_middle() -> bool:
         assert killed.poll() is None, "it ended before it could be killed"
-        time.sleep(0.02)
-    os.killpg(killed.pid, signal.SIGKILL)
+        return len(list((output / "progress").glob("train-*0?.json"))) >= 4
+
+    try:
+        wait_until(is_in_the_middle, "shards are complete", 400)
+    finally:
+        with suppress(ProcessLookupError):
+            os.killpg(killed.pid, signal.SIGKILL)
     killed.wait()
     assert not (output / MANIFEST).exists()
     changes = {"rows_per_shard": 20, "max_rejects": "5%"}
@@ -274,7 +288,8 @@ def test_a_picture_that_occurs_twice_is_kept_once_and_in_validation(ray_session,
     assert (kept.rejected, kept.rows("train")) == (0, 7)
 
 
-def test_two_preparations_do_not_share_a_folder(originals, tmp_path):
+def test_two_preparations_do_not_share_a_folder(originals, tmp_path, monkeypatch):
+    monkeypatch.setattr("pipeline.lock.BEATS_TO_WATCH", 1000)  # no pause looks like an end
     config = options(Unreliable(root=str(originals)), tmp_path / "out")
 
     with Lock(Folder(config.output), "prepare", heartbeat_s=0.2):

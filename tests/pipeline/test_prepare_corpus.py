@@ -13,7 +13,7 @@ from pipeline.sources.coco import CocoSource
 from tests import corpus
 from tests.conftest import encoded, photo
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.rest]
 
 GOOD = 200
 

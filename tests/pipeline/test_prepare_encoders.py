@@ -14,7 +14,7 @@ from ratgan.text.vocabulary import Vocabulary
 from tests.conftest import write_coco
 from tests.ratgan.test_clip import write_clip
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.rest]
 
 CAPTIONS = {
     1: ["a small red bird", "zebras!"],

@@ -5,7 +5,6 @@ import json
 import os
 import shutil
 import signal
-import time
 from pathlib import Path
 
 import pytest
@@ -22,12 +21,13 @@ from pipeline.prepare_config import PrepareConfig
 from pipeline.pretrain import pretrain
 from pipeline.pretrain_config import PretrainConfig
 from pipeline.sources.shapes import ShapesSource
-from pipeline.stopping import LOOK_EVERY_S
+from pipeline.stopping import StopWatch
 from pipeline.train import train
 from ratgan.text.damsm import Damsm
 from ratgan.text.vocabulary import Vocabulary
+from tests.waiting import wait_until
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.rest]
 
 
 def config(shapes, output: Path, **changes) -> PretrainConfig:
@@ -71,13 +71,19 @@ def whole(shapes, tmp_path_factory):
 def test_a_run_asked_to_stop_in_its_last_step_is_measured_all_the_same(
     shapes, tmp_path, monkeypatch
 ):
-    step = pretrain_worker.pretrain_step
+    step, enter = pretrain_worker.pretrain_step, StopWatch.__enter__
+    watches = []
+
+    def noted(self):
+        watches.append(self)
+        return enter(self)
 
     def asked(*arguments, **keywords):
         os.kill(os.getpid(), signal.SIGTERM)
-        time.sleep(1.5 * LOOK_EVERY_S)
+        wait_until(lambda: watches[-1].asked, "the watch sees the request")
         return step(*arguments, **keywords)
 
+    monkeypatch.setattr(StopWatch, "__enter__", noted)
     monkeypatch.setattr(pretrain_worker, "pretrain_step", asked)
 
     pretrain(config(shapes, tmp_path, total_steps=1))

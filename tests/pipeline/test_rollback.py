@@ -4,7 +4,6 @@ import json
 import math
 import os
 import signal
-import time
 from pathlib import Path
 
 import pytest
@@ -12,12 +11,31 @@ import torch
 from mlflow import MlflowClient
 from safetensors.torch import load_file
 
-from pipeline import worker
-from pipeline.stopping import LOOK_EVERY_S, StoppedError
+from pipeline import loop, worker
+from pipeline.stopping import StoppedError, StopWatch
 from pipeline.train import train
 from tests.pipeline.test_train import config, weights
+from tests.waiting import wait_until
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.rest]
+
+
+@pytest.fixture
+def ask_to_stop(monkeypatch):
+    """Asks this process to stop, and returns when the worker in it has heard of it."""
+    watches: list[StopWatch] = []
+
+    class Remembered(StopWatch):
+        def __enter__(self):
+            watches.append(self)
+            return super().__enter__()
+
+    def ask() -> None:
+        os.kill(os.getpid(), signal.SIGTERM)
+        wait_until(lambda: watches[-1].asked, "a worker that heard of the request to stop")
+
+    monkeypatch.setattr(loop, "StopWatch", Remembered)
+    return ask
 
 
 @pytest.fixture
@@ -83,7 +101,7 @@ def test_a_run_that_was_stopped_goes_back_to_where_one_that_was_not_does(bad, sh
 
 
 def test_a_run_goes_on_from_the_way_back_and_not_from_the_stop_before_it(
-    bad, shapes, tmp_path, monkeypatch
+    bad, ask_to_stop, shapes, tmp_path, monkeypatch
 ):
     bad.update((7, 8, 9))
     health = {"skipped_in_a_row": 2}
@@ -94,8 +112,7 @@ def test_a_run_goes_on_from_the_way_back_and_not_from_the_stop_before_it(
     def asked_after_the_way_back(*arguments, **keywords):
         started.append(1)
         if len(started) == 4:  # steps 8, 9, 10, and after going back to 4 step 5
-            os.kill(os.getpid(), signal.SIGTERM)
-            time.sleep(1.5 * LOOK_EVERY_S)
+            ask_to_stop()
         return step(*arguments, **keywords)
 
     with monkeypatch.context() as patch:
@@ -124,7 +141,7 @@ def test_a_run_that_stays_bad_stops_with_its_last_good_checkpoint(bad, shapes, t
 
 
 def test_a_run_asked_to_stop_among_bad_batches_stops_at_the_next_good_one(
-    bad, shapes, tmp_path, monkeypatch
+    bad, ask_to_stop, shapes, tmp_path, monkeypatch
 ):
     bad.update((5, 6))
     run = config(shapes, tmp_path / "cut", total_steps=10)
@@ -133,8 +150,7 @@ def test_a_run_asked_to_stop_among_bad_batches_stops_at_the_next_good_one(
     def asked_at_step_6(*arguments, **keywords):
         started.append(1)
         if len(started) == 6:
-            os.kill(os.getpid(), signal.SIGTERM)
-            time.sleep(1.5 * LOOK_EVERY_S)
+            ask_to_stop()
         return step(*arguments, **keywords)
 
     with monkeypatch.context() as patch:

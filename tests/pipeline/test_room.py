@@ -1,7 +1,5 @@
 """How many workers there is room for, on a real Ray."""
 
-import time
-
 import pytest
 import ray
 
@@ -9,6 +7,9 @@ from pipeline import room
 from pipeline.config import RunConfig, TrainConfig
 from pipeline.room import Crew, GrowthWatch, sizes, wait_for_room
 from pipeline.worker import parts_of_share
+from tests.waiting import wait_until
+
+PATIENCE_S = 120
 
 
 def never() -> bool:
@@ -55,12 +56,14 @@ def test_no_worker_holds_more_images_at_once_when_there_are_fewer(changes, worke
 
 def test_as_many_workers_start_as_there_is_room_for(ray_session, monkeypatch, capsys):
     monkeypatch.setattr(room, "SETTLE_S", 0)
+    # What the test before held may still be on its way back.
+    monkeypatch.setattr(room, "RESERVE_S", PATIENCE_S)
 
     # The session has 3 CPUs, one of them to read.
-    assert wait_for_room(Crew((2,)), 10, never) == 2
-    assert wait_for_room(Crew((6, 4, 2, 1)), 10, never) == 2
-    assert wait_for_room(Crew((0,)), 10, never) == 0
-    assert wait_for_room(Crew((6,)), 10, lambda: True) is None
+    assert wait_for_room(Crew((2,)), PATIENCE_S, never) == 2
+    assert wait_for_room(Crew((6, 4, 2, 1)), PATIENCE_S, never) == 2
+    assert wait_for_room(Crew((0,)), PATIENCE_S, never) == 0
+    assert wait_for_room(Crew((6,)), PATIENCE_S, lambda: True) is None
     with pytest.raises(ValueError, match=r"no room for 6 workers in 0 s: the cluster has 3 CPUs, "):
         wait_for_room(Crew((6,)), 0, never)
     with pytest.raises(ValueError, match=r"3 CPUs and 0 GPUs|0 GPUs and 3 CPUs"):
@@ -81,9 +84,18 @@ def test_room_for_more_workers_is_found_when_it_comes(ray_session, monkeypatch):
     monkeypatch.setattr(room, "RESERVE_S", 0.5)
     with pytest.raises(ValueError, match="has 3 CPUs, some of them in use, and 2 CPUs are needed"):
         wait_for_room(Crew((1,)), 0, never)
-    monkeypatch.setattr(room, "RESERVE_S", 3)
+    monkeypatch.setattr(room, "RESERVE_S", PATIENCE_S)
 
     found: list[int] = []
+    looks: list[int] = []
+    look = GrowthWatch._room
+
+    def counted(self: GrowthWatch) -> int:
+        looks.append(look(self))
+        return looks[-1]
+
+    monkeypatch.setattr(GrowthWatch, "_room", counted)
+    wait_until(lambda: ray.available_resources().get("CPU", 0) <= 1, "what is in use is known")
     full = iter([OSError("the disk is full")])
 
     def on_room() -> None:
@@ -92,13 +104,12 @@ def test_room_for_more_workers_is_found_when_it_comes(ray_session, monkeypatch):
         found.append(1)
 
     with GrowthWatch(Crew((2, 1)), 1, on_room) as growth:
-        time.sleep(1)
+        wait_until(lambda: len(looks) >= 5, "looks at a cluster in use")
+        assert not any(looks)
         assert not found
         ray.kill(other)
-        deadline = time.monotonic() + 30
-        while not found and time.monotonic() < deadline:
-            time.sleep(0.1)
+        wait_until(lambda: growth.found, "room for more")
 
     assert (found, growth.found) == ([1], 2)
-    with GrowthWatch(Crew((2, 1)), 2, pytest.fail):
-        time.sleep(0.5)
+    with GrowthWatch(Crew((2, 1)), 2, pytest.fail) as growth:
+        assert not growth._thread.is_alive(), "there cannot be more"

@@ -1,8 +1,8 @@
 """Saving in the background: the same bytes, one at a time, and no error is lost."""
 
 import errno
+import re
 import threading
-import time
 from functools import partial
 
 import pytest
@@ -33,12 +33,12 @@ def one_file(groups, state):
     yield "weights", groups["network"]["weight"].numpy().tobytes()
 
 
-def train_on(root: Folder, steps: range, pack=one_file, end: type[Exception] | None = None) -> None:
+def train_on(root: Folder, steps: range, end: type[Exception] | None = None) -> None:
     """Save at each step as a training does, and end as it may."""
     with Saver(root, keep=2) as saver:
         for step in steps:
             saver.check()
-            saver.save(step, WEIGHTS, pack, {})
+            saver.save(step, WEIGHTS, one_file, {})
             if step != steps[-1]:
                 saver.thread.join()
         if end is not None:
@@ -52,8 +52,18 @@ class Gate:
         self.opened = threading.Event()
 
     def __call__(self, groups, state):
-        assert self.opened.wait(30)
+        assert self.opened.wait(120)
         yield from one_file(groups, state)
+
+    def opens_for_who_waits_for(self, thread: threading.Thread) -> None:
+        """Have whoever waits for the end of a thread open it first."""
+        join = thread.join
+
+        def opening(timeout: float | None = None) -> None:
+            self.opened.set()
+            join(timeout)
+
+        thread.join = opening
 
 
 def test_a_checkpoint_saved_in_the_background_while_training_goes_on_is_the_same_bytes(tmp_path):
@@ -89,29 +99,35 @@ def test_the_next_save_waits_for_the_one_in_flight_and_says_so(tmp_path, capsys)
     running = []
 
     def watched(groups, state):
-        running.append([thread.name for thread in threading.enumerate()])
+        running.append((threading.current_thread().name, first.name, first.is_alive()))
         yield from one_file(groups, state)
 
     with Saver(root, keep=2) as saver:
         saver.save(1, WEIGHTS, gate, {})
-        threading.Timer(0.2, gate.opened.set).start()
+        first = saver.thread
+        gate.opens_for_who_waits_for(first)
         saver.save(2, WEIGHTS, watched, {})
 
-    assert "step 2 waited 0." in capsys.readouterr().out
-    assert "checkpoint-2" in running[0]
-    assert "checkpoint-1" not in running[0]
+    said = capsys.readouterr().out
+    assert re.search(r"step 2 waited \d+\.\d s for the checkpoint of step 1 to be written", said)
+    assert running == [("checkpoint-2", "checkpoint-1", False)]
     assert root.names() == ["step-00000001", "step-00000002"]
 
 
-def test_a_save_that_takes_long_is_named_while_it_is_waited_for(tmp_path, monkeypatch, capsys):
+def test_a_save_that_takes_long_is_named_while_it_is_waited_for(tmp_path, monkeypatch):
+    root, gate, said = Folder(str(tmp_path)), Gate(), []
+
+    def heard(text: str) -> None:
+        said.append(text)
+        gate.opened.set()
+
     monkeypatch.setattr("pipeline.saver.SAY_EVERY_S", 0.02)
-    root, gate = Folder(str(tmp_path)), Gate()
+    monkeypatch.setattr("pipeline.saver.say", heard)
 
     with Saver(root, keep=2) as saver:
         saver.save(1, WEIGHTS, gate, {})
-        threading.Timer(0.2, gate.opened.set).start()
 
-    assert f"the checkpoint of step 1 has been on its way to {root} for" in capsys.readouterr().out
+    assert f"the checkpoint of step 1 has been on its way to {root} for" in said[0]
 
 
 def test_nobody_waits_where_the_one_before_is_written(tmp_path, capsys):
@@ -120,7 +136,7 @@ def test_nobody_waits_where_the_one_before_is_written(tmp_path, capsys):
             saver.save(step, WEIGHTS, one_file, {})
             saver.thread.join()
 
-    assert capsys.readouterr().out == ""
+    assert not re.search("waited|on its way", capsys.readouterr().out)
 
 
 def test_an_error_in_the_thread_is_raised_at_the_next_step(tmp_path):
@@ -154,14 +170,12 @@ def test_what_ended_the_training_is_not_hidden_by_what_a_save_met(tmp_path, capl
 
 
 def test_the_end_of_training_waits_for_the_last_checkpoint_even_after_an_error(tmp_path):
-    root = Folder(str(tmp_path))
+    root, gate = Folder(str(tmp_path)), Gate()
 
-    def slow(groups, state):
-        time.sleep(0.2)
-        yield from one_file(groups, state)
-
-    with pytest.raises(ZeroDivisionError):
-        train_on(root, range(1, 2), slow, end=ZeroDivisionError)
+    with pytest.raises(ZeroDivisionError), Saver(root, keep=2) as saver:  # noqa: PT012
+        saver.save(1, WEIGHTS, gate, {})
+        gate.opens_for_who_waits_for(saver.thread)
+        raise ZeroDivisionError
 
     assert newest_checkpoint(root)[1]["step"] == 1
 

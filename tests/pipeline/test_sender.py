@@ -6,7 +6,7 @@ import re
 import subprocess
 import sys
 import threading
-import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -20,13 +20,19 @@ from pipeline.storage import Folder
 from pipeline.sync import SyncConfig, sync
 from pipeline.tracking import Tracker
 from pipeline.train import train
-from tests.conftest import free_ports
-from tests.mlflow_server import Door, MlflowServer
+from tests.mlflow_server import Door, MlflowServer, patience, reserved_port
 from tests.pipeline.test_train import config
+from tests.waiting import wait_until
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.rest]
 
 ROOT = Path(__file__).parents[2]
+
+
+@pytest.fixture(autouse=True)
+def patient():
+    with patience():
+        yield
 
 
 @pytest.fixture(scope="module")
@@ -44,8 +50,8 @@ def store(tmp_path_factory):
 
 @pytest.fixture
 def dead():
-    (port,) = free_ports(1)
-    return f"http://127.0.0.1:{port}"
+    with reserved_port() as nobody_listens:
+        yield f"http://127.0.0.1:{nobody_listens.getsockname()[1]}"
 
 
 def new_run(folder: Path, uri: str) -> Tracker:
@@ -80,13 +86,6 @@ def arrived(uri: str, run: Path, key: str = "loss") -> list[tuple[int, float, in
     return sorted((p.step, p.value, p.timestamp) for p in history)
 
 
-def wait_for(condition, timeout_s: float = 60) -> bool:
-    deadline = time.monotonic() + timeout_s
-    while not condition() and time.monotonic() < deadline:
-        time.sleep(0.1)
-    return condition()
-
-
 @pytest.mark.parametrize("kind", ["server", "store"])
 def test_all_arrives_while_the_run_goes_on_and_stays_one_when_sent_again(kind, request, tmp_path):
     found = request.getfixturevalue(kind)
@@ -100,7 +99,7 @@ def test_all_arrives_while_the_run_goes_on_and_stays_one_when_sent_again(kind, r
     Image.new("RGB", (40, 20)).save(run / "samples" / "a.png")
     for step in range(1, 6):
         tracker.metrics(step, {"loss": 1 / step, "not a number": float("nan")})
-    assert wait_for(lambda: sender.delivery.delivered >= 8), "beside the run, not at its end"
+    wait_until(lambda: sender.delivery.delivered >= 8, "beside the run, not at its end")
     tracker.image("samples", 5, "samples/a.png")
     tracker.finish("FINISHED")
 
@@ -183,9 +182,7 @@ def test_what_is_measured_afterwards_may_be_of_any_step_and_told_again(store, tm
     ("mode", "reason"),
     [pytest.param("hang", "timed out", marks=pytest.mark.thorough), ("500", "500")],
 )
-def test_a_tracker_that_breaks_in_between_gets_all_of_it_later(
-    mode, reason, server, tmp_path, record_property
-):
+def test_a_tracker_that_breaks_in_between_gets_all_of_it_later(mode, reason, server, tmp_path):
     door = Door(server.port)
     run = tmp_path / f"door-{mode}"
     tracker = new_run(run, door.uri)
@@ -193,30 +190,29 @@ def test_a_tracker_that_breaks_in_between_gets_all_of_it_later(
     sender = Sender(tracker.run, door.uri, said.append)
     sender.start()
     tracker.metrics(1, {"loss": 1.0})
-    assert wait_for(lambda: sender.delivery.delivered >= 3)
+    wait_until(lambda: not sender.delivery.left(), "all of the start is there")
 
-    door.turn(mode)
-    slowest = 0.0
-    for step in range(2, 40):
-        started = time.perf_counter()
+    door.turn("hang")
+    tracker.metrics(2, {"loss": 0.5})
+    wait_until(lambda: door.open, "a request that is not answered")
+    waiting = list(door.open)
+    for step in range(3, 40):
         tracker.metrics(step, {"loss": 1 / step})
-        slowest = max(slowest, time.perf_counter() - started)
-        time.sleep(0.05)
-    assert wait_for(lambda: reason in (sender.problem or "")), sender.problem
+    assert door.open == waiting, "no call waited for the tracker: it still has not answered"
+    door.turn(mode)
+    wait_until(lambda: reason in (sender.problem or ""), f"{reason} is the problem", 300)
     door.turn("pass")
-    assert wait_for(lambda: sender.problem is None, 120)
+    wait_until(lambda: sender.problem is None, "the tracker is well again", 300)
 
     assert sender.close() == {}
     assert arrived(door.uri, run) == told(run)
     assert "does not answer; training goes on" in said[0]
     assert f"{run}/spool" in said[0]
     assert "answers again" in said[1]
-    assert slowest < 0.5, "no call waited for the tracker"
-    record_property("measured", f"no point took longer than {1000 * slowest:.1f} ms")
     door.close()
 
 
-def test_a_server_that_is_dead_at_the_start_and_killed_in_between(tmp_path):
+def test_a_server_that_is_dead_at_the_start_and_killed_in_between(tmp_path, monkeypatch):
     folder = tmp_path / "server"
     folder.mkdir()
     server = MlflowServer(folder)
@@ -226,22 +222,22 @@ def test_a_server_that_is_dead_at_the_start_and_killed_in_between(tmp_path):
     sender = Sender(tracker.run, server.uri, said.append)
     sender.start()
     tracker.metrics(1, {"loss": 1.0})
-    assert wait_for(lambda: said)
+    wait_until(lambda: said, "that nobody answers is told")
     assert "mlflow_run_id" not in read_record(tracker.run)
 
     server.start()
     try:
-        assert wait_for(lambda: sender.problem is None, 120)
+        wait_until(lambda: sender.problem is None, "the server answers")
         assert arrived(server.uri, run) == told(run)
         server.kill()
         tracker.metrics(2, {"loss": 0.5})
         tracker.finish("FINISHED")
-        started = time.monotonic()
-        left = sender.close()
-        assert left == {"values": 2}
-        assert time.monotonic() - started < 30
-        with pytest.raises(ConnectionError, match=r"Nothing is lost(?s:.)*dead: .*refused"):
-            sync(SyncConfig(run=str(run)))
+        with monkeypatch.context() as patch, ThreadPoolExecutor(1) as other:
+            patch.setattr("pipeline.sender.PATIENCE_S", 1)
+            patch.setattr("pipeline.sender.LIMIT_S", 3600)  # for a server that answers
+            assert other.submit(sender.close).result(timeout=120) == {"values": 2}
+            with pytest.raises(ConnectionError, match=r"Nothing is lost(?s:.)*dead: .*refused"):
+                sync(SyncConfig(run=str(run)))
         server.start()
 
         sync(SyncConfig(run=str(tmp_path)))
@@ -263,7 +259,7 @@ def test_a_killed_driver_leaves_points_that_two_syncs_at_once_send_once(server, 
         "os.kill(os.getpid(), 9)"
     )
     killed = subprocess.run(
-        [sys.executable, "-c", code, str(run), dead], cwd=ROOT, check=False, timeout=120
+        [sys.executable, "-c", code, str(run), dead], cwd=ROOT, check=False, timeout=600
     )
     assert killed.returncode == -9
 
@@ -272,7 +268,7 @@ def test_a_killed_driver_leaves_points_that_two_syncs_at_once_send_once(server, 
         subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
         for _ in range(2)
     ]
-    said = [each.communicate(timeout=120)[0].decode() for each in both]
+    said = [each.communicate(timeout=600)[0].decode() for each in both]
 
     assert 0 in [each.returncode for each in both], said
     assert len(told(run)) == 3000
@@ -317,7 +313,8 @@ def test_a_run_that_was_deleted_in_mlflow_is_made_anew_with_its_history(store, t
     assert len(told(run)) == 2
 
 
-def test_one_sender_at_a_time_creates_one_run(store, tmp_path):
+def test_one_sender_at_a_time_creates_one_run(store, tmp_path, monkeypatch):
+    monkeypatch.setattr("pipeline.lock.BEATS_TO_WATCH", 1000)  # no pause looks like an end
     run = tmp_path / "twins"
     tracker = new_run(run, store)
     tracker.metrics(1, {"loss": 1.0})
@@ -326,16 +323,18 @@ def test_one_sender_at_a_time_creates_one_run(store, tmp_path):
     for each in twins:
         each.start()
     for each in twins:
-        each.join(60)
+        each.join(300)
 
     assert arrived(store, run) == told(run)
 
 
 def test_a_training_without_its_tracker_ends_well_and_is_sent_later(
-    server, shapes, tmp_path, capsys, dead
+    server, shapes, tmp_path, capsys, dead, monkeypatch
 ):
     secret = dead.replace("http://", "http://user:hush@")
-    train(config(shapes, tmp_path, total_steps=4, tracking={"uri": secret}))
+    with monkeypatch.context() as patch:
+        patch.setattr("pipeline.sender.PATIENCE_S", 1)
+        train(config(shapes, tmp_path, total_steps=4, tracking={"uri": secret}))
 
     said, run = capsys.readouterr().out, tmp_path / "run"
     assert f"MLflow at {dead} does not answer; training goes on" in said

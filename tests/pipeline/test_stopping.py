@@ -3,20 +3,29 @@
 import errno
 import os
 import signal
-import time
 
 import pytest
 
 from pipeline import stopping
 from pipeline.stopping import REQUEST, StopRequests, StopWatch
 from pipeline.storage import Folder
+from tests.waiting import wait_until
 
 
-def wait_until(condition, seconds: float = 10) -> bool:
-    deadline = time.monotonic() + seconds
-    while not condition() and time.monotonic() < deadline:
-        time.sleep(0.01)
-    return bool(condition())
+class Looks:
+    """Counts how often a watch has looked; it is no reason to stop."""
+
+    def __init__(self) -> None:
+        self.begun = 0
+
+    def __call__(self) -> str:
+        self.begun += 1
+        return ""
+
+    def wait_for(self, count: int) -> None:
+        """Wait until so many more have ended."""
+        after = self.begun + count + 1
+        wait_until(lambda: self.begun >= after, "looks for a request")
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
@@ -29,7 +38,7 @@ def test_a_signal_reaches_the_worker_and_leaves_nothing_behind(number, tmp_path,
     with requests.taken(), StopWatch(run, requests.token, every_s=0.01) as watch:
         assert not watch.asked
         os.kill(os.getpid(), number)
-        assert wait_until(lambda: watch.asked)
+        wait_until(lambda: watch.asked, "the worker is asked")
 
     assert (requests.asked, requests.number) == (True, number)
     assert "asked to stop: a checkpoint is saved" in capsys.readouterr().out
@@ -38,11 +47,13 @@ def test_a_signal_reaches_the_worker_and_leaves_nothing_behind(number, tmp_path,
 
 
 def test_a_second_signal_stops_at_once(tmp_path):
-    with StopRequests(Folder(str(tmp_path))).taken():
+    run = Folder(str(tmp_path))
+
+    with StopRequests(run).taken():
         os.kill(os.getpid(), signal.SIGTERM)
         with pytest.raises(KeyboardInterrupt):
             os.kill(os.getpid(), signal.SIGTERM)
-        time.sleep(0.1)  # the first one's thread writes
+        wait_until(lambda: run.exists(REQUEST), "the first one's thread writes")
 
 
 def test_after_the_training_a_signal_stops_at_once(tmp_path):
@@ -67,13 +78,14 @@ def test_a_signal_that_is_ignored_stays_ignored(tmp_path):
 
 def test_the_request_of_an_earlier_start_means_nothing(tmp_path):
     run = Folder(str(tmp_path))
+    looks = Looks()
     run.write_json(REQUEST, {"start": "another"})
 
-    with StopWatch(run, "this one", every_s=0.01) as watch:
-        time.sleep(0.1)
+    with StopWatch(run, "this one", notice=looks, every_s=0.01) as watch:
+        looks.wait_for(3)
         assert not watch.asked
         run.write_json(REQUEST, {"start": "this one"})
-        assert wait_until(lambda: watch.asked)
+        wait_until(lambda: watch.asked, "the worker is asked")
 
 
 def test_a_notice_is_a_reason_to_stop_too(tmp_path):
@@ -82,7 +94,7 @@ def test_a_notice_is_a_reason_to_stop_too(tmp_path):
     with StopWatch(
         Folder(str(tmp_path)), "this one", notice=lambda: next(notices), every_s=0.01
     ) as watch:
-        assert wait_until(lambda: watch.asked)
+        wait_until(lambda: watch.asked, "the notice is seen")
 
     assert watch.reason == "the machine goes"
 
@@ -100,16 +112,16 @@ def test_workers_are_told_until_they_can_be(tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(stopping, "LOOK_EVERY_S", 0.01)
     with StopRequests(run).taken():
         os.kill(os.getpid(), signal.SIGTERM)
-        assert wait_until(lambda: run.exists(REQUEST))
+        wait_until(lambda: run.exists(REQUEST), "the workers are told")
 
     assert capsys.readouterr().out.count("are told again") == 1
 
 
 def test_a_request_that_cannot_be_read_is_looked_at_again(tmp_path):
-    run = Folder(str(tmp_path))
+    run, looks = Folder(str(tmp_path)), Looks()
     run.write(REQUEST, b"{")
 
-    with StopWatch(run, "this one", every_s=0.01) as watch:
-        time.sleep(0.05)
+    with StopWatch(run, "this one", notice=looks, every_s=0.01) as watch:
+        looks.wait_for(3)
         run.write_json(REQUEST, {"start": "this one"})
-        assert wait_until(lambda: watch.asked)
+        wait_until(lambda: watch.asked, "the worker is asked")

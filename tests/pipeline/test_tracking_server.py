@@ -7,6 +7,7 @@ from mlflow import MlflowClient
 
 from pipeline.mlflow_run import fluent_api
 from pipeline.train import train
+from tests.mlflow_server import patience
 from tests.pipeline.test_train import config
 
 pytestmark = pytest.mark.slow
@@ -15,7 +16,8 @@ pytestmark = pytest.mark.slow
 def test_a_server_holds_curves_pictures_and_a_model_that_draws(mlflow_server, shapes, tmp_path):
     server = mlflow_server.uri
     tracking = {"uri": server, "experiment": "a server"}
-    run = train(config(shapes, tmp_path, total_steps=4, tracking=tracking))
+    with patience():
+        run = train(config(shapes, tmp_path, total_steps=4, tracking=tracking))
 
     client = MlflowClient(server)
     run_id = run.read_json("run.json")["mlflow_run_id"]

@@ -3,6 +3,7 @@
 from dataclasses import replace
 from pathlib import Path
 
+import fsspec
 import numpy as np
 import pytest
 import torch
@@ -216,8 +217,10 @@ def test_a_damaged_piece_of_features_is_named(tmp_path):
 
 def test_a_pair_is_found_in_its_run_and_in_a_bucket(tmp_path, bucket, monkeypatch):
     environment, filesystem = bucket
-    for name, value in environment.items():
-        monkeypatch.setenv(name, value)
+    endpoint = {"endpoint_url": environment["AWS_ENDPOINT_URL"], "key": "test", "secret": "test"}
+    # fsspec keeps file systems by their options, and an address in the environment is none.
+    monkeypatch.setitem(fsspec.config.conf, "s3", endpoint)
+    monkeypatch.setenv("AWS_DEFAULT_REGION", environment["AWS_DEFAULT_REGION"])
     for name in ("image_branch.safetensors", "text_encoder.safetensors", "notes.bin"):
         filesystem.pipe_file(f"lake/pair/{name}", name.encode())
 

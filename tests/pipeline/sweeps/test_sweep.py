@@ -3,12 +3,10 @@
 import contextlib
 import json
 import os
-import re
 import signal
 import subprocess
 import sys
-import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -16,13 +14,18 @@ from mlflow import MlflowClient
 
 from pipeline.cli import load_preset
 from pipeline.config import TrainConfig
+from pipeline.failpoints import VARIABLE
+from pipeline.stopping import REQUEST
 from pipeline.sweeps.ablation import ablate
 from pipeline.sweeps.config import AblateConfig, SweepConfig
 from pipeline.sweeps.sweep import sweep
+from tests.waiting import wait_until
 
-pytestmark = [pytest.mark.slow, pytest.mark.thorough]
+pytestmark = pytest.mark.slow
 
 ROOT = Path(__file__).parents[3]
+PATIENCE_S = 600.0  # for anything at all to come; a busy machine takes minutes to start a command
+HELD = {"hang_s": 0}  # a step that a test holds up is no hang, however long that takes
 
 
 def run(shapes, output: Path, **changes) -> dict:
@@ -72,23 +75,42 @@ def started_by(options: dict, preset: Path) -> tuple[list[str], dict[str, str]]:
     )
 
 
-def struck(command, environment, log: Path, when: Callable[[], bool], number: int) -> int:
-    """Start a command, send a signal to all of it (as a terminal does), and return its status."""
+@contextlib.contextmanager
+def running(command, environment, log: Path) -> Iterator[subprocess.Popen]:
+    """A command beside the test; at the end of `with`, it and all it started are gone."""
     with log.open("w") as stream:
         process = subprocess.Popen(
             command, stdout=stream, stderr=stream, env=environment, start_new_session=True
         )
-        deadline = time.monotonic() + 400
-        while not when() and process.poll() is None and time.monotonic() < deadline:
-            time.sleep(0.02)
-        came = when()
+    try:
+        yield process
+    finally:
         with contextlib.suppress(ProcessLookupError):
-            os.killpg(process.pid, number if came else signal.SIGKILL)
-        status = process.wait(timeout=200)
-    assert came, log.read_text()
-    return status
+            os.killpg(process.pid, signal.SIGKILL)
+        process.wait(timeout=60)
 
 
+def wait_for(process: subprocess.Popen, log: Path, condition: Callable[[], object]) -> None:
+    """Wait for what a command does before it ends."""
+    wait_until(
+        lambda: condition() or process.poll() is not None, f"what {log} is of", seconds=PATIENCE_S
+    )
+    assert condition(), said_in(log)
+
+
+def said_in(log: Path) -> str:
+    return log.read_text(errors="replace")  # it may end in the middle of a letter
+
+
+def struck(command, environment, log: Path, when: Callable[[], object], number: int) -> int:
+    """Start a command, send a signal to all of it (as a terminal does), and return its status."""
+    with running(command, environment, log) as process:
+        wait_for(process, log, when)
+        os.killpg(process.pid, number)
+        return process.wait(timeout=PATIENCE_S)
+
+
+@pytest.mark.thorough
 def test_a_killed_sweep_is_finished_by_the_same_command(shapes, tmp_path):
     # By images seen, the second trial is better than the first, and the third is worse.
     options = {
@@ -99,18 +121,27 @@ def test_a_killed_sweep_is_finished_by_the_same_command(shapes, tmp_path):
         "mode": "max",
         "concurrent": 1,
         "grace": 0.3,
-        "train": run(shapes, tmp_path, total_steps=48),
+        "train": run(shapes, tmp_path, total_steps=48, health=HELD),
     }
     folder, log = tmp_path / "batch", tmp_path / "first.log"
     command, environment = started_by(options, tmp_path / "batch.yaml")
-    marker = folder / "batch-001/checkpoints/step-00000016/COMMITTED"
-    struck(command, environment, log, marker.exists, signal.SIGKILL)
+    marker = folder / "batch-001/checkpoints/step-00000024/COMMITTED"
+    # The second trial gets no further than that before it is killed, and the third trains on until
+    # it is asked to stop: neither is at its end first.
+    last = "hang@storage.before_rename:file=batch-001/checkpoints/step-00000032/state.json"
+    asked = f"slow@worker.step:step=20,after={folder}/batch-002/{REQUEST}"
+    struck(command, environment | {VARIABLE: last}, log, marker.exists, signal.SIGKILL)
     records = [json.loads((folder / f"trials/00{n}.json").read_text()) for n in range(3)]
     model = folder / "batch-000/model/model.json"
     handed_over = model.stat().st_mtime_ns
 
     done = subprocess.run(
-        command, env=environment, capture_output=True, text=True, timeout=500, check=False
+        command,
+        env=environment | {VARIABLE: asked},
+        capture_output=True,
+        text=True,
+        timeout=PATIENCE_S,
+        check=False,
     )
 
     said = done.stdout + done.stderr
@@ -118,7 +149,7 @@ def test_a_killed_sweep_is_finished_by_the_same_command(shapes, tmp_path):
     assert [each["status"] for each in records] == ["finished", "running", "planned"]
     assert "3 trials, 1 of them done" in said
     assert "trial 1 goes on" in said
-    assert re.search("resuming from step (16|24|32|40|48)|is finished", said)
+    assert "resuming from step 24" in said
     assert model.stat().st_mtime_ns == handed_over, "what was done is not trained again"
     summary = summary_of(folder)
     assert [each["status"] for each in summary["trials"]] == ["finished", "finished", "stopped"]
@@ -150,22 +181,27 @@ def test_ctrl_c_lets_the_trials_save_and_the_same_command_goes_on(shapes, tmp_pa
         "mode": "max",
         "scheduler": "none",
         "concurrent": 1,
-        "train": run(shapes, tmp_path, total_steps=200, checkpoint_every=200),
+        "train": run(shapes, tmp_path, total_steps=200, checkpoint_every=200, health=HELD),
     }
     folder, log = tmp_path / "rates", tmp_path / "first.log"
     command, environment = started_by(options, tmp_path / "rates.yaml")
+    asked = f"slow@worker.step:step=12,after={folder}/rates-000/{REQUEST}"
     status = struck(
-        command, environment, log, lambda: "step 8/200" in log.read_text(), signal.SIGINT
+        command,
+        environment | {VARIABLE: asked},
+        log,
+        lambda: "step 8/200" in said_in(log),
+        signal.SIGINT,
     )
 
-    assert status == 128 + signal.SIGINT, log.read_text()
-    assert "stopped. The same command goes on with the sweep." in log.read_text()
+    assert status == 128 + signal.SIGINT, said_in(log)
+    assert "stopped. The same command goes on with the sweep." in said_in(log)
     (saved,) = (folder / "rates-000/checkpoints").glob("step-*/COMMITTED")
     step = int(saved.parent.name.removeprefix("step-"))
     assert 8 <= step < 200
 
     done = subprocess.run(
-        command, env=environment, capture_output=True, text=True, timeout=500, check=False
+        command, env=environment, capture_output=True, text=True, timeout=PATIENCE_S, check=False
     )
 
     assert done.returncode == 0, done.stdout + done.stderr
@@ -224,6 +260,7 @@ def test_a_failing_trial_costs_itself_and_is_tried_again_on_request(shapes, tmp_
         sweep(SweepConfig.model_validate(options | {"metric": "loss/generator"}))
 
 
+@pytest.mark.thorough
 def test_a_metric_that_no_run_logs_ends_the_sweep_with_the_names_there_are(shapes, tmp_path):
     options = {
         "name": "lost",
@@ -242,6 +279,7 @@ def test_a_metric_that_no_run_logs_ends_the_sweep_with_the_names_there_are(shape
     assert list(named) == ["lost-000"], "the second is not trained in vain"
 
 
+@pytest.mark.thorough
 def test_optuna_and_workers_of_their_own_make_a_sweep_too(shapes, tmp_path):
     options = {
         "name": "optuna",
@@ -259,6 +297,7 @@ def test_optuna_and_workers_of_their_own_make_a_sweep_too(shapes, tmp_path):
     assert all(each["best"]["step"] == 8 for each in summary["trials"])
 
 
+@pytest.mark.thorough
 def test_a_population_takes_over_weights_of_its_best(shapes, tmp_path):
     options = {
         "name": "population",
@@ -269,18 +308,35 @@ def test_a_population_takes_over_weights_of_its_best(shapes, tmp_path):
         "trials": 2,
         "perturb_every": 0.25,
         "concurrent": 2,
-        "train": run(shapes, tmp_path, total_steps=96),
+        "train": run(shapes, tmp_path, total_steps=96, health=HELD),
     }
 
     with pytest.raises(ValueError, match=r"room for 1 at a time.*as few --trials"):
         sweep(SweepConfig.model_validate(options | {"concurrent": 1}))
+    folder, log = tmp_path / "population", tmp_path / "population.log"
     command, environment = started_by(options, tmp_path / "population.yaml")
-    done = subprocess.run(
-        command, env=environment, capture_output=True, text=True, timeout=500, check=False
-    )
+    trials = [folder / f"population-00{number}" for number in range(2)]
+    # They are compared every 24 steps. None of them gets further ahead of the other than that, and
+    # none is at its end before one has taken over from the other.
+    gates = {step: tmp_path / f"past-{step}" for step in (24, 48, 72, 88)}
+    held = [f"slow@worker.step:step={step + 2},after={gate}" for step, gate in gates.items()]
 
-    assert done.returncode == 0, done.stdout + done.stderr
-    summary = summary_of(tmp_path / "population")
+    def taking_over() -> bool:
+        stopping = any((trial / REQUEST).exists() for trial in trials)
+        return stopping or "takes over from trial" in said_in(log)
+
+    def are_at(step: int) -> bool:
+        markers = [trial / f"checkpoints/step-{step:08d}/COMMITTED" for trial in trials]
+        return step < 88 and all(marker.exists() for marker in markers)
+
+    with running(command, environment | {VARIABLE: ";".join(held)}, log) as process:
+        for step, gate in gates.items():
+            wait_for(process, log, lambda step=step: are_at(step) or taking_over())
+            gate.touch()
+        status = process.wait(timeout=PATIENCE_S)
+
+    assert status == 0, said_in(log)
+    summary = summary_of(folder)
     assert [each["status"] for each in summary["trials"]] == ["finished", "finished"]
     # One that takes over the last checkpoint of the other has no step left to measure.
     assert all(each["curve"][-1][0] == 96 or each["adopted"] for each in summary["trials"])
@@ -294,6 +350,7 @@ def test_a_population_takes_over_weights_of_its_best(shapes, tmp_path):
         assert any(tag.startswith("sweep.adopted.") for tag in named[name].data.tags)
 
 
+@pytest.mark.thorough
 def test_an_ablation_trains_every_setting_with_every_seed(shapes, tmp_path):
     options = {
         "name": "parts",
