@@ -9,8 +9,11 @@ PORT ?= 5000
 FAULTS ?= 20
 MINUTES ?= 60
 SEED ?=
+RUNS ?= 10
+# Tests wait for processes most of the time, so there are more at a time than cores.
+PYTEST := $(BIN)/python -m pytest -n 3 --dist loadscope --no-loadscope-reorder
 
-.PHONY: setup quickstart ui test test-fast chaos soak browser lint lock clean
+.PHONY: setup quickstart ui test test-rest test-all test-fast flaky chaos soak browser lint lock clean
 
 setup: $(READY)
 
@@ -30,11 +33,20 @@ quickstart: $(READY)  ## shapes → prepare → train → generate, in minutes
 ui: $(READY)  ## MLflow's UI on this machine's runs
 	MLFLOW_SERVER_ENABLE_JOB_EXECUTION=false MLFLOW_ALLOW_PICKLE_DESERIALIZATION=false $(BIN)/mlflow server --backend-store-uri sqlite:///$(OUTPUT)/mlflow.db --host 127.0.0.1 --allowed-hosts 127.0.0.1:$(PORT),localhost:$(PORT) --port $(PORT) --workers 1
 
-test: $(READY)  ## all tests
-	$(BIN)/python -m pytest
+test: $(READY)  ## the tests of each part, on real services, in minutes
+	$(PYTEST) -m "not rest and not thorough"
+
+test-rest: $(READY)  ## those that test leaves out
+	$(PYTEST) -m "rest and not thorough"
+
+test-all: $(READY)  ## both
+	$(PYTEST) -m "not thorough"
 
 test-fast: $(READY)  ## without those that start worker processes
-	$(BIN)/python -m pytest -m "not slow"
+	$(PYTEST) -m "not slow and not rest and not thorough"
+
+flaky: $(READY)  ## test-all RUNS times in random order, beside two busy loops
+	$(BIN)/python -m tests.flaky --runs $(RUNS) $(if $(SEED),--seed $(SEED))
 
 chaos: $(READY)  ## all faults, those too that make test leaves out, then FAULTS at random from SEED
 	$(BIN)/python -m tests.chaos --faults $(FAULTS) $(if $(SEED),--seed $(SEED))

@@ -31,7 +31,10 @@ from pipeline.token_file import token_file
 
 FIRST_PORT = 8260  # so that the dashboard is where everybody looks for it, at 8265
 PORTS_PER_NODE = 10
-START_S = 300.0
+START_S = 600.0
+# A node gives itself up where its agent takes more than 15 s to start, as on a machine with much to
+# do, and Ray has no option for that.
+STARTS_OF_A_NODE = 5
 STOP_S = 30.0  # for nodes to end what they started
 LEFT_S = 3.0  # for what they have not ended
 # `ray job stop` kills a job after so many seconds; a checkpoint must be saved by then. Ray: 3.
@@ -123,9 +126,9 @@ def start(plan: Plan) -> None:
         for node in range(plan.workers + 1):
             _start_node(plan, node, environment)
             if node == 0:  # the others ask for it once, and end if it is not there
-                _wait_for_nodes(plan, 1, token.read_text().strip())
-        _wait_for_nodes(plan, plan.workers + 1, token.read_text().strip())
-        _wait_for_ports(plan)
+                _wait_for_nodes(plan, 1, token.read_text().strip(), environment)
+        _wait_for_nodes(plan, plan.workers + 1, token.read_text().strip(), environment)
+        _wait_for_ports(plan, environment)
         shut = see_that_it_is_shut(plan)
     except BaseException:
         stop(plan.folder, keep_logs=True)
@@ -203,30 +206,34 @@ def _start_node(plan: Plan, node: int, environment: dict[str, str]) -> None:
     (plan.folder / NODES).write_text(json.dumps(known))
 
 
-def _wait_for_nodes(plan: Plan, count: int, token: str) -> None:
-    for _ in _until(plan, f"{count} nodes"):
+def _wait_for_nodes(plan: Plan, count: int, token: str, environment: dict[str, str]) -> None:
+    for _ in _until(plan, f"{count} nodes", environment):
         if count_nodes(plan.store, token) >= count:
             return
 
 
-def _wait_for_ports(plan: Plan) -> None:
-    for _ in _until(plan, "all ports"):
+def _wait_for_ports(plan: Plan, environment: dict[str, str]) -> None:
+    for _ in _until(plan, "all ports", environment):
         nodes = range(plan.workers + 1)
         if not any(_is_free(port) for node in nodes for port in plan.ports(node)):
             return
 
 
-def _until(plan: Plan, what: str) -> Iterator[None]:
-    """Go on while the cluster is coming up.
+def _until(plan: Plan, what: str, environment: dict[str, str]) -> Iterator[None]:
+    """Go on while the cluster is coming up; start a node again that has ended as it started.
 
     Raises:
-        OSError: If a node has ended, or it takes too long.
+        OSError: If a node has ended too often, or it takes too long.
     """
-    give_up = time.monotonic() + START_S
+    give_up, ended = time.monotonic() + START_S, 0
     while time.monotonic() < give_up:
         yield
         for name, (pid, started) in _read(plan.folder).items():
             if _process(pid, started) is None:
+                ended += 1
+                if ended < STARTS_OF_A_NODE:
+                    _start_node(plan, int(name.partition("-")[2] or 0), environment)
+                    continue
                 log = (plan.folder / f"{name}.log").read_text(errors="replace").strip()
                 raise OSError(f"{name} of the cluster ended as it started:\n{log[-2000:]}")
         time.sleep(0.2)

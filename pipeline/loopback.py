@@ -33,7 +33,6 @@ ENVIRONMENT = {
     "RAY_enable_metrics_collection": "0",
     "DASHBOARD_METRIC_PORT": "-1",
     "AUTOSCALER_METRIC_PORT": "-1",
-    "RAY_raylet_start_wait_time_s": "300",  # on a busy machine 30 s are too few
 }
 START_HOOK = {constants.RAY_START_HOOK: f"{__name__}.stay"}
 

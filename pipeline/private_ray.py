@@ -24,6 +24,8 @@ import ray._private.ray_constants as constants
 from pipeline.loopback import ADDRESS, ENVIRONMENT
 from pipeline.token_file import create_token
 
+logger = logging.getLogger(__name__)
+
 PREFIX = "ratgan-ray."
 NICENESS = "RAY_worker_niceness"
 OWNER = "owner.lock"  # locked while the process that started this Ray lives
@@ -31,7 +33,9 @@ OWNER = "owner.lock"  # locked while the process that started this Ray lives
 # `/session_2026-01-31_23-59-59_123456_4194304/sockets/plasma_store` to the folder it is given.
 LONGEST_FOLDER = 103 - 64
 LONGEST_TMPDIR = 103 - 32  # Python appends `/pymp-12345678/listener-12345678` for its own sockets
-TRIES = 5  # to start; somebody may take the free port between the look and the start
+# To start: Ray gives itself up where its agent takes more than 15 s to start, as on a machine with
+# much to do, and somebody may take the port that was free.
+TRIES = 5
 
 
 def start(*, cpus: int) -> None:
@@ -44,11 +48,9 @@ def start(*, cpus: int) -> None:
         OSError: If no folder is short enough for its sockets, or Ray does not start.
     """
     folder = _make_folder()
-    port = 0
     for left in reversed(range(TRIES)):
-        port = _free_port()
         try:
-            with _environment(folder, port), _free_agent_port():
+            with _environment(folder, _free_port()), _free_agent_port():
                 ray.init(
                     address="local",
                     num_cpus=cpus,
@@ -60,10 +62,11 @@ def start(*, cpus: int) -> None:
                     _temp_dir=str(folder / "r"),
                 )
             return
-        except Exception:
+        except Exception as error:
             ray.shutdown()
-            if not left or _is_free(port):  # it did not fail for want of the port
+            if not left:
                 raise
+            logger.warning("Ray did not start, and is started again: %s", error)
 
 
 @contextlib.contextmanager
@@ -167,10 +170,3 @@ def _free_port() -> int:
     with socket.socket() as probe:
         probe.bind((ADDRESS, 0))
         return int(probe.getsockname()[1])
-
-
-def _is_free(port: int) -> bool:
-    with socket.socket() as probe, contextlib.suppress(OSError):
-        probe.bind((ADDRESS, port))
-        return True
-    return False

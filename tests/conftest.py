@@ -1,9 +1,18 @@
-"""What tests share: one Ray for the whole session, and small prepared datasets."""
+"""What tests share: an environment of their own, a Ray, servers, and small prepared datasets.
 
+Of each process of pytest: several run at a time, and none sees what another has started.
+"""
+
+import atexit
+import functools
 import io
 import json
+import multiprocessing
 import os
+import shutil
+import signal
 import socket
+import tempfile
 import urllib.request
 from pathlib import Path
 
@@ -11,13 +20,49 @@ import numpy as np
 import pytest
 from PIL import Image
 
-# Before anything of these is imported: quiet, offline, and no tracker but the test's own.
-os.environ.pop("MLFLOW_TRACKING_URI", None)
-os.environ.pop("RAY_ADDRESS", None)
+# Before anything of these is imported: quiet, offline, and no tracker, cluster or token but the
+# test's own.
+for name in ("MLFLOW_TRACKING_URI", *(name for name in os.environ if name.startswith("RAY_"))):
+    os.environ.pop(name, None)
 os.environ["HF_HUB_OFFLINE"] = "1"
+# A shell lets what it runs in the background ignore Ctrl-C, and that would be inherited.
+signal.signal(signal.SIGINT, signal.default_int_handler)
+# Tests run beside each other, and the last bit of a sum depends on the number of threads.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+# Matplotlib lists the machine's fonts there once, which takes it seconds.
+os.environ.setdefault("MPLCONFIGDIR", str(Path.home() / ".cache" / "ratgan-tests-matplotlib"))
+os.environ["HOME"] = tempfile.mkdtemp(prefix="ratgan-tests-home-")
+atexit.register(shutil.rmtree, os.environ["HOME"], ignore_errors=True)
+# Processes that tests fork have imported this already, which takes seconds otherwise.
+multiprocessing.set_forkserver_preload(["benchmarks.equality", "pipeline.train"])
 
 # Datasets in their original layouts (coco/annotations/…), for the tests that want real images.
 REAL_DATA = Path(os.environ.get("RATGAN_TEST_DATA", "no-test-data"))
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(config, items):
+    """Let the long ones come first where tests run beside each other: a short one ends last."""
+    if hasattr(config, "workerinput"):
+        items.sort(key=lambda item: item.get_closest_marker("slow") is None)
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config, log):
+    """Keep tests together that share a fixture of their file where tests run beside each other."""
+    from xdist.scheduler import LoadScopeScheduling
+
+    class ByFixture(LoadScopeScheduling):
+        def _split_scope(self, nodeid: str) -> str:
+            file = nodeid.partition("::")[0]
+            return file if shares_a_fixture(file) else nodeid
+
+    return ByFixture(config, log)
+
+
+@functools.cache
+def shares_a_fixture(file: str) -> bool:
+    return 'scope="module"' in (Path(__file__).parents[1] / file).read_text()
 
 
 @pytest.fixture(scope="session")
