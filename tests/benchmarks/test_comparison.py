@@ -2,6 +2,7 @@
 
 import statistics
 
+import pytest
 import torch
 
 from benchmarks.comparison import NoUpdate, bfloat16_error, count, float64_error
@@ -23,6 +24,7 @@ def test_step_and_reference_compute_the_same_in_float64():
     assert float64_error(base_channels=2, image_size=64) <= 1e-10
 
 
+@pytest.mark.rest
 def test_gradients_in_bfloat16_are_no_further_from_float64_than_those_of_the_reference():
     errors = [bfloat16_error(seed) for seed in range(5)]
 

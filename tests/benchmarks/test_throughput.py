@@ -17,6 +17,7 @@ def settings():
     torch.backends.cudnn.benchmark = benchmark
 
 
+@pytest.mark.rest
 @pytest.mark.usefixtures("settings")
 def test_every_way_is_measured_or_left_out_with_its_reason(tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(throughput, "WARM_UP", 0)

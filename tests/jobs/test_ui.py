@@ -15,7 +15,7 @@ import requests
 from tests.conftest import free_ports
 from tests.waiting import wait_until
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.rest]
 
 ROOT = Path(__file__).parents[2]
 

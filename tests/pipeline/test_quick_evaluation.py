@@ -20,7 +20,7 @@ from ratgan.sampling import sample
 from tests.pipeline.test_train import config, weights
 from tests.ratgan.networks import small_generator
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.rest]
 
 MEASURING = {"evaluate_every": 2, "evaluate_images": 40, "checkpoint_every": 2}
 

@@ -11,6 +11,7 @@ from pipeline.shapes_reader import ATTRIBUTES
 pytestmark = pytest.mark.slow
 
 
+@pytest.mark.rest
 def test_quickstart_leaves_what_it_promises(ray_session, tmp_path, capsys):
     config = QuickstartConfig.model_validate(
         {

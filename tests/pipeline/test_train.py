@@ -273,6 +273,7 @@ def test_two_ray_workers_train_as_one_and_resume(whole, shapes, tmp_path):
     assert ratgan.load(tmp_path / "run" / "model").origin["step"] == 8
 
 
+@pytest.mark.rest
 def test_a_killed_job_goes_on_with_the_same_command(whole, shapes, tmp_path, record_property):
     flags = [
         "--name=run",
