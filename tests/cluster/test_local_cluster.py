@@ -134,7 +134,7 @@ def cluster(s3_server, tmp_path_factory):
         "AWS_EC2_METADATA_DISABLED": "true",
         "MLFLOW_TRACKING_URI": server.uri,
         VARIABLE: f"slow@worker.step:step={HELD_AT},after={home / 'go'}",
-        "PYTHONUNBUFFERED": "1",  # or what `ray job logs` has said waits for more to fill its buffer
+        "PYTHONUNBUFFERED": "1",  # or what `ray job logs` says waits until a buffer is full
     }
     made = Cluster(home, environment)
     (token,) = commands_of("cluster.md", "The token")
