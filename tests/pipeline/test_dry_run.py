@@ -26,7 +26,7 @@ from ratgan.counting import Counter
 from tests.conftest import write_coco
 from tests.pipeline.test_train import config
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.rest]
 
 CPU = torch.device("cpu")
 
