@@ -34,6 +34,7 @@ def test_gradients_in_bfloat16_are_no_further_from_float64_than_those_of_the_ref
         assert ours < 0.03, loss
 
 
+@pytest.mark.rest
 def test_four_parts_of_a_batch_need_a_quarter_of_its_memory_and_little_more_arithmetic():
     counted = {}
     for accumulate in (1, 4):
