@@ -13,16 +13,16 @@ from pathlib import Path
 from typing import Any
 
 import ratgan
-from pipeline.cli import load_preset, run
-from pipeline.dataset import PreparedDataset
-from pipeline.prepare import prepare
-from pipeline.prepare_config import PrepareConfig
-from pipeline.progress import say
-from pipeline.quickstart import QuickstartConfig
-from pipeline.settings import Settings
-from pipeline.shapes_reader import ATTRIBUTES, ShapesReader
-from pipeline.train import train
-from pipeline.versions import versions
+from pipeline.cli.main import load_preset, run
+from pipeline.cli.quickstart import QuickstartConfig
+from pipeline.common.console import print_line
+from pipeline.common.environment import versions
+from pipeline.common.settings import Settings
+from pipeline.data.dataset import PreparedDataset
+from pipeline.evaluation.shapes_classifier import ATTRIBUTES, ShapesReader
+from pipeline.preparation.config import PrepareConfig
+from pipeline.preparation.prepare import prepare
+from pipeline.training.train import train
 
 CHANGES: dict[str, dict[str, Any]] = {
     "controller + attention": {},
@@ -100,7 +100,7 @@ def ablation(config: AblationConfig) -> None:
                 "agreement": scores,
             }
             (folder / "results.json").write_text(json.dumps(record, indent=1) + "\n")
-    say(table(scores, [str(step) for step in steps]))
+    print_line(table(scores, [str(step) for step in steps]))
 
 
 def table(scores: dict[str, list[dict[str, dict[str, float]]]], steps: list[str]) -> str:

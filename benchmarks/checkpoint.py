@@ -23,9 +23,9 @@ import torch
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
-from pipeline.gan_checkpoint import gan_files, gan_tensors
-from pipeline.saver import Saver
-from pipeline.storage import Folder
+from pipeline.checkpoint.async_saver import Saver
+from pipeline.checkpoint.gan_state import gan_files, gan_tensors
+from pipeline.storage.folder import Folder
 from ratgan.discriminator import Discriminator
 from ratgan.generator import Generator
 from ratgan.step import Gan

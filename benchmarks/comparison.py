@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from benchmarks.reference import discriminator_tensors, generator_tensors
 from benchmarks.workload import Workload
-from ratgan.counting import Counter, NoUpdate
+from ratgan.ops.op_counter import Counter, NoUpdate
 
 
 @dataclass(frozen=True)

@@ -4,9 +4,9 @@
     python benchmarks/equality.py --steps 5
 
 Each worker is a process of its own with gloo between them, reads its share of a prepared dataset
-with the loader of a training, and does the steps of one (`pipeline.worker.do_step`): order,
-captions, crops, noise and mismatched pairs are those of a run. In float64 the inputs, which come in
-float32, are widened. The last line is JSON.
+with the loader of a training, and does the steps of one (`do_step` of
+`pipeline.training.gan_worker`): order, captions, crops, noise and mismatched pairs are those of a
+run. In float64 the inputs, which come in float32, are widened. The last line is JSON.
 """
 
 import argparse
@@ -19,14 +19,15 @@ import torch
 import torch.multiprocessing as mp
 from torch import Tensor, distributed
 
-from pipeline import collective, worker
-from pipeline.batches import BatchReader
 from pipeline.config import TrainConfig
-from pipeline.dataset import PreparedDataset
-from pipeline.plan import Plan
-from pipeline.prepare import prepare
-from pipeline.prepare_config import PrepareConfig
-from pipeline.sources.shapes import ShapesSource
+from pipeline.data.dataset import PreparedDataset
+from pipeline.data.loader import BatchReader
+from pipeline.data.sample_order import SampleOrder
+from pipeline.distributed import collective
+from pipeline.preparation.config import PrepareConfig
+from pipeline.preparation.prepare import prepare
+from pipeline.preparation.sources.shapes import ShapesSource
+from pipeline.training import gan_worker
 from ratgan.step import train_step
 
 WAYS = ((1, 1), (1, 2), (2, 1), (2, 2), (4, 1), (4, 2))  # workers, parts of each one's share
@@ -58,7 +59,7 @@ def train(config: TrainConfig, steps: int, *, precise: bool = True) -> dict[str,
         Losses of each step, [steps], and the weights after the last.
     """
     dataset = PreparedDataset(config.data.path)
-    plan = Plan(dataset.units("train"), config.optim.batch_size, config.seed)
+    plan = SampleOrder(dataset.units("train"), config.optim.batch_size, config.seed)
     incoming = BatchReader(
         dataset,
         plan,
@@ -70,21 +71,21 @@ def train(config: TrainConfig, steps: int, *, precise: bool = True) -> dict[str,
         captions=True,
     )
     device = torch.device("cpu")
-    gan = worker.build(config, dataset.transform.dim, device)
+    gan = gan_worker.build(config, dataset.transform.dim, device)
     for network in NETWORKS if precise else ():
         getattr(gan, network).double()
-    worker.train_step = _widened if precise else train_step  # type: ignore[attr-defined]
+    gan_worker.train_step = _widened if precise else train_step  # type: ignore[attr-defined]
     losses: dict[str, list[Tensor]] = {}
     try:
         for step, batch in enumerate(incoming.batches(0, steps)):
-            values = worker.do_step(
+            values = gan_worker.do_step(
                 gan, config, batch, dataset.transform, device, number=step, step=step
             )
             for key, value in values.items():
                 if key.startswith("loss/"):
                     losses.setdefault(key, []).append(collective.mean(value))
     finally:
-        worker.train_step = train_step  # type: ignore[attr-defined]
+        gan_worker.train_step = train_step  # type: ignore[attr-defined]
     return {key: torch.stack(each) for key, each in losses.items()} | {
         f"{network}.{name}": parameter.detach()
         for network in NETWORKS

@@ -35,14 +35,16 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from benchmarks.prepare import write_originals
 from benchmarks.processes import cpu_seconds
-from pipeline.batches import BatchReader, ReaderName, prefetch
-from pipeline.dataset import PreparedDataset
-from pipeline.plan import Plan
-from pipeline.prepare import prepare
-from pipeline.prepare_config import PrepareConfig
-from pipeline.rows import decode
-from pipeline.session import connect, usable_cpus
-from pipeline.sources.coco import CocoSource
+from pipeline.common.machine import usable_cpus
+from pipeline.config import ReaderName
+from pipeline.data.dataset import PreparedDataset
+from pipeline.data.loader import BatchReader, prefetch
+from pipeline.data.rows import decode
+from pipeline.data.sample_order import SampleOrder
+from pipeline.preparation.config import PrepareConfig
+from pipeline.preparation.prepare import prepare
+from pipeline.preparation.sources.coco import CocoSource
+from pipeline.ray_cluster.connection import connect
 
 IMAGE_SIZE = 256
 BATCH = 48
@@ -102,7 +104,7 @@ def _prepared(root: Path, count: int) -> PreparedDataset:
 
 def _passes(dataset: PreparedDataset, cpus: int) -> dict[str, Callable[[], Iterator[Pair]]]:
     """Return what makes one pass over the training images, for each way."""
-    plan = Plan(dataset.units("train"), BATCH, seed=0)
+    plan = SampleOrder(dataset.units("train"), BATCH, seed=0)
     steps = plan.images // BATCH
     epochs = {name: itertools.count() for name in ("stream", "ray", "resident")}
 

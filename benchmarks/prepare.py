@@ -27,24 +27,25 @@ from PIL import Image, ImageOps
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from benchmarks.processes import cpu_seconds, peak_memory
-from pipeline.distribute import on_each
-from pipeline.encoders import EncoderPlace
-from pipeline.listing import list_originals
-from pipeline.prepare import prepare
-from pipeline.prepare_config import PrepareConfig
-from pipeline.progress import duration
-from pipeline.session import connect, usable_cpus
-from pipeline.shards import MakeShard, Recipe
-from pipeline.sources.coco import CocoSource
-from pipeline.sources.shapes import ShapesSource
-from pipeline.storage import Folder
+from pipeline.common.console import duration
+from pipeline.common.machine import usable_cpus
+from pipeline.preparation.config import PrepareConfig
+from pipeline.preparation.listing import list_originals
+from pipeline.preparation.prepare import prepare
+from pipeline.preparation.shards import MakeShard, Recipe
+from pipeline.preparation.sources.coco import CocoSource
+from pipeline.preparation.sources.shapes import ShapesSource
+from pipeline.preparation.text_encoders import EncoderRef
+from pipeline.ray_cluster.connection import connect
+from pipeline.ray_cluster.parallel_map import on_each
+from pipeline.storage.folder import Folder
 
 DRAWN = 64  # pixels; what is larger is enlarged from that, or drawing would take longest
 SAMPLE = 400  # files that Pillow decodes at a time, before and after
 
 
 @dataclass(frozen=True)
-class NoText(EncoderPlace):
+class NoText(EncoderRef):
     """Stands in for a text encoder where only the work on images is measured."""
 
     name: str = "none"

@@ -24,13 +24,14 @@ sys.path.insert(0, str(ROOT))
 
 from benchmarks.checkpoint import SENTENCE_DIM, STATE
 from benchmarks.workload import awake
-from pipeline.gan_checkpoint import gan_files, gan_tensors, restore
-from pipeline.precision import Precision, settle
-from pipeline.saver import Saver
-from pipeline.storage import Folder
+from pipeline.checkpoint.async_saver import Saver
+from pipeline.checkpoint.gan_state import gan_files, gan_tensors, restore
+from pipeline.config import Precision
+from pipeline.storage.folder import Folder
+from pipeline.training.device import configure_precision
 from ratgan.discriminator import Discriminator
 from ratgan.generator import Generator
-from ratgan.layout import placed
+from ratgan.ops.memory_format import placed
 from ratgan.randomness import step_noise
 from ratgan.step import Gan, train_step
 from ratgan.text.transform import SentenceTransform
@@ -89,7 +90,7 @@ def compare(
     options: argparse.Namespace, precision: Precision, deterministic: bool
 ) -> dict[str, Any]:
     """Run twice, and a third time through a checkpoint, and compare."""
-    exactness = settle(
+    exactness = configure_precision(
         precision, tf32=True, deterministic=deterministic, device=torch.device(options.device)
     )
     half = options.steps // 2

@@ -23,9 +23,9 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
-from pipeline.sender import Sender
-from pipeline.storage import Folder
-from pipeline.tracking import Tracker
+from pipeline.storage.folder import Folder
+from pipeline.tracking.sender import Sender
+from pipeline.tracking.tracker import Tracker
 
 ROUNDS = 4  # of each tracker, in turns, so that a busy minute of the machine hits both
 PAUSE_S = 0.005

@@ -1,8 +1,8 @@
 #!/usr/bin/env bash
 # A Ray cluster on this machine, shut to everybody without its token: cluster/start-local.sh 2 starts a
-# head and two workers, cluster/start-local.sh --stop ends them. What it does is in pipeline/local_cluster.py.
+# head and two workers, cluster/start-local.sh --stop ends them. What it does is in pipeline/ray_cluster/local_cluster.py.
 set -euo pipefail
 root=$(cd "$(dirname "$0")/.." && pwd)
 python=$root/.venv/bin/python
 test -x "$python" || python=python
-exec "$python" -m pipeline.local_cluster "$@"
+exec "$python" -m pipeline.ray_cluster.local_cluster "$@"

@@ -1,8 +1,8 @@
 #!/usr/bin/env bash
 # Submit a job to the cluster that RAY_API_SERVER_ADDRESS names, after a look at token, address and size:
-# cluster/submit.sh -- python jobs/train_coco.py … What it does is in pipeline/submission.py.
+# cluster/submit.sh -- python jobs/train_coco.py … What it does is in pipeline/ray_cluster/submit.py.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 python=$PWD/.venv/bin/python
 test -x "$python" || python=python
-exec "$python" -m pipeline.submission "$@"
+exec "$python" -m pipeline.ray_cluster.submit "$@"

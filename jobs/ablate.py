@@ -4,7 +4,7 @@ python jobs/ablate.py --preset cub --seeds 3
 python jobs/ablate.py --preset cub --space 'model.attention=choice(soft_threshold,softmax,none)'
 """
 
-from pipeline.cli import run
+from pipeline.cli.main import run
 from pipeline.sweeps.ablation import ablate
 from pipeline.sweeps.config import AblateConfig
 from pipeline.sweeps.dry_run import plan_ablation

@@ -3,8 +3,8 @@
 python jobs/compare.py outputs/a/evaluation/builtin-… outputs/b/evaluation/builtin-…
 """
 
-from pipeline.cli import run
-from pipeline.evaluation.compare import CompareConfig, compare
+from pipeline.cli.main import run
+from pipeline.evaluation.report import CompareConfig, compare
 
 if __name__ == "__main__":
     run(compare, CompareConfig, plan=compare)

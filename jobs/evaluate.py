@@ -5,7 +5,7 @@ python jobs/evaluate.py --model outputs/coco-256 --protocol clean --weights pt_i
 ray job submit --working-dir . -- python jobs/evaluate.py --model s3://… --data s3://… …
 """
 
-from pipeline.cli import run
+from pipeline.cli.main import run
 from pipeline.evaluation.config import EvaluateConfig
 from pipeline.evaluation.evaluate import evaluate, plan_evaluation
 

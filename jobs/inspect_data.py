@@ -5,8 +5,8 @@ python jobs/inspect_data.py --data data/coco-256
 Not named inspect.py: Python looks beside a job for modules first, and its own is called that.
 """
 
-from pipeline.cli import run
-from pipeline.inspection import InspectConfig, inspect, plan_inspection
+from pipeline.cli.inspect_data import InspectConfig, inspect, plan_inspection
+from pipeline.cli.main import run
 
 if __name__ == "__main__":
     run(inspect, InspectConfig, plan=plan_inspection)

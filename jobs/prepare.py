@@ -4,10 +4,10 @@ python jobs/prepare.py coco --root data/coco --image-size 256 --output data/coco
 ray job submit --working-dir . -- python jobs/prepare.py coco --root s3://… --output s3://…
 """
 
-from pipeline.cli import run
-from pipeline.dry_run_prepare import plan_preparation
-from pipeline.prepare import prepare
-from pipeline.prepare_config import PrepareConfig
+from pipeline.cli.main import run
+from pipeline.preparation.config import PrepareConfig
+from pipeline.preparation.dry_run import plan_preparation
+from pipeline.preparation.prepare import prepare
 
 if __name__ == "__main__":
     run(prepare, PrepareConfig, plan=plan_preparation)

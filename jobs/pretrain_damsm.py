@@ -4,10 +4,10 @@ python jobs/pretrain_damsm.py --data.path data/cub-256
 ray job submit --working-dir . -- python jobs/pretrain_damsm.py --data.path s3://… --output s3://…
 """
 
-from pipeline.cli import run
-from pipeline.dry_run import plan_pretraining
-from pipeline.pretrain import pretrain
-from pipeline.pretrain_config import PretrainConfig
+from pipeline.cli.main import run
+from pipeline.training.damsm.config import PretrainConfig
+from pipeline.training.damsm.pretrain import pretrain
+from pipeline.training.dry_run import plan_pretraining
 
 if __name__ == "__main__":
     run(pretrain, PretrainConfig, preset="damsm", plan=plan_pretraining)

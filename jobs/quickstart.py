@@ -3,9 +3,8 @@
 python jobs/quickstart.py
 """
 
-from pipeline.cli import run
-from pipeline.dry_run import plan_quickstart
-from pipeline.quickstart import QuickstartConfig, quickstart
+from pipeline.cli.main import run
+from pipeline.cli.quickstart import QuickstartConfig, plan_quickstart, quickstart
 
 if __name__ == "__main__":
     run(quickstart, QuickstartConfig, preset="quickstart", plan=plan_quickstart)

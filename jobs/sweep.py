@@ -4,7 +4,7 @@ python jobs/sweep.py --preset cub --space 'optim.generator_lr=loguniform(5e-5,5e
 ray job submit --working-dir . -- python jobs/sweep.py --preset cub --train.output s3://… --space …
 """
 
-from pipeline.cli import run
+from pipeline.cli.main import run
 from pipeline.sweeps.config import SweepConfig
 from pipeline.sweeps.dry_run import plan_sweep
 from pipeline.sweeps.sweep import sweep

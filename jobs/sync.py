@@ -4,8 +4,8 @@ python jobs/sync.py --run outputs/NAME
 python jobs/sync.py --run outputs
 """
 
-from pipeline.cli import run
-from pipeline.sync import SyncConfig, plan_sync, sync
+from pipeline.cli.main import run
+from pipeline.cli.sync import SyncConfig, plan_sync, sync
 
 if __name__ == "__main__":
     run(sync, SyncConfig, plan=plan_sync)

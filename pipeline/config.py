@@ -4,14 +4,14 @@ from typing import Annotated, Any, Literal, Self
 
 from pydantic import Field, ValidationError, model_validator
 
-from pipeline.batches import ReaderName
-from pipeline.precision import Precision
-from pipeline.settings import Settings
+from pipeline.common.settings import Settings
 from ratgan.attention import AttentionKind
 
 PositiveInt = Annotated[int, Field(ge=1)]
 LearningRate = Annotated[float, Field(gt=0, lt=1)]
 RunName = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,99}$")]
+ReaderName = Literal["auto", "resident", "threads", "ray"]
+Precision = Literal["float32", "bfloat16"]
 
 
 class DataConfig(Settings):
@@ -284,8 +284,6 @@ RESUMABLE_CHANGES = frozenset(
         "tracking.registered_model",
     }
 )
-
-
 # Of these, what changes in which order numbers are added up.
 ROUNDING = frozenset({"compile", "optim.accumulate"})
 

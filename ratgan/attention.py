@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from ratgan.convolution import Conv2d
+from ratgan.ops.convolution import Conv2d
 
 AttentionKind = Literal["soft_threshold", "softmax", "none"]
 

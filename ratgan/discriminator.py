@@ -11,11 +11,11 @@ import torch
 from torch import Tensor, nn
 
 from ratgan.attention import ATTENTIONS, AttentionKind, spread
-from ratgan.convolution import Conv2d
-from ratgan.folding import convolve_then_average, convolve_twice
 from ratgan.generator import IMAGE_SIZES, LEAK
-from ratgan.piecewise_linear import LeakyReLU, average_pool
-from ratgan.precision import full_precision
+from ratgan.ops.convolution import Conv2d
+from ratgan.ops.folding import convolve_then_average, convolve_twice
+from ratgan.ops.piecewise_linear import LeakyReLU, average_pool
+from ratgan.ops.precision import full_precision
 
 
 class DownBlock(nn.Module):

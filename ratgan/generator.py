@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from ratgan.affine import Affine, AffineBlocks, IsolatedConditioning, RecurrentController
-from ratgan.folding import upsample_then_convolve
+from ratgan.ops.folding import upsample_then_convolve
 
 IMAGE_SIZES = (32, 64, 128, 256, 512)  # pixels; five doublings of the 4 × 4 start and fewer
 LEAK = 0.2  # slope of every LeakyReLU below zero, as in DF-GAN and RAT-GAN

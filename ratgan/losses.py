@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from ratgan.precision import full_precision
+from ratgan.ops.precision import full_precision
 
 
 def discriminator_hinge_loss(

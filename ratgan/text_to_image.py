@@ -14,12 +14,12 @@ from PIL import Image
 from torch import Tensor
 
 from ratgan.generator import Generator
-from ratgan.pictures import to_pil
 from ratgan.randomness import sample_noise
 from ratgan.sampling import interpolate_noise, interpolate_sentences, sample
 from ratgan.text.encoder import TextEncoder
 from ratgan.text.loading import load_encoder
 from ratgan.text.transform import SentenceTransform
+from ratgan.visualize import to_pil
 
 
 class TextToImage:

@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterable
 import torch
 from torch import Tensor, nn
 
-from ratgan.precision import full_precision
+from ratgan.ops.precision import full_precision
 
 Synchronize = Callable[[Iterable[nn.Parameter]], None]
 

@@ -34,7 +34,7 @@ os.environ.setdefault("MPLCONFIGDIR", str(Path.home() / ".cache" / "ratgan-tests
 os.environ["HOME"] = tempfile.mkdtemp(prefix="ratgan-tests-home-")
 atexit.register(shutil.rmtree, os.environ["HOME"], ignore_errors=True)
 # Processes that tests fork have imported this already, which takes seconds otherwise.
-multiprocessing.set_forkserver_preload(["benchmarks.equality", "pipeline.train"])
+multiprocessing.set_forkserver_preload(["benchmarks.equality", "pipeline.training.train"])
 
 # Datasets in their original layouts (coco/annotations/…), for the tests that want real images.
 REAL_DATA = Path(os.environ.get("RATGAN_TEST_DATA", "no-test-data"))
@@ -70,7 +70,7 @@ def ray_session():
     """One Ray on this machine: two workers and one that reads."""
     import ray
 
-    from pipeline.session import connect
+    from pipeline.ray_cluster.connection import connect
 
     connect(cpus=3)
     yield
@@ -80,10 +80,10 @@ def ray_session():
 @pytest.fixture(scope="session")
 def shapes(ray_session, tmp_path_factory):
     """A prepared dataset of 150 shapes, some in pairs, at 32 px."""
-    from pipeline.dataset import PreparedDataset
-    from pipeline.prepare import prepare
-    from pipeline.prepare_config import PrepareConfig
-    from pipeline.sources.shapes import ShapesSource
+    from pipeline.data.dataset import PreparedDataset
+    from pipeline.preparation.config import PrepareConfig
+    from pipeline.preparation.prepare import prepare
+    from pipeline.preparation.sources.shapes import ShapesSource
 
     output = str(tmp_path_factory.mktemp("shapes") / "prepared")
     prepare(

@@ -24,7 +24,7 @@ def patience() -> Iterator[None]:
     """
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("MLFLOW_HTTP_REQUEST_TIMEOUT", "60")
-        patch.setattr("pipeline.sender.PATIENCE_S", 120)
+        patch.setattr("pipeline.tracking.sender.PATIENCE_S", 120)
         yield
 
 

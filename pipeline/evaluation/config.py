@@ -4,6 +4,7 @@ from typing import Annotated, Literal, Self
 
 from pydantic import Field, model_validator
 
+from pipeline.common.settings import Settings
 from pipeline.config import PositiveInt
 from pipeline.evaluation.protocols import (
     PROTOCOLS,
@@ -12,7 +13,6 @@ from pipeline.evaluation.protocols import (
     ProtocolName,
     Reference,
 )
-from pipeline.settings import Settings
 from ratgan.metrics.extractors import EXTRACTORS
 
 

@@ -9,37 +9,36 @@ from dataclasses import asdict
 
 import torch
 
-from pipeline.best_model import Quality
-from pipeline.evaluation.afterwards import record_numbers
+from pipeline.common.console import DryRunReport, duration, print_line
+from pipeline.common.environment import versions
+from pipeline.common.machine import usable_cpus
+from pipeline.evaluation.caption_sampling import DIVERSITY, CaptionPlan
 from pipeline.evaluation.config import EvaluateConfig
-from pipeline.evaluation.feature_sets import FeatureSet, digest, unequal
-from pipeline.evaluation.images import DrawnImages
-from pipeline.evaluation.looking import look
-from pipeline.evaluation.numbers import Measured, Sums, measure, summed
-from pipeline.evaluation.plan import DIVERSITY, CaptionPlan
+from pipeline.evaluation.features import FeatureSet, digest, look, unequal
+from pipeline.evaluation.image_sets import DrawnImages
+from pipeline.evaluation.measures import Measured, Sums, measure, summed
 from pipeline.evaluation.report import (
     REPORT,
     REPORT_TEXT,
-    Report,
+    EvaluationReport,
     draw_pictures,
     shown_name,
     text_of,
 )
+from pipeline.evaluation.shapes_classifier import ShapesReader, unreadable
 from pipeline.evaluation.task import Task, check
-from pipeline.lock import Lock
-from pipeline.plan_report import Report as Plan
-from pipeline.plan_report import leaving_nothing
-from pipeline.progress import duration, say
-from pipeline.session import connect, obtainable, usable_cpus
-from pipeline.shapes_reader import ShapesReader, unreadable
-from pipeline.storage import Folder, absolute
-from pipeline.versions import versions
+from pipeline.ray_cluster.connection import connect, obtainable
+from pipeline.storage.disk_space import leaving_nothing
+from pipeline.storage.folder import Folder, absolute
+from pipeline.storage.lock import Lock
+from pipeline.tracking.best_version import Quality
+from pipeline.tracking.late_metrics import record_numbers
 
 FEATURES = "features"  # in the output folder, while it is unfinished
 CACHE = "evaluation-cache"
 
 
-def evaluate(config: EvaluateConfig) -> Report:
+def evaluate(config: EvaluateConfig) -> EvaluationReport:
     """Evaluate as the config says, or find that it is done already.
 
     Returns:
@@ -53,7 +52,7 @@ def evaluate(config: EvaluateConfig) -> Report:
     task = check(config)
     done = _done_already(task)
     if done is not None:
-        say(f"{task.output} is evaluated already.")
+        print_line(f"{task.output} is evaluated already.")
         _tell(task, done)
         return done
     task.output.check_writable("output")
@@ -67,9 +66,9 @@ def evaluate(config: EvaluateConfig) -> Report:
         missing = [features.begin() for features in sets]
         kept = sum(f.chunks - len(m) for f, m in zip(sets, missing, strict=True))
         if kept:
-            say(f"  {kept:,} of {sum(f.chunks for f in sets):,} pieces are there already")
+            print_line(f"  {kept:,} of {sum(f.chunks for f in sets):,} pieces are there already")
         look(sets, missing, task.extractor, task.pair, actors=actors, gpus=gpus)
-        say("measuring")
+        print_line("measuring")
         report, pictures = _measured(task, real, generated, varied, started)
         lock.check()
         for name, content in pictures.items():
@@ -90,7 +89,7 @@ def plan_evaluation(config: EvaluateConfig) -> None:
         ValueError: As evaluating would.
         OSError: As evaluating would.
     """
-    task, plan = check(config), Plan()
+    task, plan = check(config), DryRunReport()
     protocol, done = task.protocol, _done_already(task)
     plan.line("model", f"{task.model.location}, {task.model.weights} weights")
     plan.line("protocol", f"{protocol.name}: {protocol.count:,} images of {protocol.image_size} px")
@@ -122,7 +121,7 @@ def plan_evaluation(config: EvaluateConfig) -> None:
     plan.end()
 
 
-def _done_already(task: Task) -> Report | None:
+def _done_already(task: Task) -> EvaluationReport | None:
     """Return the report that is there, if it is of the same.
 
     Raises:
@@ -130,7 +129,7 @@ def _done_already(task: Task) -> Report | None:
     """
     if task.config.overwrite or not task.output.exists(REPORT):
         return None
-    report: Report = task.output.read_json(REPORT)
+    report: EvaluationReport = task.output.read_json(REPORT)
     if unlike := unequal(report.get("identity"), task.identity):
         raise ValueError(
             f"{task.output} holds another evaluation:\n" + "\n".join(unlike) + "\n"
@@ -232,7 +231,7 @@ def _measured(
     generated: FeatureSet,
     varied: FeatureSet,
     started: float,
-) -> tuple[Report, dict[str, bytes]]:
+) -> tuple[EvaluationReport, dict[str, bytes]]:
     """Sum the sets, take all measures, and draw what is shown."""
     protocol = task.protocol
     began = time.perf_counter()
@@ -280,7 +279,9 @@ def _agreement(task: Task, found: Measured) -> None:
     found.seconds["agreement"] = time.perf_counter() - started
 
 
-def _report(task: Task, found: Measured, sums: Sums, real_rank: int, pictures: list[str]) -> Report:
+def _report(
+    task: Task, found: Measured, sums: Sums, real_rank: int, pictures: list[str]
+) -> EvaluationReport:
     protocol = task.protocol
     names = {kind: protocol.measure(kind, task.published) for kind in found.values}
     return {
@@ -304,7 +305,7 @@ def _report(task: Task, found: Measured, sums: Sums, real_rank: int, pictures: l
     }
 
 
-def _record(task: Task, report: Report) -> None:
+def _record(task: Task, report: EvaluationReport) -> None:
     """Add the numbers to the run's record, where the evaluated weights are of a run."""
     if task.model.run is None or not task.config.record:
         return
@@ -338,7 +339,7 @@ def _record(task: Task, report: Report) -> None:
         ),
         uri=task.config.tracking_uri,
     )
-    say(f"  mlflow {said}")
+    print_line(f"  mlflow {said}")
 
 
 def _curve(task: Task, number: str) -> str:
@@ -352,7 +353,7 @@ def _curve(task: Task, number: str) -> str:
 
 def _say_what_is_done(task: Task, actors: int, gpus: bool) -> None:
     protocol = task.protocol
-    say(
+    print_line(
         f"evaluating {task.model.location} ({task.model.weights} weights) by protocol "
         f"{protocol.name}: {protocol.count:,} images of {protocol.image_size} px, "
         f"{protocol.reference_count:,} real ones, features of {protocol.extractor}\n"
@@ -361,7 +362,7 @@ def _say_what_is_done(task: Task, actors: int, gpus: bool) -> None:
     )
 
 
-def _tell(task: Task, report: Report) -> None:
+def _tell(task: Task, report: EvaluationReport) -> None:
     width = max(len(shown_name(name)) for name in report["numbers"]) + 2
     lines = [f"{shown_name(name):{width}}{v:>10.4g}" for name, v in report["numbers"].items()]
     seconds = report["seconds"]
@@ -372,4 +373,4 @@ def _tell(task: Task, report: Report) -> None:
         f"time     {duration(seconds['in all'])}: drawing {seconds['generate']:.1f} s, features "
         f"{seconds['features']:.1f} s over all processes",
     ]
-    say("\n".join(lines))
+    print_line("\n".join(lines))

@@ -10,8 +10,8 @@ from typing import Annotated, Any, Literal, get_args
 
 from pydantic import Field
 
+from pipeline.common.settings import Settings
 from pipeline.config import PositiveInt
-from pipeline.settings import Settings
 from ratgan.metrics.extractors import EXTRACTORS
 from ratgan.metrics.resizing import Resize
 

@@ -1,24 +1,27 @@
 """What an evaluation writes for people and programs: report.json, report.md, pictures."""
 
-from typing import Any
+from typing import Annotated, Any
 
 import numpy as np
 import torch
+import tyro
 from numpy.typing import NDArray
+from pydantic import Field
 
-from pipeline.evaluation.images import DrawnImages
-from pipeline.evaluation.numbers import Measured
-from pipeline.evaluation.protocols import Protocol
-from pipeline.printable import printable
-from pipeline.storage import Folder
-from ratgan.pictures import grid, png
+from pipeline.common.console import print_line, printable
+from pipeline.common.settings import Settings
+from pipeline.evaluation.image_sets import DrawnImages
+from pipeline.evaluation.measures import Measured
+from pipeline.evaluation.protocols import Protocol, differences
+from pipeline.storage.folder import Folder
+from ratgan.visualize import grid, png
 
 REPORT, REPORT_TEXT = "report.json", "report.md"
 SAMPLES, BEST, WORST = "samples.png", "best.png", "worst.png"
 SHOWN = 16  # images of the sample grid
 SHOWN_RETRIEVALS = 8
 
-Report = dict[str, Any]
+EvaluationReport = dict[str, Any]
 
 # What each number is, for the report; kinds as `Measured` has them.
 MEANINGS = {
@@ -44,6 +47,7 @@ MEANINGS = {
         for n in (1, 5, 10)
     },
 }
+PAIR_KINDS = ("r_precision", "r_precision_candidates", "nearness")
 
 
 def draw_pictures(
@@ -82,7 +86,7 @@ def draw_pictures(
     return pictures
 
 
-def text_of(report: Report) -> str:
+def text_of(report: EvaluationReport) -> str:
     """Write the report for people, in Markdown."""
     protocol = Protocol(**report["protocol"])
     model = report["model"]
@@ -154,7 +158,7 @@ def shown_name(name: str) -> str:
     return f"{kind.upper() if kind in ('fid', 'kid') else kind}[{protocol}]"
 
 
-def read_report(location: str) -> Report:
+def read_report(location: str) -> EvaluationReport:
     """Read a report.
 
     Args:
@@ -171,7 +175,91 @@ def read_report(location: str) -> Report:
             f"{location} holds no {REPORT}: name a folder that jobs/evaluate.py wrote, for example "
             "outputs/NAME/evaluation/…"
         )
-    report: Report = folder.read_json(REPORT)
+    report: EvaluationReport = folder.read_json(REPORT)
     if not {"protocol", "numbers", "name", "pair"} <= report.keys():
         raise ValueError(f"{folder}/{REPORT} is not a report of this version.")
     return report
+
+
+class CompareConfig(Settings):
+    """Put the numbers of evaluations side by side; refused if their protocols are not the same.
+
+    python jobs/compare.py outputs/a/evaluation/… outputs/b/evaluation/…
+    """
+
+    reports: tyro.conf.Positional[Annotated[tuple[str, ...], Field(min_length=2)]]
+    """Folders of evaluations, or their report.json."""
+
+
+def compare(config: CompareConfig) -> list[EvaluationReport]:
+    """Print the numbers of reports side by side.
+
+    Returns:
+        The reports.
+
+    Raises:
+        ValueError: If their numbers do not compare; it says in what they differ.
+        FileNotFoundError: If one is not there.
+    """
+    reports = [read_report(location) for location in config.reports]
+    refuse_unlike(reports, config.reports)
+    print_line(table(reports))
+    return reports
+
+
+def refuse_unlike(reports: list[EvaluationReport], names: tuple[str, ...]) -> None:
+    """Refuse reports whose numbers do not compare.
+
+    Args:
+        reports: Two or more.
+        names: What the user calls them.
+
+    Raises:
+        ValueError: With each difference.
+    """
+    first = Protocol(**reports[0]["protocol"])
+    for report, name in zip(reports[1:], names[1:], strict=True):
+        if unlike := differences(first, Protocol(**report["protocol"])):
+            raise ValueError(
+                f"the numbers of {names[0]} and {name} do not compare: they were measured by "
+                "different protocols.\n" + "\n".join(unlike) + "\n"
+                "Evaluate one of them again by the other's protocol."
+            )
+
+
+def table(reports: list[EvaluationReport]) -> str:
+    """Lay numbers out, a row for each and a column for each report."""
+    pairs = [report["pair"] for report in reports]
+    same_pair = all(pair == pairs[0] for pair in pairs)
+    kinds: dict[str, str] = {}
+    for report in reports:
+        kinds |= report["kinds"]
+    rows = [name for name, kind in kinds.items() if same_pair or not _is_of_pair(kind)]
+    titles = [_title(report) for report in reports]
+    width = max([len(shown_name(name)) for name in rows], default=0) + 2
+    columns = [max(len(title), 10) + 2 for title in titles]
+    protocol = Protocol(**reports[0]["protocol"])
+    lines = [
+        f"protocol {protocol.name}: {protocol.count:,} images of {protocol.image_size} px, "
+        f"extractor {protocol.extractor}, reference {protocol.reference}",
+        " " * width + "".join(f"{t:>{w}}" for t, w in zip(titles, columns, strict=True)),
+    ]
+    for name in rows:
+        values = [report["numbers"].get(name) for report in reports]
+        shown = ["–" if value is None else f"{value:.4g}" for value in values]
+        lines.append(
+            f"{shown_name(name):{width}}"
+            + "".join(f"{text:>{w}}" for text, w in zip(shown, columns, strict=True))
+        )
+    if not same_pair:
+        lines.append("retrieval is left out: it was measured by different pairs of encoders.")
+    return "\n".join(lines)
+
+
+def _is_of_pair(kind: str) -> bool:
+    return kind in PAIR_KINDS or kind.startswith(("caption_recall", "image_recall"))
+
+
+def _title(report: EvaluationReport) -> str:
+    step = report["model"]["step"]
+    return f"{report['name']}@{step:,}" if step else str(report["name"])

@@ -3,14 +3,19 @@
 from dataclasses import dataclass
 from typing import Any
 
-from pipeline.dataset import PreparedDataset
+from pipeline.data.dataset import PreparedDataset
 from pipeline.evaluation.config import EvaluateConfig
-from pipeline.evaluation.feature_sets import digest
-from pipeline.evaluation.models import ModelPlace, find_model
-from pipeline.evaluation.places import ExtractorPlace, PairPlace, find_pair
+from pipeline.evaluation.features import digest
+from pipeline.evaluation.networks import (
+    ExtractorRef,
+    ModelRef,
+    PairRef,
+    find_model,
+    find_pair,
+)
 from pipeline.evaluation.protocols import Protocol
-from pipeline.evaluation.references import RealImages, column_digest, find_reference
-from pipeline.storage import Folder, absolute
+from pipeline.evaluation.reference_images import RealImages, column_digest, find_reference
+from pipeline.storage.folder import Folder, absolute
 from ratgan.metrics.features import Extractor
 
 
@@ -36,14 +41,14 @@ class Task:
 
     config: EvaluateConfig
     protocol: Protocol
-    model: ModelPlace
+    model: ModelRef
     dataset: PreparedDataset
     real: RealImages
-    extractor: ExtractorPlace
+    extractor: ExtractorRef
     features: int
     published: bool
     logits: bool
-    pair: PairPlace | None
+    pair: PairRef | None
     pair_sha256: str
     output: Folder
     identity: dict[str, Any]
@@ -77,7 +82,7 @@ def check(config: EvaluateConfig) -> Task:
             f"{dataset.folder} has no {wanted.captions_of} images, whose captions are drawn."
         )
     weights = None if config.weights is None else absolute(config.weights, "weights")
-    place = ExtractorPlace(wanted.extractor, weights, wanted.resize, config.weights_sha256)
+    place = ExtractorRef(wanted.extractor, weights, wanted.resize, config.weights_sha256)
     extractor = place.loaded()
     image_size = model.loaded().generator.arguments["image_size"]
     real = find_reference(
@@ -152,7 +157,7 @@ def _refuse_too_few(
 
 
 def _output(
-    config: EvaluateConfig, protocol: Protocol, model: ModelPlace, identity: dict[str, Any]
+    config: EvaluateConfig, protocol: Protocol, model: ModelRef, identity: dict[str, Any]
 ) -> Folder:
     if config.output is not None:
         return Folder(absolute(config.output, "output"))

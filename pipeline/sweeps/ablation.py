@@ -3,11 +3,9 @@
 from collections.abc import Sequence
 from typing import Any
 
-from pipeline.storage import Folder
+from pipeline.storage.folder import Folder
 from pipeline.sweeps.config import AblateConfig
-from pipeline.sweeps.parent import ParentRun
-from pipeline.sweeps.proposals import Grid
-from pipeline.sweeps.record import StudyFolder, TrialRecord
+from pipeline.sweeps.parent_run import ParentRun
 from pipeline.sweeps.report import (
     SUMMARY,
     TABLE,
@@ -18,8 +16,10 @@ from pipeline.sweeps.report import (
     trial_records,
     write,
 )
+from pipeline.sweeps.search import Grid
 from pipeline.sweeps.space import Choice
-from pipeline.sweeps.study import Study, carry_out
+from pipeline.sweeps.study import Study, run_study
+from pipeline.sweeps.study_folder import StudyFolder, TrialRecord
 
 
 def ablate(config: AblateConfig) -> Folder:
@@ -40,7 +40,7 @@ def ablate(config: AblateConfig) -> Folder:
     def conclude(study: Study, folder: StudyFolder, parent: ParentRun) -> None:
         _conclude(config, folder, parent)
 
-    return carry_out(study, conclude)
+    return run_study(study, conclude)
 
 
 def settings(config: AblateConfig, trials: Sequence[TrialRecord]) -> list[dict[str, Any]]:

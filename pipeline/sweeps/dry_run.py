@@ -1,9 +1,9 @@
 """What a sweep or an ablation would do, said without doing it."""
 
-from pipeline.dry_run import plan_training
-from pipeline.plan_report import Report
+from pipeline.common.console import DryRunReport
 from pipeline.sweeps.config import AblateConfig, StudyConfig, SweepConfig
 from pipeline.sweeps.space import every_combination
+from pipeline.training.dry_run import plan_training
 
 
 def plan_sweep(config: SweepConfig) -> None:
@@ -29,7 +29,7 @@ def plan_ablation(config: AblateConfig) -> None:
 
 
 def _plan(config: StudyConfig, what: str) -> None:
-    report = Report()
+    report = DryRunReport()
     report.line("study", f"{what}, by {config.metric} ({config.mode})")
     report.line("space", "\n".join(f"{name}: {d}" for name, d in config.domains().items()))
     report.line("each", "a run as below")

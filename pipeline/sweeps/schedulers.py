@@ -12,8 +12,8 @@ from typing import Any
 import numpy as np
 from ray.tune.schedulers import ASHAScheduler, PopulationBasedTraining, TrialScheduler
 
-from pipeline.sweeps.record import TrialRecord
 from pipeline.sweeps.space import Space
+from pipeline.sweeps.study_folder import TrialRecord
 
 PROGRESS, SCORE = "progress", "score"  # what trials report: share of the way, and the metric
 

@@ -70,19 +70,21 @@ class Real:
     def sample(self, rng: np.random.Generator) -> float:
         """Draw a number."""
         if self.log:
-            return self.settle(math.exp(rng.uniform(math.log(self.low), math.log(self.high))))
-        return self.settle(rng.uniform(self.low, self.high))
+            return self.round_to_step(
+                math.exp(rng.uniform(math.log(self.low), math.log(self.high)))
+            )
+        return self.round_to_step(rng.uniform(self.low, self.high))
 
     def perturb(self, value: float, rng: np.random.Generator) -> float:
         """Multiply a number by one of `FACTORS`."""
         if rng.random() < RESAMPLE:
             return self.sample(rng)
-        changed = self.settle(value * float(rng.choice(FACTORS)))
+        changed = self.round_to_step(value * float(rng.choice(FACTORS)))
         if changed == value and self.step:
-            changed = self.settle(value + self.step * float(rng.choice([-1, 1])))
+            changed = self.round_to_step(value + self.step * float(rng.choice([-1, 1])))
         return changed
 
-    def settle(self, value: float) -> float:
+    def round_to_step(self, value: float) -> float:
         """Return the nearest number of these, with few digits."""
         if self.step:
             value = self.low + round((value - self.low) / self.step) * self.step

@@ -16,23 +16,23 @@ from typing import Any
 from ray import tune
 from ray.tune.search import Searcher
 
+from pipeline.common.console import print_line
 from pipeline.config import TrainConfig, flatten
-from pipeline.lock import FolderInUseError, Lock
-from pipeline.progress import say
-from pipeline.sender import what_is_left
-from pipeline.starting import RAY_RECORDS
-from pipeline.stopping import StoppedError, StopRequests
-from pipeline.storage import Folder
-from pipeline.sweeps.capacity import Capacity, connect_for
+from pipeline.distributed.elastic import RAY_RECORDS
+from pipeline.distributed.graceful_stop import StoppedError, StopRequests
+from pipeline.storage.folder import Folder
+from pipeline.storage.lock import FolderInUseError, Lock
+from pipeline.sweeps.concurrency import Capacity, connect_for
 from pipeline.sweeps.config import RESUMABLE, StudyConfig
-from pipeline.sweeps.parent import ParentRun, settle
-from pipeline.sweeps.proposals import Proposals
-from pipeline.sweeps.record import StudyFolder
+from pipeline.sweeps.monitor import SweepMonitor
+from pipeline.sweeps.parent_run import ParentRun, finish_trial_run
 from pipeline.sweeps.schedulers import SCORE, Halving
-from pipeline.sweeps.trial import Plan, TrialRun
-from pipeline.sweeps.watch import Watch
-from pipeline.tracking import tracking_uri
-from pipeline.train import checked
+from pipeline.sweeps.search import Proposals
+from pipeline.sweeps.study_folder import StudyFolder
+from pipeline.sweeps.trial import TrialPlan, TrialRun
+from pipeline.tracking.sender import what_is_left
+from pipeline.tracking.tracker import tracking_uri
+from pipeline.training.train import check_training
 
 # What Tune would write, look at or print besides; what is kept of trials is in their records.
 QUIET = {
@@ -73,7 +73,7 @@ class Study:
         return self.config.name or f"{self.config.train.name}-{self.what}"
 
 
-def carry_out(study: Study, conclude: Callable[[Study, StudyFolder, ParentRun], None]) -> Folder:
+def run_study(study: Study, conclude: Callable[[Study, StudyFolder, ParentRun], None]) -> Folder:
     """Do all trials that are not done yet, then say what came of them.
 
     Args:
@@ -88,7 +88,7 @@ def carry_out(study: Study, conclude: Callable[[Study, StudyFolder, ParentRun], 
             of its trials failed.
         StoppedError: If a signal asked for it; the same command goes on.
     """
-    train = checked(study.config.run()).config
+    train = check_training(study.config.run()).config
     if not isinstance(train, TrainConfig):
         raise TypeError(f"a study varies runs of TrainConfig, not of {type(train).__name__}.")
     uri = tracking_uri(train.tracking.uri, Folder(train.output))
@@ -101,13 +101,13 @@ def carry_out(study: Study, conclude: Callable[[Study, StudyFolder, ParentRun], 
         folder.open({**options, "name": study.name, "train": train.record()}, RESUMABLE)
         left = _plan(study, folder)
         parent = ParentRun(folder, train, uri)
-        say(
+        print_line(
             f"{study.what} {study.name}: {study.count} trials, {_already(folder)}in {folder.folder}"
         )
         status = "FAILED"
         try:
             our_id = parent.begin(_parameters(study), {"study": study.what})
-            watch = Watch(folder, parent, study.config, study.count, study.proposals, stop)
+            watch = SweepMonitor(folder, parent, study.config, study.count, study.proposals, stop)
             if left:
                 capacity = connect_for(
                     train.workers, train.threads, study.config.concurrent, len(left)
@@ -120,7 +120,7 @@ def carry_out(study: Study, conclude: Callable[[Study, StudyFolder, ParentRun], 
                     )
                 own: dict[str, Any] = {"workers": capacity.workers, "threads": capacity.threads}
                 tracking = train.tracking.model_copy(update={"uri": uri})
-                plan = Plan(
+                plan = TrialPlan(
                     train=train.model_copy(
                         update=own | {"min_workers": None, "tracking": tracking}
                     ),
@@ -137,7 +137,7 @@ def carry_out(study: Study, conclude: Callable[[Study, StudyFolder, ParentRun], 
             _refuse_failure(study, folder, watch)
             if stop.asked:
                 status = "KILLED"
-                say(f"stopped. The same command goes on with the {study.what}.")
+                print_line(f"stopped. The same command goes on with the {study.what}.")
                 raise StoppedError(stop.number)
             if any(not each.is_done for each in folder.trials.values()):
                 status = "KILLED"
@@ -174,13 +174,13 @@ def _run(
     study: Study,
     folder: StudyFolder,
     numbers: list[int],
-    plan: Plan,
+    plan: TrialPlan,
     capacity: Capacity,
-    watch: Watch,
+    watch: SweepMonitor,
 ) -> None:
     """Let Tune run trials until all are done or a stop was asked for."""
     os.environ |= {name: os.environ.get(name, value) for name, value in QUIET.items()}
-    say(
+    print_line(
         f"  {capacity.concurrent} trials at a time, "
         f"{f'{capacity.workers} workers each' if capacity.workers else 'each in one process'}"
     )
@@ -265,16 +265,16 @@ def _settle(folder: StudyFolder, uri: str, *, send: bool) -> None:
     total: dict[str, int] = {}
     for record in folder.trials.values():
         with contextlib.suppress(FolderInUseError):  # still ending: it tells its end itself
-            for lane, count in settle(folder, record, uri, send=send).items():
+            for lane, count in finish_trial_run(folder, record, uri, send=send).items():
                 total[lane] = total.get(lane, 0) + count
     if total:
-        say(
+        print_line(
             f"{what_is_left(total)} of trials are not in MLflow yet; send them with\n"
             f"  python jobs/sync.py --run {folder.folder}"
         )
 
 
-def _refuse_failure(study: Study, folder: StudyFolder, watch: Watch) -> None:
+def _refuse_failure(study: Study, folder: StudyFolder, watch: SweepMonitor) -> None:
     """Raise what kept all trials from being of use."""
     failed = [each for each in folder.trials.values() if each.status == "failed"]
     if watch.hopeless:

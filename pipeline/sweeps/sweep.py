@@ -2,11 +2,9 @@
 
 from typing import Any
 
-from pipeline.storage import Folder
+from pipeline.storage.folder import Folder
 from pipeline.sweeps.config import SweepConfig
-from pipeline.sweeps.parent import ParentRun
-from pipeline.sweeps.proposals import AtRandom, Grid, Optuna, Proposals
-from pipeline.sweeps.record import StudyFolder
+from pipeline.sweeps.parent_run import ParentRun
 from pipeline.sweeps.report import (
     SUMMARY,
     TABLE,
@@ -20,7 +18,9 @@ from pipeline.sweeps.report import (
     write,
 )
 from pipeline.sweeps.schedulers import Halving, Population
-from pipeline.sweeps.study import Study, carry_out
+from pipeline.sweeps.search import AtRandom, Grid, Optuna, Proposals
+from pipeline.sweeps.study import Study, run_study
+from pipeline.sweeps.study_folder import StudyFolder
 
 
 def sweep(config: SweepConfig) -> Folder:
@@ -52,7 +52,7 @@ def sweep(config: SweepConfig) -> Folder:
     def conclude(study: Study, folder: StudyFolder, parent: ParentRun) -> None:
         _conclude(config, folder, parent)
 
-    return carry_out(study, conclude)
+    return run_study(study, conclude)
 
 
 def _proposals(config: SweepConfig) -> Proposals:

@@ -5,32 +5,33 @@ never keeps it waiting; a trial that Tune ends is asked to stop as a signal asks
 its step, tells MLflow, and gives its folder free.
 """
 
+import math
 import threading
 import time
 import traceback
 from collections import deque
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from ray import tune
 
-from pipeline.checkpointing import FILES, MARKER, newest_checkpoint
-from pipeline.cli import USER_ERRORS, root_cause
+from pipeline.checkpoint.store import FILES, MARKER, newest_checkpoint
+from pipeline.common.console import print_line
+from pipeline.common.errors import USER_ERRORS, root_cause
 from pipeline.config import TrainConfig
-from pipeline.dataset import PreparedDataset
-from pipeline.lock import FolderInUseError, Lock
-from pipeline.progress import say
-from pipeline.run_record import read_record, update_record
-from pipeline.stopping import StoppedError, StopRequests
-from pipeline.storage import Folder
-from pipeline.sweeps.curve import Curve, Point
-from pipeline.sweeps.options import with_values
-from pipeline.sweeps.record import StudyFolder
+from pipeline.data.dataset import PreparedDataset
+from pipeline.distributed.graceful_stop import StoppedError, StopRequests
+from pipeline.storage.folder import Folder
+from pipeline.storage.lock import FolderInUseError, Lock
+from pipeline.sweeps.config import with_values
 from pipeline.sweeps.schedulers import PROGRESS, SCORE, progress
-from pipeline.tracking import PartOf, Tracker
-from pipeline.train import train
+from pipeline.sweeps.study_folder import StudyFolder
+from pipeline.tracking.run_record import read_record, update_record
+from pipeline.tracking.spool import RECORDS, SPOOL, Position, read
+from pipeline.tracking.tracker import PartOf, Tracker
+from pipeline.training.train import train
 
 LOCAL_POLL_S, BUCKET_POLL_S = 0.2, 3.0  # between two looks at the spool
 REPORT_S = 1.0  # longest time without a word to Tune, which can end a trial only between two
@@ -38,8 +39,66 @@ STOP_S = 300.0  # for a checkpoint of a trial that is ended
 IN_USE_S = 120.0  # patience with a process of the same trial that is still ending
 
 
+@dataclass
+class Point:
+    """Where a run has come to.
+
+    Attributes:
+        step: Steps done.
+        score: Value of the curve that is followed.
+        seconds: That training took up to here, over all starts.
+        latest: Last value of each curve up to here.
+    """
+
+    step: int
+    score: float
+    seconds: float
+    latest: dict[str, float] = field(default_factory=dict)
+
+
+class Curve:
+    """Follows one curve of a run.
+
+    Args:
+        run: Folder of the run; it need not be there yet.
+        name: Of the curve.
+    """
+
+    def __init__(self, run: Folder, name: str) -> None:
+        self.records, self.name = run / SPOOL / RECORDS, name
+        self.latest: dict[str, float] = {}
+        self.seconds = 0.0
+        self.step = 0  # of the last point; the untrained run does not count
+        self._images = 0.0
+        self._position: Position = {}
+
+    def new(self) -> list[Point]:
+        """Return the points that were told since the last look, those told twice once."""
+        points = []
+        for entry in read(self.records, dict(self._position)):
+            self._position[entry.writer] = list(entry.end)
+            record = entry.record
+            if record is None or record["kind"] != "points":
+                continue
+            step, values = int(record["step"]), record["values"]
+            self._time(values)
+            self.latest |= values
+            score = values.get(self.name)
+            if score is not None and math.isfinite(score) and step > self.step:
+                self.step = step
+                points.append(Point(step, float(score), self.seconds, dict(self.latest)))
+        return points
+
+    def _time(self, values: dict[str, float]) -> None:
+        """Add up how long training took, from how fast it said it went."""
+        images, speed = values.get("images_seen", 0.0), values.get("speed/images_per_s", 0.0)
+        if images > self._images and speed > 0:
+            self.seconds += (images - self._images) / speed
+            self._images = images
+
+
 @dataclass(frozen=True)
-class Plan:
+class TrialPlan:
     """What all trials of a study share.
 
     Attributes:
@@ -77,7 +136,7 @@ class Plan:
 class TrialRun(tune.Trainable):  # type: ignore[misc]
     """A trial; Tune calls it in an actor of its own."""
 
-    def setup(self, config: dict[str, Any], plan: Plan) -> None:
+    def setup(self, config: dict[str, Any], plan: TrialPlan) -> None:
         """Take what the trial is to do; nothing that can fail."""
         self.plan, self.trial = plan, config["trial"]
         self.number: int = self.trial["number"]
@@ -201,7 +260,7 @@ class TrialRun(tune.Trainable):  # type: ignore[misc]
                 target.write(name, source.read(name))
             update_record(self.run, adopted=weights["as"])
         step = state["step"]
-        say(f"goes on from the weights of trial {weights['of']} at step {step:,}")
+        print_line(f"goes on from the weights of trial {weights['of']} at step {step:,}")
         tracker = Tracker(self.run)
         values = ", ".join(f"{k}={v}" for k, v in self.trial["values"].items())
         tracker.tag(f"sweep.adopted.{step}", f"weights of trial {weights['of']}; {values}")
@@ -218,5 +277,5 @@ def _when_free(run: Folder, work: Callable[[], object]) -> None:
         except FolderInUseError:
             if time.monotonic() > until:
                 raise
-            say(f"{run} is still in use by an earlier start of this trial; waiting")
+            print_line(f"{run} is still in use by an earlier start of this trial; waiting")
             time.sleep(2)

@@ -15,7 +15,7 @@ from ratgan.metrics.builtin import BuiltIn
 from ratgan.metrics.features import Extractor, Features
 from ratgan.metrics.inception import DIM, FORMS, SIZE, Inception
 from ratgan.metrics.resizing import Resize, resize
-from ratgan.weight_file import read_weights
+from ratgan.weights.weight_file import read_weights
 
 
 @dataclass(frozen=True)

@@ -22,7 +22,7 @@ from torch.nn import functional
 from torchvision.models import inception_v3
 
 from ratgan.metrics.features import Features
-from ratgan.strict import batch_counts, load_strictly
+from ratgan.weights.strict import batch_counts, load_strictly
 
 SIZE = 299  # pixels
 DIM = 2048

@@ -13,10 +13,10 @@ import torch
 from torch import Tensor
 
 from ratgan.metrics.vision_transformers import VisionTransformer, check_folder
-from ratgan.strict import load_strictly
 from ratgan.text.damsm import Damsm
 from ratgan.text.image_branch import InceptionBranch, SmallBranch
-from ratgan.weight_file import read_weights
+from ratgan.weights.strict import load_strictly
+from ratgan.weights.weight_file import read_weights
 
 TEXT_FILE, IMAGE_FILE = "text_encoder.safetensors", "image_branch.safetensors"
 ATTNGAN_NAMES = {"emb_features.": "to_regions.", "emb_cnn_code.": "to_whole."}

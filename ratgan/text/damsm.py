@@ -24,9 +24,9 @@ from safetensors.torch import save as save_tensors
 from torch import Tensor, nn
 from torch.nn.utils.rnn import pack_padded_sequence, pad_packed_sequence
 
-from ratgan.strict import load_strictly
 from ratgan.text.encoder import Words
 from ratgan.text.vocabulary import RULE, Vocabulary
+from ratgan.weights.strict import load_strictly
 
 FORMAT_VERSION = 1
 METADATA_KEY = "ratgan_damsm"  # one key: the order of several would not be fixed

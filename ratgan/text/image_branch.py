@@ -11,8 +11,8 @@ from torch import Tensor, nn
 from torch.nn import functional
 from torchvision.models import Inception_V3_Weights, inception_v3
 
-from ratgan.strict import batch_counts, load_strictly
-from ratgan.weight_file import read_weights
+from ratgan.weights.strict import batch_counts, load_strictly
+from ratgan.weights.weight_file import read_weights
 
 INCEPTION_SIZE = 299  # pixels
 

@@ -11,9 +11,9 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from ratgan.foreign_pickle import load_foreign_pickle
 from ratgan.text.damsm import build, pack
 from ratgan.text.vocabulary import MAX_WORDS, Vocabulary
+from ratgan.weights.restricted_pickle import load_foreign_pickle
 
 RENAMED = {"encoder.weight": "embedding.weight"}  # and rnn.* to lstm.*
 

@@ -7,7 +7,7 @@ import torch
 
 from benchmarks.comparison import NoUpdate, bfloat16_error, count, float64_error
 from benchmarks.workload import Workload
-from ratgan.counting import Counter
+from ratgan.ops.op_counter import Counter
 from ratgan.step import train_step
 
 

@@ -8,7 +8,7 @@ What a start runs into by chance, two or more of these at once, is what `schedul
 import sys
 from dataclasses import dataclass
 
-CHAOS, PIPELINE = "tests/chaos/test_{}.py::test_{}", "tests/pipeline/test_{}.py::test_{}"
+CHAOS, PIPELINE = "tests/chaos/test_{}.py::test_{}", "tests/pipeline/{}.py::test_{}"
 EVERY_CHANGE = (1, 2, 4, 7, 8, 12, 16, 19)  # shown before each change lands, in minutes
 
 
@@ -56,7 +56,7 @@ FAULTS = (
             ),
             *_in(
                 PIPELINE,
-                "exact_resume",
+                "training/test_exact_resume",
                 "a_gan_resumed_from_any_step_does_the_next_one_bit_for_bit",
                 "two_workers_resumed_from_any_step_do_the_next_one_bit_for_bit",
             ),
@@ -70,7 +70,7 @@ FAULTS = (
         "the checkpoint before is whole and taken, to the same weights; nothing torn has a name",
         _in(
             PIPELINE,
-            "exact_resume",
+            "training/test_exact_resume",
             "a_run_killed_anywhere_in_a_save_ends_as_one_that_was_not",
             "the_environment_kills_a_save_too",
         ),
@@ -80,7 +80,7 @@ FAULTS = (
         "The driver is killed",
         "SIGKILL of the command; of all it started, or alone",
         "the same command goes on, to the same weights, in the same MLflow run",
-        _in(PIPELINE, "train", "a_killed_job_goes_on_with_the_same_command"),
+        _in(PIPELINE, "training/test_train", "a_killed_job_goes_on_with_the_same_command"),
         _in(CHAOS, "kills", "a_driver_killed_alone_leaves_no_worker_that_spoils_the_next_start"),
     ),
     Fault(
@@ -138,12 +138,16 @@ FAULTS = (
         (
             *_in(
                 PIPELINE,
-                "disk_space",
+                "storage/test_disk_space",
                 "a_disk_that_is_really_full_keeps_the_checkpoint_it_has",
                 "a_limit_on_file_sizes_is_an_error_that_names_it",
                 "running_out_of_room_in_mid_write_leaves_the_old_one_and_nothing_torn",
             ),
-            *_in(PIPELINE, "saver", "a_full_disk_stops_the_training_at_the_third_time_in_a_row"),
+            *_in(
+                PIPELINE,
+                "checkpoint/test_async_saver",
+                "a_full_disk_stops_the_training_at_the_third_time_in_a_row",
+            ),
         ),
     ),
     Fault(
@@ -214,7 +218,7 @@ FAULTS = (
         "training is as fast as with it; every point arrives later, once, with its first time",
         _in(
             PIPELINE,
-            "sender",
+            "tracking/test_sender",
             "a_tracker_that_breaks_in_between_gets_all_of_it_later",
             "a_server_that_is_dead_at_the_start_and_killed_in_between",
             "a_killed_driver_leaves_points_that_two_syncs_at_once_send_once",
@@ -238,12 +242,12 @@ FAULTS = (
         (
             *_in(
                 PIPELINE,
-                "collective",
+                "distributed/test_collective",
                 "one_bad_image_of_one_process_makes_all_of_them_skip_the_step",
             ),
             *_in(
                 PIPELINE,
-                "rollback",
+                "training/test_rollback",
                 "a_bad_batch_is_left_out_and_counted",
                 "bad_batches_in_a_row_send_a_run_back_and_past_them",
                 "a_run_that_stays_bad_stops_with_its_last_good_checkpoint",
@@ -259,11 +263,15 @@ FAULTS = (
         (
             *_in(
                 PIPELINE,
-                "memory",
+                "training/test_memory",
                 "a_process_that_may_have_no_more_memory_says_so_too",
                 "lack_of_memory_says_how_to_train_the_same_batch",
             ),
-            *_in(PIPELINE, "rollback", "a_run_without_memory_says_how_to_train_the_same_batch"),
+            *_in(
+                PIPELINE,
+                "training/test_rollback",
+                "a_run_without_memory_says_how_to_train_the_same_batch",
+            ),
         ),
         _in(CHAOS, "nodes", "a_worker_that_ray_ends_for_want_of_memory_costs_no_work"),
     ),
@@ -275,11 +283,15 @@ FAULTS = (
         (
             *_in(
                 PIPELINE,
-                "decoder",
+                "preparation/decoding/test_isolated_decoder",
                 "an_image_that_kills_the_child_is_rejected_and_the_next_gets_another",
                 "memory_runs_out_in_the_child_only",
             ),
-            *_in(PIPELINE, "images", "a_flipped_byte_in_a_png_is_always_noticed"),
+            *_in(
+                PIPELINE,
+                "preparation/decoding/test_images",
+                "a_flipped_byte_in_a_png_is_always_noticed",
+            ),
         ),
     ),
     Fault(
@@ -290,12 +302,14 @@ FAULTS = (
         (
             *_in(
                 PIPELINE,
-                "checkpoint_damage",
+                "checkpoint/test_damage",
                 "flipped_bits_are_all_found",
                 "random_damage_is_found_and_named",
                 "what_was_damaged_is_not_what_training_goes_on_from",
             ),
-            *_in(PIPELINE, "damaged_shards", "damaged_bytes_are_found_before_they_are_used"),
+            *_in(
+                PIPELINE, "data/test_damaged_shards", "damaged_bytes_are_found_before_they_are_used"
+            ),
         ),
     ),
     Fault(
@@ -312,7 +326,10 @@ FAULTS = (
         "exactly one runs; the other is told who does",
         (
             *_in(
-                PIPELINE, "lock", "of_many_threads_one_owns", "of_many_processes_one_owns_at_a_time"
+                PIPELINE,
+                "storage/test_lock",
+                "of_many_threads_one_owns",
+                "of_many_processes_one_owns_at_a_time",
             ),
             *_in(
                 CHAOS,
@@ -328,7 +345,11 @@ FAULTS = (
         "another learning rate, width, batch, seed",
         "refused with old and new value; `--allow-changes` names what may",
         (
-            *_in(PIPELINE, "train", "what_does_not_fit_is_refused_before_anything_starts"),
+            *_in(
+                PIPELINE,
+                "training/test_train",
+                "what_does_not_fit_is_refused_before_anything_starts",
+            ),
             *_in(CHAOS, "training_faults", "an_option_may_change_on_resume_only_if_it_is_named"),
         ),
     ),
@@ -366,7 +387,7 @@ FAULTS = (
         "Preparation is killed",
         "SIGKILL of all of it, at 20 random moments",
         "the same command goes on, shard by shard, to the same bytes",
-        _in(PIPELINE, "prepare_again", "a_killed_preparation_goes_on"),
+        _in(PIPELINE, "preparation/test_prepare_again", "a_killed_preparation_goes_on"),
         _in(CHAOS, "prepare_faults", "a_preparation_killed_twenty_times_ends_in_the_same_bytes"),
     ),
 )

@@ -12,14 +12,14 @@ from pathlib import Path
 
 from mlflow import MlflowClient
 
-from pipeline.checkpointing import MARKER, PREFIX, damage
-from pipeline.dataset import PreparedDataset
-from pipeline.lock import LOCK_NAME
-from pipeline.plan import Plan
-from pipeline.run_record import read_record
-from pipeline.sender import Delivery
-from pipeline.spool import read
-from pipeline.storage import Folder
+from pipeline.checkpoint.store import MARKER, PREFIX, damage
+from pipeline.data.dataset import PreparedDataset
+from pipeline.data.sample_order import SampleOrder
+from pipeline.storage.folder import Folder
+from pipeline.storage.lock import LOCK_NAME
+from pipeline.tracking.run_record import read_record
+from pipeline.tracking.sender import Delivery
+from pipeline.tracking.spool import read
 
 TEMPORARY = re.compile(r".*\.tmp|\.probe-.*|stop\.json")
 
@@ -118,8 +118,9 @@ def left_over(run: Path) -> list[str]:
 def unequal_epochs(data: str, batch_size: int, seed: int, worlds: Sequence[int]) -> list[str]:
     """Follow three epochs of a dataset through a change of workers: each image once in each.
 
-    Which images a step sees is a function of the step alone (`pipeline/plan.py`), and a resumed
-    run that ends with the same weights has seen them; this holds that function to its word.
+    Which images a step sees is a function of the step alone (`pipeline/data/sample_order.py`),
+    and a resumed run that ends with the same weights has seen them; this holds that function to
+    its word.
 
     Args:
         data: Prepared dataset.
@@ -128,7 +129,7 @@ def unequal_epochs(data: str, batch_size: int, seed: int, worlds: Sequence[int])
         worlds: Numbers of workers that follow each other, each for its part of the steps.
     """
     dataset = PreparedDataset(data)
-    plan = Plan(dataset.units("train"), batch_size, seed)
+    plan = SampleOrder(dataset.units("train"), batch_size, seed)
     steps = -(-3 * plan.images // batch_size)
     bounds = [round(steps * n / len(worlds)) for n in range(len(worlds) + 1)]
     seen: Counter[tuple[int, int, int]] = Counter()

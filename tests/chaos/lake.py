@@ -3,8 +3,8 @@
 import fsspec
 import pytest
 
-from pipeline import s3
-from pipeline.storage import Folder
+from pipeline.storage import s3
+from pipeline.storage.folder import Folder
 from tests.chaos.proxy import ChaosProxy
 
 CONTENT = bytes(range(256)) * 200

@@ -4,8 +4,8 @@ from pathlib import Path
 
 import yaml
 
+from pipeline.common.failpoints import VARIABLE
 from pipeline.config import TrainConfig
-from pipeline.failpoints import VARIABLE
 from tests.chaos.commands import Command
 
 

@@ -9,7 +9,7 @@ import pytest
 from tests.chaos.commands import Command, tell_losses
 from tests.chaos.runs import start
 from tests.chaos.test_training_faults import options
-from tests.pipeline.test_train import status, weights
+from tests.pipeline.training.test_train import status, weights
 
 pytestmark = [pytest.mark.slow, pytest.mark.thorough]
 
@@ -107,7 +107,7 @@ def test_a_training_in_this_process_that_hangs_ends_and_goes_on_by_the_same_comm
     hang = f"hang@worker.step:step=6,once={tmp_path}/done,{SAVED.format(tmp_path)}"
     with start(run, tmp_path, hang) as hung:
         assert hung.wait() == 75, hung.said
-        assert "worker 0 is in pipeline.failpoints.reach" in hung.said
+        assert "worker 0 is in pipeline.common.failpoints.reach" in hung.said
     with start(run, tmp_path, hang) as job:
         assert job.wait() == 0, job.said
         assert "resuming from step 4" in job.said

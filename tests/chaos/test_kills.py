@@ -5,8 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from pipeline.failpoints import VARIABLE
-from pipeline.train import train
+from pipeline.common.failpoints import VARIABLE
+from pipeline.training.train import train
 from tests.chaos import invariants
 from tests.chaos.cluster import Cluster
 from tests.chaos.commands import (
@@ -18,7 +18,7 @@ from tests.chaos.commands import (
     training,
 )
 from tests.chaos.proxy import ChaosProxy
-from tests.pipeline.test_train import config
+from tests.pipeline.training.test_train import config
 from tests.waiting import wait_until
 
 pytestmark = [pytest.mark.slow, pytest.mark.thorough]

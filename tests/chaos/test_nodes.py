@@ -12,16 +12,16 @@ import pytest
 import ray
 from mlflow import MlflowClient
 
-from pipeline import room
-from pipeline.failpoints import VARIABLE
-from pipeline.stopping import StoppedError, StopRequests
-from pipeline.storage import Folder
-from pipeline.train import train
+from pipeline.common.failpoints import VARIABLE
+from pipeline.distributed import capacity
+from pipeline.distributed.graceful_stop import StoppedError, StopRequests
+from pipeline.storage.folder import Folder
+from pipeline.training.train import train
 from tests.chaos.cluster import Cluster
 from tests.chaos.commands import Command, tell_losses
 from tests.chaos.runs import start, then
 from tests.chaos.test_training_faults import options
-from tests.pipeline.test_train import status, weights
+from tests.pipeline.training.test_train import status, weights
 from tests.waiting import wait_until
 
 pytestmark = [pytest.mark.slow, pytest.mark.thorough]
@@ -48,8 +48,8 @@ def newest(output: Path) -> dict:
 def test_a_run_grows_when_there_is_room_and_loses_no_step(
     ray_session, shapes, tmp_path, monkeypatch, capsys
 ):
-    monkeypatch.setattr(room, "LOOK_EVERY_S", 0.5)
-    monkeypatch.setattr(room, "SETTLE_S", 0)
+    monkeypatch.setattr(capacity, "LOOK_EVERY_S", 0.5)
+    monkeypatch.setattr(capacity, "SETTLE_S", 0)
 
     @ray.remote
     class Other:

@@ -11,13 +11,13 @@ from pathlib import Path
 
 import pytest
 
-from pipeline.prepare import prepare
-from pipeline.prepare_config import PrepareConfig
-from pipeline.sources.coco import CocoSource
+from pipeline.preparation.config import PrepareConfig
+from pipeline.preparation.prepare import prepare
+from pipeline.preparation.sources.coco import CocoSource
 from tests.chaos.commands import KILLED, Command
 from tests.chaos.proxy import ChaosProxy, Request
 from tests.conftest import write_coco
-from tests.pipeline.test_prepare_again import files
+from tests.pipeline.preparation.test_prepare_again import files
 
 pytestmark = [pytest.mark.slow, pytest.mark.rest]
 

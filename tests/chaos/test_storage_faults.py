@@ -11,8 +11,8 @@ from pathlib import Path
 import fsspec
 import pytest
 
-from pipeline import s3
-from pipeline.storage import Folder
+from pipeline.storage import s3
+from pipeline.storage.folder import Folder
 from tests.chaos.lake import CONTENT, PATIENCE_S, SECRET, folder, one_proxy, proxy
 from tests.waiting import wait_until
 
@@ -302,8 +302,8 @@ def test_parts_of_a_killed_writer_go_with_the_next_upload_of_the_same_name(folde
 
 WRITER = """
 import sys
-from pipeline import s3
-from pipeline.storage import Folder
+from pipeline.storage import s3
+from pipeline.storage.folder import Folder
 s3.PART_BYTES = 5 * 2**20
 Folder("s3://lake/runs/small").write("large.bin", bytes(11 * 2**20))
 """

@@ -5,9 +5,9 @@ import time
 
 import pytest
 
-from pipeline.sender import Delivery, Sender
+from pipeline.tracking.sender import Delivery, Sender
 from tests.chaos.proxy import ChaosProxy
-from tests.pipeline.test_sender import arrived, new_run, server, store, told
+from tests.pipeline.tracking.test_sender import arrived, new_run, server, store, told
 from tests.waiting import wait_until
 
 __all__ = ["server", "store"]  # fixtures

@@ -12,8 +12,8 @@ from pathlib import Path
 from types import TracebackType
 from typing import Self
 
-from pipeline.sender import send_rest
-from pipeline.storage import Folder
+from pipeline.storage.folder import Folder
+from pipeline.tracking.sender import send_rest
 from tests.chaos import invariants
 from tests.chaos.cluster import Cluster
 from tests.chaos.commands import ROOT, Command, training

@@ -20,11 +20,11 @@ import pytest
 import requests
 from mlflow import MlflowClient
 
-from pipeline import admission
-from pipeline.admission import check_dashboard, check_head
-from pipeline.failpoints import VARIABLE
-from pipeline.local_cluster import PORTS_PER_NODE, Plan
-from pipeline.stopping import REQUEST
+from pipeline.common.failpoints import VARIABLE
+from pipeline.distributed.graceful_stop import REQUEST
+from pipeline.ray_cluster import authentication
+from pipeline.ray_cluster.authentication import check_dashboard, check_head
+from pipeline.ray_cluster.local_cluster import PORTS_PER_NODE, ClusterPlan
 from tests.cluster.docs import ROOT, commands_of, exported
 from tests.mlflow_server import MlflowServer
 from tests.waiting import wait_until
@@ -44,7 +44,7 @@ class Cluster:
     def __init__(self, home: Path, environment: dict[str, str]) -> None:
         self.home = home
         folder = Path(tempfile.mkdtemp(prefix="ray-", dir="/tmp"))  # a socket's path must be short
-        self.plan = Plan(NODES - 1, 1, free_block(NODES * PORTS_PER_NODE), folder)
+        self.plan = ClusterPlan(NODES - 1, 1, free_block(NODES * PORTS_PER_NODE), folder)
         self.environment = environment
         self.times: dict[str, float] = {}
 
@@ -321,9 +321,9 @@ def test_what_stands_in_the_way_is_said_at_once(cluster, monkeypatch, tmp_path):
 def counted_asking(monkeypatch) -> list[object]:
     """Count how often a cluster is asked: one that has answered is not asked again and again."""
     asked: list[object] = []
-    ask_head, ask_dashboard = admission.ask_head, urllib.request.urlopen
+    ask_head, ask_dashboard = authentication.ask_head, urllib.request.urlopen
     monkeypatch.setattr(
-        admission, "ask_head", lambda *where: asked.append(where) or ask_head(*where)
+        authentication, "ask_head", lambda *where: asked.append(where) or ask_head(*where)
     )
     monkeypatch.setattr(
         urllib.request,

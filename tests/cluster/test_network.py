@@ -11,8 +11,8 @@ from pathlib import Path
 
 import pytest
 
-from pipeline.checkpointing import newest_checkpoint
-from pipeline.storage import Folder
+from pipeline.checkpoint.store import newest_checkpoint
+from pipeline.storage.folder import Folder
 from tests.cluster.docs import ROOT, commands_of
 from tests.cluster.hosts import Hosts, hosts, why_not
 from tests.waiting import wait_until

@@ -7,9 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from pipeline.knock import Answer, Door, knock
-from pipeline.local_cluster import Plan, start, stop
-from pipeline.submission import check_package
+from pipeline.ray_cluster.local_cluster import ClusterPlan, start, stop
+from pipeline.ray_cluster.port_probe import Answer, Endpoint, knock
+from pipeline.ray_cluster.submit import check_package
 
 TOKEN = "f" * 64
 
@@ -28,7 +28,7 @@ def test_no_token_no_cluster(token, tmp_path):
     token.unlink()
 
     with pytest.raises(ValueError, match=r"no token: .* cannot be read"):
-        start(Plan(1, 1, 25000, tmp_path / "cluster"))
+        start(ClusterPlan(1, 1, 25000, tmp_path / "cluster"))
 
     assert not (tmp_path / "cluster").exists()
 
@@ -38,7 +38,7 @@ def test_ports_that_are_taken_are_named(token, tmp_path):
         port = taken.getsockname()[1]
         # Others may listen on the next of the block: they are named behind it.
         with pytest.raises(ValueError, match=rf"somebody listens on port {port}\b.* already"):
-            start(Plan(1, 1, port, tmp_path / "cluster"))
+            start(ClusterPlan(1, 1, port, tmp_path / "cluster"))
 
 
 def test_stopping_where_nothing_runs_touches_nothing(tmp_path):
@@ -57,12 +57,12 @@ def test_a_server_that_answers_strangers_or_says_nothing_is_not_taken_for_one_th
         text=True,
     ) as server:
         port = int(server.stdout.readline().split(" port ")[1].split()[0])
-        answers = knock(Door("127.0.0.1", port))
+        answers = knock(Endpoint("127.0.0.1", port))
         server.kill()
     with socket.create_server(("127.0.0.1", 0)) as silent, socket.socket() as deaf:
         deaf.bind(("127.0.0.1", 0))  # taken, so that nobody else listens there, and not listening
-        says_nothing = knock(Door("127.0.0.1", silent.getsockname()[1]))
-        not_listening = knock(Door("127.0.0.1", deaf.getsockname()[1]))
+        says_nothing = knock(Endpoint("127.0.0.1", silent.getsockname()[1]))
+        not_listening = knock(Endpoint("127.0.0.1", deaf.getsockname()[1]))
 
     assert answers is Answer.OPEN
     assert says_nothing is Answer.UNCLEAR

@@ -30,101 +30,107 @@ LOOPBACK = "Ray's ports are open to the network, or `ray start` refuses the seco
 AUTHENTICATION = "a private Ray takes the token or the authentication mode of an earlier one"
 NAMES = {
     "ray._private.authentication.authentication_token_setup.Config.initialize": Name(
-        "pipeline/private_ray.py",
+        "pipeline/ray_cluster/private_ray.py",
         AUTHENTICATION,
         "find how Ray reads RAY_AUTH_MODE again; or set it before ray is imported",
     ),
     "ray._private.authentication.authentication_token_setup.AuthenticationTokenLoader.instance": (
         Name(
-            "pipeline/private_ray.py",
+            "pipeline/ray_cluster/private_ray.py",
             AUTHENTICATION,
             "find how Ray forgets a token it has read; or start Ray once in a process only",
         )
     ),
     "ray._private.parameter.RayParams": Name(
-        "pipeline/private_ray.py",
+        "pipeline/ray_cluster/private_ray.py",
         "of two runs on a machine the second waits for port 52365 and has no agent",
         "look for an option of ray.init for the listening port of the dashboard's agent",
     ),
     "ray._private.ray_constants.ENABLE_RAY_CLUSTER": Name(
-        "pipeline/private_ray.py, pipeline/loopback.py",
+        "pipeline/ray_cluster/private_ray.py, pipeline/ray_cluster/loopback.py",
         LOOPBACK,
         "find what services.get_node_ip_address asks now; or set its variable before the import",
     ),
     "ray._private.ray_constants.ENABLE_RAY_CLUSTERS_ENV_VAR": Name(
-        "pipeline/loopback.py", LOOPBACK, "as for ENABLE_RAY_CLUSTER"
+        "pipeline/ray_cluster/loopback.py", LOOPBACK, "as for ENABLE_RAY_CLUSTER"
     ),
     "ray._private.ray_constants.GCS_PORT_ENVIRONMENT_VARIABLE": Name(
-        "pipeline/private_ray.py",
+        "pipeline/ray_cluster/private_ray.py",
         "Ray's processes are told an address at which their Ray is not",
         "look for an option of ray.init for the port of the head's store",
     ),
     "ray._private.ray_constants.RAY_ADDRESS_ENVIRONMENT_VARIABLE": Name(
-        "pipeline/private_ray.py",
+        "pipeline/ray_cluster/private_ray.py",
         "Ray Train's PlacementGroupCleaner fails where two Rays run on a machine",
         "it is RAY_ADDRESS; write it out",
     ),
     "ray._private.ray_constants.RAY_API_SERVER_ADDRESS_ENVIRONMENT_VARIABLE": Name(
-        "pipeline/private_ray.py",
+        "pipeline/ray_cluster/private_ray.py",
         "a run asks the cluster that the user exported for the state of its own Ray",
         "it is RAY_API_SERVER_ADDRESS; write it out",
     ),
     "ray._private.ray_constants.RAY_START_HOOK": Name(
-        "pipeline/loopback.py", LOOPBACK, "look in ray/scripts/scripts.py for what replaced it"
+        "pipeline/ray_cluster/loopback.py",
+        LOOPBACK,
+        "look in ray/scripts/scripts.py for what replaced it",
     ),
     "ray._private.services.get_node_ip_address": Name(
-        "pipeline/loopback.py",
+        "pipeline/ray_cluster/loopback.py",
         "nodes of cluster/start-local.sh join at the machine's address in its network",
         "find what `ray start` asks for the address of a node",
     ),
     "ray._private.state.state.get_draining_nodes": Name(
-        "pipeline/departure.py",
+        "pipeline/distributed/preemption.py",
         "a machine that is to be taken away is lost instead of left with its step saved",
         "ask ray.util.state.list_nodes, or Ray Train's preemption watcher",
     ),
     "ray._private.runtime_env.packaging._dir_travel": Name(
-        "pipeline/submission.py",
+        "pipeline/ray_cluster/submit.py",
         "a folder too large to send is refused by Ray with HTTP 413 only, after its upload",
         "find how Ray walks a working_dir with its .rayignore",
     ),
     "ray.train.torch.config._TorchBackend.on_start": Name(
-        "pipeline/meeting.py",
+        "pipeline/distributed/process_group.py",
         "workers on several machines each wait for the others at 127.0.0.1",
         "find where Ray Train sets up torch's process group, or set GLOO_SOCKET_IFNAME on nodes",
     ),
     "ray.train.torch.TorchTrainer._register_sigint_handler": Name(
-        "pipeline/starting.py",
+        "pipeline/distributed/elastic.py",
         "Ctrl-C ends a run without a checkpoint of the step at hand",
         "find where Ray Train's fit() sets its handler of SIGINT",
     ),
     "torch._C._will_engine_execute_node": Name(
-        "ratgan/convolution.py",
+        "ratgan/ops/convolution.py",
         "D's penalty computes gradients that nobody asked for: a third slower",
         "look for a public way to ask which inputs a backward needs",
     ),
     "torch._dynamo.config": Name(
-        "pipeline/compiling.py",
+        "pipeline/training/device.py",
         "--compile leaves blocks beyond torch's own limit as they are",
         "find the limit of recompilation: torch.compiler.config, if it is there",
     ),
     "torch._foreach_copy_": Name(
-        "pipeline/collective.py", "workers cannot add gradients up", "copy one by one"
+        "pipeline/distributed/collective.py", "workers cannot add gradients up", "copy one by one"
     ),
     "torch._foreach_mul_": Name(
-        "pipeline/collective.py", "workers cannot add gradients up", "multiply one by one"
+        "pipeline/distributed/collective.py",
+        "workers cannot add gradients up",
+        "multiply one by one",
     ),
     "torch._subclasses.fake_tensor.FakeTensorMode": Name(
-        "pipeline/step_cost.py",
+        "pipeline/training/step_cost.py",
         "--dry-run cannot compute the memory of a step",
         "count on the meta device",
     ),
     "torch.utils._python_dispatch.TorchDispatchMode": Name(
-        "ratgan/counting.py",
+        "ratgan/ops/op_counter.py",
         "the operations of a step cannot be counted",
         "use torch.utils.flop_counter",
     ),
     "torch.utils._pytree.tree_leaves": Name(
-        "ratgan/counting.py", "as TorchDispatchMode", "use torch.utils.pytree, where it is public"
+        "ratgan/ops/op_counter.py",
+        "as TorchDispatchMode",
+        "use torch.utils.pytree, where it is public",
     ),
 }
 # Names that were found by the module they belong to; what is used of them stands above.

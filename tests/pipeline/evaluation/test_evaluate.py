@@ -12,19 +12,19 @@ from mlflow import MlflowClient
 from PIL import Image
 from safetensors.torch import save_file
 
-from pipeline.evaluation.compare import CompareConfig, compare
 from pipeline.evaluation.config import EvaluateConfig
 from pipeline.evaluation.evaluate import evaluate, plan_evaluation
 from pipeline.evaluation.protocols import Protocol
-from pipeline.train import train
-from ratgan.checkpoint import pack_model
+from pipeline.evaluation.report import CompareConfig, compare
+from pipeline.training.train import train
 from ratgan.text.damsm import CaptionNetwork, pack
 from ratgan.text.image_branch import SmallBranch
 from ratgan.text.vocabulary import Vocabulary
+from ratgan.weights.saved_model import pack_model
 from tests.chaos.commands import Command
 from tests.chaos.proxy import ChaosProxy
 from tests.conftest import photo
-from tests.pipeline.test_train import config as training
+from tests.pipeline.training.test_train import config as training
 from tests.ratgan.extractor_weights import write_inception
 from tests.ratgan.networks import small_generator
 

@@ -9,19 +9,18 @@ import pytest
 import torch
 
 from pipeline.evaluation.config import EvaluateConfig
-from pipeline.evaluation.feature_sets import FeatureSet
-from pipeline.evaluation.images import FolderImages, PreparedImages, as_pixels
-from pipeline.evaluation.models import find_model
-from pipeline.evaluation.places import find_pair, local_copy
+from pipeline.evaluation.features import FeatureSet
+from pipeline.evaluation.image_sets import FolderImages, PreparedImages, as_pixels
+from pipeline.evaluation.networks import find_model, find_pair, local_copy
 from pipeline.evaluation.protocols import PROTOCOLS
-from pipeline.evaluation.references import column_digest, find_reference
+from pipeline.evaluation.reference_images import column_digest, find_reference
 from pipeline.evaluation.task import check
-from pipeline.storage import Folder
-from ratgan.checkpoint import pack_model
+from pipeline.storage.folder import Folder
 from ratgan.metrics.frechet import frechet_distance
 from ratgan.metrics.statistics import FeatureStatistics
+from ratgan.weights.saved_model import pack_model
 from tests.conftest import photo
-from tests.pipeline.checkpoints import save, trained
+from tests.pipeline.checkpoint.checkpoints import save, trained
 from tests.ratgan.networks import small_generator
 
 CPU = torch.device("cpu")

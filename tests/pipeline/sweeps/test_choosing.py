@@ -6,10 +6,10 @@ from types import SimpleNamespace
 import optuna
 import pytest
 
-from pipeline.sweeps.proposals import AtRandom, Grid, Optuna
-from pipeline.sweeps.record import TrialRecord
 from pipeline.sweeps.schedulers import PROGRESS, SCORE, Halving, Population, progress
+from pipeline.sweeps.search import AtRandom, Grid, Optuna
 from pipeline.sweeps.space import parse_space
+from pipeline.sweeps.study_folder import TrialRecord
 
 SPACE = parse_space(
     ["optim.generator_lr=loguniform(1e-5,1e-2)", "optim.betas=choice([0.0,0.9],[0.5,0.999])"]

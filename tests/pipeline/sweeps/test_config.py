@@ -2,7 +2,7 @@
 
 import pytest
 
-from pipeline.cli import parse
+from pipeline.cli.main import parse
 from pipeline.sweeps.config import AblateConfig, SweepConfig
 from pipeline.sweeps.sweep import sweep
 

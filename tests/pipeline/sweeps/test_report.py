@@ -6,15 +6,20 @@ import numpy as np
 import yaml
 from PIL import Image
 
-from pipeline.cli import load_preset, parse
+from pipeline.cli.main import load_preset, parse
 from pipeline.config import TrainConfig
-from pipeline.storage import Folder
+from pipeline.storage.folder import Folder
 from pipeline.sweeps.ablation import setting_table, settings
 from pipeline.sweeps.config import AblateConfig
-from pipeline.sweeps.plots import learning_curves, parallel_coordinates
-from pipeline.sweeps.record import TrialRecord
-from pipeline.sweeps.report import spread, trial_table, winner_command
+from pipeline.sweeps.report import (
+    learning_curves,
+    parallel_coordinates,
+    spread,
+    trial_table,
+    winner_command,
+)
 from pipeline.sweeps.space import parse_space
+from pipeline.sweeps.study_folder import TrialRecord
 
 SPACE = parse_space(
     ["optim.generator_lr=loguniform(1e-5,1e-3)", "model.attention=choice(none,softmax)"]

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from pipeline.config import TrainConfig
-from pipeline.sweeps.options import check_space, with_values
+from pipeline.sweeps.config import check_space, with_values
 from pipeline.sweeps.space import (
     Choice,
     Real,

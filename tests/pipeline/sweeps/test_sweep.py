@@ -12,10 +12,10 @@ from pathlib import Path
 import pytest
 from mlflow import MlflowClient
 
-from pipeline.cli import load_preset
+from pipeline.cli.main import load_preset
+from pipeline.common.failpoints import VARIABLE
 from pipeline.config import TrainConfig
-from pipeline.failpoints import VARIABLE
-from pipeline.stopping import REQUEST
+from pipeline.distributed.graceful_stop import REQUEST
 from pipeline.sweeps.ablation import ablate
 from pipeline.sweeps.config import AblateConfig, SweepConfig
 from pipeline.sweeps.sweep import sweep

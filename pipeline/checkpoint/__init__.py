@@ -1,0 +1,1 @@
+"""Checkpoints: commit, verify, retain, restore."""

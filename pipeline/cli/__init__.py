@@ -1,0 +1,1 @@
+"""Commands: flags, and errors as a person sees them."""

@@ -1,0 +1,71 @@
+"""AttnGAN's text encoder into a file that preparation takes."""
+
+from pathlib import Path
+from typing import Annotated
+
+from pydantic import Field
+
+from pipeline.common.console import DryRunReport, print_line
+from pipeline.common.settings import Settings
+from pipeline.storage.disk_space import leaving_nothing, readable
+from pipeline.storage.folder import Folder
+from ratgan.text.import_damsm import import_damsm
+from ratgan.text.vocabulary import MAX_WORDS
+
+
+class ImportDamsmConfig(Settings):
+    """Import an AttnGAN text encoder. No code of the files is run."""
+
+    weights: str
+    """text_encoder*.pth of an AttnGAN training."""
+    captions: str
+    """captions.pickle of the same training: its word numbers are those of the weights."""
+    output: str = "data/text_encoder.safetensors"
+    """File to write; a path or bucket address."""
+    max_words: Annotated[int, Field(ge=1)] = MAX_WORDS
+    """Words of a caption that are read: 18 for birds and flowers, 12 for COCO in AttnGAN."""
+
+
+def import_encoder(config: ImportDamsmConfig) -> str:
+    """Write the encoder file.
+
+    Returns:
+        Its sha256.
+
+    Raises:
+        ValueError: If a file is refused, or the two are not of one training.
+        FileNotFoundError: If one is not there.
+    """
+    content, words = _converted(config)
+    place, _, name = config.output.rpartition("/")
+    sha256 = Folder(place or ".").write(name, content)
+    print_line(
+        f"text encoder of {words:,} words at {config.output}\n  sha256 {sha256}\n"
+        f"  use it: python jobs/prepare.py … --encoder damsm --encoder-path {config.output}"
+    )
+    return sha256
+
+
+def plan_import_encoder(config: ImportDamsmConfig) -> None:
+    """Read and convert the files, and say what would be written.
+
+    Raises:
+        ValueError: As the import would.
+        OSError: As the import would.
+    """
+    folder = Folder(config.output.rpartition("/")[0] or ".")
+    with leaving_nothing(folder):
+        folder.check_writable("output")
+        content, words = _converted(config)
+        report = DryRunReport()
+        report.line("encoder", f"{words:,} words, read from {config.weights}")
+        report.line("output", f"{config.output}: {readable(len(content))}")
+        report.end()
+
+
+def _converted(config: ImportDamsmConfig) -> tuple[bytes, int]:
+    """Return the encoder file, and how many words it knows."""
+    content, vocabulary = import_damsm(
+        Path(config.weights).expanduser(), Path(config.captions).expanduser(), config.max_words
+    )
+    return content, len(vocabulary.words)

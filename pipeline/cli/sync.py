@@ -1,0 +1,105 @@
+"""Sends to MLflow what runs measured while it did not answer."""
+
+from collections.abc import Iterator
+
+from pipeline.common.console import DryRunReport, print_line
+from pipeline.common.redaction import redacted
+from pipeline.common.settings import Settings
+from pipeline.storage.folder import Folder, absolute
+from pipeline.sweeps.study_folder import STUDY
+from pipeline.tracking.mlflow_run import UnavailableError, state_of
+from pipeline.tracking.run_record import RUN_RECORD
+from pipeline.tracking.sender import Delivery, send_rest, what_is_left
+from pipeline.tracking.spool import SPOOL
+from pipeline.tracking.tracker import START, address
+
+
+class SyncConfig(Settings):
+    """Send to MLflow what is left of one run, or of all runs in a folder. Safe to repeat."""
+
+    run: str = "outputs"
+    """Folder or bucket address of a run, or of many."""
+    uri: str | None = None
+    """MLflow server or store. Default: the one that was last told of the run; MLFLOW_TRACKING_URI
+    names it where it needs a password."""
+
+
+def sync(config: SyncConfig) -> None:
+    """Send what is left, run after run, and say how much it was.
+
+    Raises:
+        ValueError: If there is no run.
+        ConnectionError: If something is left all the same.
+    """
+    runs = _runs(config)
+    unsent = []
+    for run in runs:
+        uri = address(run, config.uri)
+        sender = send_rest(run, uri)
+        delivery = sender.delivery
+        left = delivery.left()
+        refused = f", {delivery.refused:,} refused (see {delivery.spool}/refused)"
+        print_line(
+            f"{run}: {delivery.delivered:,} records sent to {redacted(uri)}"
+            f"{refused if delivery.refused else ''}"
+            f"{f', {what_is_left(left)} left' if left else ''}"
+        )
+        if left:
+            unsent.append(f"{run}: {sender.problem or 'not all of it was sent in time'}")
+    if unsent:
+        raise ConnectionError(
+            "MLflow did not take everything. Nothing is lost: see that it answers, and run the "
+            "same command again.\n" + "\n".join(unsent)
+        )
+
+
+def plan_sync(config: SyncConfig) -> None:
+    """Say what would be sent, and where.
+
+    Raises:
+        ValueError: If there is no run.
+        ConnectionError: If something would be sent to a tracker that does not answer.
+    """
+    report, silent = DryRunReport(), []
+    for run in _runs(config):
+        uri = address(run, config.uri)
+        left = Delivery(run, uri).left()
+        unsent = what_is_left(left) if left else "nothing"
+        report.line("run", f"{run}: {unsent} to send to {redacted(uri)}")
+        try:
+            experiment = (run / SPOOL).read_json(START)["experiment"]
+            report.line("tracker", f"{redacted(uri)} {state_of(uri, experiment)}")
+        except UnavailableError as error:
+            silent += [f"{run}: {error}"] if left else []
+    report.end()
+    if silent:
+        raise ConnectionError("MLflow does not answer:\n" + "\n".join(silent))
+
+
+def _runs(config: SyncConfig) -> list[Folder]:
+    """Find the runs that are meant.
+
+    Raises:
+        ValueError: If there is none.
+    """
+    place = Folder(absolute(config.run, "run"))
+    runs = [run for run in _places(place) if _is_run(run)]
+    if not runs:
+        raise ValueError(
+            f"run={place} is not the folder of a run and holds none: a run has {SPOOL}/{START}. "
+            "Name one, for example --run outputs/NAME, or the folder they are in."
+        )
+    return runs
+
+
+def _places(place: Folder) -> Iterator[Folder]:
+    """Yield where runs may be; a sweep before its trials, which are recorded under it."""
+    yield place
+    for name in place.names():
+        yield place / name
+        if (place / name).exists(STUDY):
+            yield from (place / name / trial for trial in (place / name).names())
+
+
+def _is_run(folder: Folder) -> bool:
+    return folder.exists(RUN_RECORD) and (folder / SPOOL).exists(START)

@@ -1,0 +1,1 @@
+"""Used by all packages; imports none of them."""

@@ -1,0 +1,94 @@
+"""Lines on the console: messages, progress with a rate and the time left, and dry-run reports."""
+
+import sys
+import time
+
+from pipeline.common.redaction import redacted
+
+WIDTH = 9  # characters of the longest label
+
+
+def duration(seconds: float) -> str:
+    """Format seconds as 0:07, 12:05 or 3:02:05."""
+    minutes, second = divmod(round(seconds), 60)
+    hours, minute = divmod(minutes, 60)
+    return f"{hours}:{minute:02d}:{second:02d}" if hours else f"{minute}:{second:02d}"
+
+
+def printable(text: str, limit: int = 300) -> str:
+    r"""Escape what a terminal would obey or hide, and shorten.
+
+    Control, format (text direction, zero width), private and unassigned characters, lone
+    surrogates, and blanks other than the space become escapes such as `\x1b`. Markup stays as
+    it is: a page escapes it where it is made.
+
+    Args:
+        text: From a file, a file name, or the error of a library that repeats them.
+        limit: Most characters of `text` that are shown; "…" stands for the rest.
+    """
+    # Cut first: a text of 10 MB costs no more than one of 300 characters.
+    shown = "".join(c if c.isprintable() else ascii(c)[1:-1] for c in text[:limit])
+    return shown + "…" if len(text) > limit else shown
+
+
+def print_line(text: str) -> None:
+    """Write a line for the person who started the job, at once, and no secret."""
+    sys.stdout.write(redacted(text) + "\n")
+    sys.stdout.flush()
+
+
+class Progress:
+    """Says how far a count has come, at most once in a while.
+
+    Args:
+        what: Verb for the start of each line.
+        total: Count at the end.
+        unit: What is counted.
+        every_s: Shortest time between two lines in seconds.
+    """
+
+    def __init__(self, what: str, total: int, unit: str, every_s: float = 5.0) -> None:
+        self.what, self.total, self.unit, self.every_s = what, total, unit, every_s
+        self.done = 0
+        self.started = self.last = time.monotonic()
+
+    def add(self, count: int, note: str = "") -> None:
+        """Count on, and say so if it is time or the work is done."""
+        self.done += count
+        now = time.monotonic()
+        if now - self.last < self.every_s and self.done < self.total:
+            return
+        self.last = now
+        rate = self.done / max(now - self.started, 1e-9)
+        left = duration((self.total - self.done) / rate) if rate else "?"
+        print_line(
+            f"{self.what}  {self.done:,}/{self.total:,} {self.unit}  "
+            f"{rate:,.{0 if rate >= 10 else 1}f} {self.unit}/s  "
+            f"ETA {left}{'  ' + note if note else ''}"
+        )
+
+
+class DryRunReport:
+    """Lines of a plan, said as they come: some take a while to find out."""
+
+    def __init__(self) -> None:
+        self.notes: list[str] = []
+
+    def line(self, label: str, text: str) -> None:
+        """Say a part of the plan."""
+        first, *rest = text.splitlines()
+        print_line(f"{label:{WIDTH}} {first}")
+        for each in rest:
+            print_line(f"{'':{WIDTH}} {each}")
+
+    def note(self, text: str) -> None:
+        """Keep what a person should know, but that stops nothing, for the end."""
+        self.notes.append(text)
+
+    def end(self) -> None:
+        """Say what was kept, and that nothing was done."""
+        for text in self.notes:
+            print_line(f"note: {text}")
+        print_line(
+            "dry run: nothing was started, and nothing was kept. Without --dry-run it starts."
+        )

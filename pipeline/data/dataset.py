@@ -1,0 +1,198 @@
+"""A prepared dataset: what it says of itself, checked, and its images one after another.
+
+Dimensions in this file:
+    S transformed sentence size, H W stored height and width.
+"""
+
+import hashlib
+import json
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from itertools import islice
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import torch
+from torch import Tensor
+
+from pipeline.data.manifest import SHARD_SCHEMA, read_manifest, read_transform
+from pipeline.data.rows import class_key, decode, image_key
+from pipeline.data.sample_order import RowGroup
+from pipeline.storage.folder import Folder
+
+LISTERS = 16  # files asked about at once
+EXAMPLE_COLUMNS = ["id", "label", "image", "captions", "sentences", "meaning"]
+MEND = "Copy the dataset anew, or give the command that prepared it once more, with --repair."
+
+
+@dataclass(frozen=True)
+class Example:
+    """An image with one of its captions.
+
+    Attributes:
+        image: uint8, stored size, [3, H, W].
+        caption: Its first caption.
+        sentence: Transformed vector of that caption, [S].
+        meaning: What the caption says, where that is known.
+        class_key: A number for the image's class (or image).
+    """
+
+    image: Tensor
+    caption: str
+    sentence: Tensor
+    meaning: dict[str, Any] | None
+    class_key: int
+
+
+class PreparedDataset:
+    """A folder that `prepare` wrote.
+
+    Args:
+        location: Folder or bucket address.
+
+    Raises:
+        ValueError: If it is not a complete prepared dataset.
+    """
+
+    def __init__(self, location: str) -> None:
+        self.folder = Folder(location)
+        self.manifest, self.digest = read_manifest(self.folder)
+        self.transform = read_transform(self.folder, self.manifest.transform)
+
+    def verify(self) -> None:
+        """Check that the shards are those of the manifest, by their size.
+
+        What is in them is verified by its checksums when it is read.
+
+        Raises:
+            ValueError: If one is missing or of another size.
+        """
+        shards = self.manifest.shards
+        with ThreadPoolExecutor(LISTERS) as pool:  # a bucket answers late, but many at a time
+            sizes = pool.map(lambda shard: self.folder.size(shard.file), shards)
+            for shard, size in zip(shards, sizes, strict=True):
+                if size != shard.bytes:
+                    raise ValueError(
+                        f"{self.folder}/{shard.file} "
+                        + ("is missing" if size is None else f"has {size:,} bytes")
+                        + f", and the manifest says {shard.bytes:,} bytes. {MEND}"
+                    )
+
+    def verify_content(self, progress: Callable[[int], None]) -> None:
+        """Read every shard and check that it is the manifest's, by its sha256.
+
+        Args:
+            progress: Told of each shard.
+
+        Raises:
+            ValueError: If one is not.
+        """
+        for shard in self.manifest.shards:
+            if hashlib.sha256(self.folder.read(shard.file)).hexdigest() != shard.sha256:
+                raise ValueError(f"{self.folder}/{shard.file} was changed. {MEND}")
+            progress(1)
+
+    def encoder_file(self) -> bytes | None:
+        """Read the text encoder that the dataset keeps a copy of, if it does.
+
+        Raises:
+            ValueError: If it is not the one the manifest names.
+        """
+        encoder = self.manifest.encoder
+        if encoder.file is None:
+            return None
+        content = self.folder.read(encoder.file)
+        if hashlib.sha256(content).hexdigest() != encoder.sha256:
+            raise ValueError(f"{self.folder}/{encoder.file} was changed after preparation.")
+        return content
+
+    def units(self, split: str) -> list[RowGroup]:
+        """List the row groups of a split."""
+        return [
+            RowGroup(shard.file, index, rows)
+            for shard in self.manifest.splits.get(split, ())
+            for index, rows in enumerate(shard.row_groups)
+        ]
+
+    def examples(self, split: str, count: int | None = None) -> list[Example]:
+        """Read the first images of a split, in the order they are stored, or all of them."""
+        return list(islice(self.each(split), count))
+
+    def each(self, split: str) -> Iterator[Example]:
+        """Read the images of a split one after another, in the order they are stored."""
+        for unit in self.units(split):
+            for row in self.read(unit, EXAMPLE_COLUMNS).to_pylist():
+                yield self._example(row)
+
+    def at(self, split: str, rows: Sequence[int]) -> Iterator[Example]:
+        """Read some images of a split by their numbers, which ascend."""
+        wanted, start = list(rows), 0
+        for unit in self.units(split):
+            mine = [row - start for row in wanted if row < start + unit.rows]
+            if mine:
+                table = self.read(unit, EXAMPLE_COLUMNS).take(mine)
+                yield from map(self._example, table.to_pylist())
+                wanted = wanted[len(mine) :]
+            start += unit.rows
+
+    def _example(self, row: dict[str, Any]) -> Example:
+        raw = torch.tensor(row["sentences"]).view(len(row["captions"]), -1)[:1]
+        return Example(
+            image=decode(row["image"]),
+            caption=row["captions"][0],
+            sentence=self.transform(raw)[0],
+            meaning=json.loads(row["meaning"]) if row["meaning"] else None,
+            class_key=class_key(row["label"], image_key(row["id"])),
+        )
+
+    def read(self, unit: RowGroup, columns: list[str]) -> pa.Table:
+        """Read columns of a row group; raises as `read_row_group` does."""
+        return read_row_group(self.folder, unit, columns)
+
+    def captions(self, split: str) -> Iterator[str]:
+        """Read every caption of a split, in the order they are stored, and no image."""
+        for unit in self.units(split):
+            for texts in read_row_group(self.folder, unit, ["captions"])["captions"].to_pylist():
+                yield from texts
+
+
+def read_row_group(folder: Folder, unit: RowGroup, columns: list[str]) -> pa.Table:
+    """Read columns of a row group and verify the checksums of its pages.
+
+    Raises:
+        OSError: If the shard cannot be read.
+        ValueError: If it is missing, damaged, or not what the contract says.
+    """
+    try:
+        with folder.open(unit.file) as stream:
+            file = pq.ParquetFile(stream, page_checksum_verification=True)
+            schema = file.schema_arrow
+            for name in columns:
+                wanted = SHARD_SCHEMA.field(name)
+                if name not in schema.names or schema.field(name).type != wanted.type:
+                    found = ", ".join(f"{field.name} {field.type}" for field in schema)
+                    raise ValueError(f"it has no column {name!r} of {wanted.type} but {found}")
+            table = file.read_row_group(unit.row_group, columns=columns)
+            table.validate(full=True)  # or what is not valid text shows up much later, elsewhere
+            if len(table) != unit.rows:
+                raise ValueError(f"row group {unit.row_group} has {len(table)} rows")
+            return table
+    except FileNotFoundError as error:
+        raise ValueError(f"{folder}/{unit.file} is missing. {MEND}") from error
+    except (ValueError, pa.ArrowException, IndexError, OSError) as error:
+        # Arrow says OSError for a wrong checksum, which is not one that storage gave.
+        if isinstance(error, OSError) and not _is_arrows(error):
+            raise
+        cause = " ".join(str(error).split())
+        raise ValueError(
+            f"{folder}/{unit.file} is damaged, or not of this dataset: {cause}. {MEND}"
+        ) from error
+
+
+def _is_arrows(error: OSError) -> bool:
+    text = str(error).lower()
+    return error.errno is None and any(
+        word in text for word in ("crc", "thrift", "parquet", "page")
+    )

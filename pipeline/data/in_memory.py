@@ -1,0 +1,94 @@
+"""A split held in memory, decoded: for datasets that fit, nothing is read or decoded twice.
+
+Dimensions in this file:
+    N images of the split, H W stored height and width.
+"""
+
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
+
+import numpy as np
+import pyarrow as pa
+from numpy.typing import NDArray
+
+from pipeline.common.machine import available
+from pipeline.data.dataset import PreparedDataset
+from pipeline.data.rows import Rows, decode
+from pipeline.data.sample_order import RowGroup
+
+SHARE = 0.25  # of the memory that is free: so much is taken without being asked for
+
+
+def fits(dataset: PreparedDataset, split: str, holders: int) -> bool:
+    """Tell whether a split can be held without pressing on anything else.
+
+    Args:
+        dataset: Prepared.
+        split: Of it.
+        holders: Workers of this machine that each hold it.
+    """
+    return holders * size(dataset, split) <= SHARE * available()
+
+
+def refuse_if_too_large(dataset: PreparedDataset, split: str, holders: int) -> None:
+    """Refuse to hold what there is no memory for.
+
+    Raises:
+        ValueError: If there is not.
+    """
+    need, free = holders * size(dataset, split), available()
+    if need > free:
+        raise ValueError(
+            f"data.reader=resident would hold {dataset.folder} in {need / 2**30:.1f} GiB "
+            f"({holders} worker{'s' if holders > 1 else ''} on this machine), and "
+            f"{free / 2**30:.1f} GiB are free. Use --data.reader threads."
+        )
+
+
+def size(dataset: PreparedDataset, split: str) -> int:
+    """Return the bytes that a split takes: pixels and sentence vectors."""
+    manifest = dataset.manifest
+    captions = sum(shard.captions for shard in manifest.splits.get(split, ()))
+    return 3 * manifest.cache_size**2 * manifest.rows(split) + 4 * manifest.encoder.dim * captions
+
+
+def load(
+    dataset: PreparedDataset, units: Sequence[RowGroup], columns: list[str], threads: int
+) -> tuple[Rows, NDArray[np.int64]]:
+    """Read and decode row groups.
+
+    Args:
+        dataset: That they are of.
+        units: All of a split.
+        columns: To read.
+        threads: That decode.
+
+    Returns:
+        All rows, and where those of each unit start among them.
+    """
+    starts = np.cumsum([0, *(unit.rows for unit in units)])
+    side = dataset.manifest.cache_size
+    images = np.empty((starts[-1], 3, side, side), dtype=np.uint8)  # [N, 3, H, W]
+
+    def fill(number: int) -> Rows:
+        rows = Rows.of(dataset.read(units[number], columns), dataset.manifest.encoder.dim)
+        mine = images[starts[number] : starts[number + 1]]
+        for place, content in zip(mine, rows.images, strict=True):
+            place[:] = decode(content.as_py()).numpy()
+        return replace(rows, images=mine)  # lets the JPEGs go
+
+    with ThreadPoolExecutor(threads) as pool:
+        parts = list(pool.map(fill, range(len(units))))
+    counts = np.concatenate([np.diff(part.starts) for part in parts])
+    whole = Rows(
+        images=images,
+        image_keys=np.concatenate([part.image_keys for part in parts]),
+        class_keys=np.concatenate([part.class_keys for part in parts]),
+        sentences=np.concatenate([part.sentences for part in parts]),
+        starts=np.concatenate([[0], np.cumsum(counts)]),
+        captions=pa.concat_arrays([part.captions for part in parts])
+        if "captions" in columns
+        else None,
+    )
+    return whole, starts[:-1]

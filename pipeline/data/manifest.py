@@ -1,0 +1,190 @@
+"""The contract of a prepared dataset: what its shards hold and what its manifest says.
+
+manifest.json                    written last: a folder without it is not a dataset
+sentence_transform.safetensors   raw sentence vectors → the generator's input
+text_encoder.safetensors         the text encoder, where it is of one file
+train/part-00000.parquet …       validation/part-00000.parquet …
+rejects/train-00000.parquet …    what was left out of that shard, and why
+progress/ …                      only while preparation is unfinished
+"""
+
+import hashlib
+import json
+from typing import Any
+
+import pyarrow as pa
+from pydantic import Field, ValidationError
+from safetensors.torch import load, save
+
+from pipeline.common.settings import Settings
+from pipeline.storage.folder import Folder
+from ratgan.text.transform import SentenceTransform
+
+SCHEMA_VERSION = 2
+MANIFEST = "manifest.json"
+TRANSFORM = "sentence_transform.safetensors"
+REJECTS = "rejects"
+PROGRESS = "progress"
+
+SHARD_SCHEMA = pa.schema(
+    [
+        pa.field("id", pa.string(), nullable=False),
+        pa.field("label", pa.string()),  # class name, where classes are known
+        pa.field("meaning", pa.string()),  # JSON, where the meaning of the captions is known
+        pa.field("captions", pa.list_(pa.string()), nullable=False),
+        # Raw vectors of the text encoder, one after another in the order of the captions.
+        pa.field("sentences", pa.list_(pa.float32()), nullable=False),
+        pa.field("image", pa.binary(), nullable=False),  # JPEG, cache_size × cache_size
+        pa.field("digest", pa.binary(16), nullable=False),  # of the JPEG: equal for equal pixels
+        pa.field("original_width", pa.int32(), nullable=False),  # pixels
+        pa.field("original_height", pa.int32(), nullable=False),
+    ],
+    metadata={"ratgan_schema_version": str(SCHEMA_VERSION)},
+)
+REJECT_SCHEMA = pa.schema(
+    [
+        pa.field("kind", pa.string(), nullable=False),  # "image", or "caption" of an image kept
+        pa.field("source", pa.string(), nullable=False),
+        pa.field("id", pa.string(), nullable=False),
+        pa.field("split", pa.string(), nullable=False),
+        pa.field("location", pa.string(), nullable=False),
+        pa.field("reason", pa.string(), nullable=False),
+        pa.field("detail", pa.string(), nullable=False),
+        pa.field("sha256", pa.string()),  # of the original's bytes, where they could be read
+    ]
+)
+
+
+class Shard(Settings):
+    """One parquet file, and what became of the originals that it was to hold."""
+
+    file: str
+    rows: int
+    row_groups: tuple[int, ...]
+    """Rows of each row group."""
+    bytes: int
+    sha256: str
+    rejects_file: str | None = None
+    """What was left out of it, if anything was."""
+    rejects_sha256: str | None = None
+    seen: int
+    """Originals listed for it; `seen = rows + rejected images`."""
+    captions: int
+    reasons: dict[str, int] = Field(default_factory=dict)
+    """Rejected images by reason."""
+    dropped: dict[str, int] = Field(default_factory=dict)
+    """Captions left out of images that were kept, by reason."""
+
+
+class Encoder(Settings):
+    """The text encoder that made the sentence vectors."""
+
+    name: str
+    sha256: str
+    dim: int
+    file: str | None = None
+    """Its file in the dataset, of which `sha256` then is the hash."""
+    location: str | None = None
+    """Where it is, if it stays there."""
+
+    def record(self) -> dict[str, str]:
+        """Return what a saved model says of its text encoder."""
+        place = {} if self.location is None else {"location": self.location}
+        return {"name": self.name, "sha256": self.sha256, **place}
+
+
+class TransformRecord(Settings):
+    """The transform fitted to the training captions; its numbers are in `TRANSFORM`."""
+
+    kind: str
+    dim: int
+    sha256: str
+
+
+class Manifest(Settings):
+    """What a prepared dataset holds; `seen = written + rejected`."""
+
+    schema_version: int
+    source: dict[str, Any]
+    """Name and options of the source."""
+    fingerprint: str
+    """Hash of the list of originals and captions."""
+    options: dict[str, Any]
+    """Options of the preparation that decide the bytes of the shards."""
+    cache_size: int
+    """Height and width of the stored images in pixels."""
+    mirrors: bool
+    """Whether a mirrored image still fits its captions."""
+    encoder: Encoder
+    transform: TransformRecord
+    overlapping_splits: bool
+    """Whether validation images are training images too, as a published protocol wants it."""
+    splits: dict[str, tuple[Shard, ...]]
+    seen: int
+    written: int
+    rejected: int
+    reasons: dict[str, int] = Field(default_factory=dict)
+    """Rejected images by reason."""
+    captions: int
+    dropped_captions: dict[str, int] = Field(default_factory=dict)
+    """Captions left out of images that were written, by reason."""
+
+    def rows(self, split: str) -> int:
+        """Count the images of a split."""
+        return sum(shard.rows for shard in self.splits.get(split, ()))
+
+    @property
+    def shards(self) -> tuple[Shard, ...]:
+        """All shards."""
+        return tuple(shard for split in self.splits.values() for shard in split)
+
+
+def read_manifest(folder: Folder) -> tuple[Manifest, str]:
+    """Read the manifest of a prepared dataset and the digest that identifies it.
+
+    Raises:
+        ValueError: If the folder is not a complete prepared dataset of this version.
+    """
+    if not folder.exists(MANIFEST):
+        state = "holds no" if folder.exists() else "does not exist, so there is no"
+        raise ValueError(
+            f"{folder} {state} {MANIFEST}: this is not a (completely) prepared dataset. "
+            f"Prepare one first, for example: python jobs/prepare.py coco --output {folder}"
+        )
+    content = folder.read(MANIFEST)
+    try:
+        version = json.loads(content)["schema_version"]
+    except (ValueError, TypeError, KeyError, RecursionError):
+        version = SCHEMA_VERSION  # what is wrong with it shows below
+    if version != SCHEMA_VERSION:
+        raise ValueError(
+            f"{folder} has schema version {version}, and this version of ratgan reads "
+            f"{SCHEMA_VERSION}. Prepare the dataset anew, with --overwrite to do so in its place."
+        )
+    try:
+        manifest = Manifest.model_validate_json(content)
+    except ValidationError as error:
+        raise ValueError(
+            f"{folder}/{MANIFEST} is not a manifest this version can read: {error}"
+        ) from error
+    return manifest, hashlib.sha256(content).hexdigest()
+
+
+def write_transform(folder: Folder, transform: SentenceTransform) -> TransformRecord:
+    """Store a sentence transform beside the shards."""
+    content = save({name: t.contiguous() for name, t in transform.state_dict().items()})
+    sha256 = folder.write(TRANSFORM, content)
+    return TransformRecord(kind=transform.kind, dim=transform.dim, sha256=sha256)
+
+
+def read_transform(folder: Folder, record: TransformRecord) -> SentenceTransform:
+    """Read the sentence transform of a prepared dataset.
+
+    Raises:
+        ValueError: If it is not the one the manifest names.
+    """
+    content = folder.read(TRANSFORM)
+    if hashlib.sha256(content).hexdigest() != record.sha256:
+        raise ValueError(f"{folder}/{TRANSFORM} was changed after preparation. Prepare it anew.")
+    tensors = load(content)
+    return SentenceTransform(tensors["mean"], tensors["projection"], record.kind)

@@ -1,0 +1,72 @@
+"""How row groups come to a training worker: by its own threads, or by the cluster's CPUs."""
+
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import asdict
+
+import pyarrow as pa
+import ray
+
+from pipeline.data.dataset import PreparedDataset, read_row_group
+from pipeline.data.rows import Rows, decoded
+from pipeline.data.sample_order import RowGroup
+
+READ_AT_ONCE = 4  # row groups: storage answers late, but many at a time
+READ_AHEAD = 8  # of those in use
+PREFETCHED_BLOCKS = 2
+
+# Takes windows of row groups, each with a number, and brings their rows one after another.
+Windows = Iterable[Sequence[tuple[int, RowGroup]]]
+Reader = Callable[[Windows], Iterator[tuple[int, Rows]]]
+
+
+def by_threads(dataset: PreparedDataset, columns: list[str]) -> Reader:
+    """Read row groups in this process, some ahead, also of the next window."""
+    dim = dataset.manifest.encoder.dim
+
+    def read(unit: RowGroup) -> Rows:
+        return Rows.of(dataset.read(unit, columns), dim)
+
+    def bring(windows: Windows) -> Iterator[tuple[int, Rows]]:
+        waiting: deque[tuple[int, Future[Rows]]] = deque()
+        with ThreadPoolExecutor(READ_AT_ONCE, thread_name_prefix="read") as pool:
+            try:
+                for number, unit in (each for window in windows for each in window):
+                    waiting.append((number, pool.submit(read, unit)))
+                    if len(waiting) > READ_AHEAD:
+                        yield _first(waiting)
+                while waiting:
+                    yield _first(waiting)
+            finally:
+                pool.shutdown(cancel_futures=True)
+
+    return bring
+
+
+def _first(waiting: deque[tuple[int, Future[Rows]]]) -> tuple[int, Rows]:
+    number, rows = waiting.popleft()
+    return number, rows.result()
+
+
+def by_ray(dataset: PreparedDataset, columns: list[str]) -> Reader:
+    """Read and decode row groups with Ray Data, wherever the cluster has CPUs."""
+    folder, dim = dataset.folder, dataset.manifest.encoder.dim
+
+    def read(block: pa.Table) -> pa.Table:
+        item = block.to_pylist()[0]
+        number = item.pop("number")
+        table = decoded(read_row_group(folder, RowGroup(**item), columns))
+        return table.append_column("unit", pa.array([number] * len(table)))
+
+    def bring(windows: Windows) -> Iterator[tuple[int, Rows]]:
+        for window in windows:  # one execution each: a pass over an epoch
+            items = [{"number": number, **asdict(unit)} for number, unit in window]
+            work = ray.data.from_items(items, override_num_blocks=len(items))
+            blocks = work.map_batches(read, batch_size=None, batch_format="pyarrow").iter_batches(
+                batch_size=None, batch_format="pyarrow", prefetch_batches=PREFETCHED_BLOCKS
+            )
+            for block in blocks:
+                yield block["unit"][0].as_py(), Rows.of(block, dim)
+
+    return bring

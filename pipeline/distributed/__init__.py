@@ -1,0 +1,1 @@
+"""Many workers as one: lost, preempted, hanging, replaced."""

@@ -1,0 +1,135 @@
+"""Finding a worker that hangs: a thread looks at how long its step has been taking.
+
+A step is watched and nothing else: taking a batch, computing, waiting for the other workers. What
+is done between steps (saving, drawing, going back) takes as long as it takes; and while worker 0
+does it alone the others wait in their next step, so that one of theirs is not watched either.
+
+Who hangs cannot always speak: its process may be stopped. So each worker looks after itself. Those
+that wait for the one that hangs find their own step too long, leave the stacks of their threads in
+the run's folder, and end. Who started them reads from that which one it was, and starts again.
+"""
+
+import os
+import statistics
+import sys
+import threading
+import time
+from collections import deque
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from types import TracebackType
+from typing import Self
+
+from pipeline.common.console import print_line
+from pipeline.distributed import collective, hang_report
+from pipeline.storage.folder import Folder
+
+TIMES = 10  # the usual step
+WARM_UP = 3  # steps: they compile, fill caches, start the stream of batches
+REMEMBERED = 50  # steps that say what is usual
+TICK_S = 1.0
+WRITING_S = 10.0  # that leaving the stacks may take; what hangs may be that very storage
+OTHERS_S = 3.0  # for the others to leave theirs: Ray ends all workers when it misses one
+HUNG = 75  # exit status; EX_TEMPFAIL of sysexits.h: try again
+
+
+class Watchdog:
+    """Ends this process if a step of it does not end.
+
+    Args:
+        run: Folder of the run.
+        least_s: A step may always take so many seconds; 0 looks for nothing.
+        end: Ends this process.
+    """
+
+    def __init__(self, run: Folder, least_s: float, end: Callable[[], None] | None = None) -> None:
+        self.run, self.least_s = run, least_s
+        self.tick_s = min(TICK_S, least_s / 4)
+        self._end_process = end or _end_process
+        self._ticks = 0
+        self._taken_s: deque[float] = deque(maxlen=REMEMBERED)  # by the last steps
+        self._current: tuple[int, int, int] | None = None  # step, tick at its start, thread
+        self._over = threading.Event()
+        self._thread = threading.Thread(target=self._look, name="watchdog", daemon=True)
+
+    def __enter__(self) -> Self:
+        if self.least_s:
+            self._thread.start()
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        at: TracebackType | None,
+    ) -> None:
+        self._over.set()
+        if self.least_s:
+            self._thread.join(timeout=10)
+
+    @contextmanager
+    def step(self, step: int, *, patient: bool = False) -> Iterator[None]:
+        """Watch what is done inside ``with``.
+
+        Args:
+            step: Steps done before it.
+            patient: Do not: worker 0 may still be busy with something else.
+        """
+        started = time.monotonic()
+        if not patient and len(self._taken_s) >= WARM_UP:
+            self._current = (step, self._ticks, threading.get_ident())
+        try:
+            yield
+        finally:
+            self._current = None
+        if not patient:
+            self._taken_s.append(time.monotonic() - started)
+
+    def warm_up(self) -> None:
+        """Begin anew: the next steps start another stream of batches."""
+        self._taken_s.clear()
+
+    def _look(self) -> None:
+        while not self._over.wait(self.tick_s):
+            # Our own ticks and not a clock: a process that was stopped, and a machine that slept or
+            # has no time for us, did not hang meanwhile.
+            self._ticks += 1
+            current, taken_s = self._current, self._taken_s.copy()
+            if current is None or not taken_s:
+                continue
+            waited_s = (self._ticks - current[1]) * self.tick_s
+            usual_s = statistics.median(taken_s)
+            if waited_s > max(self.least_s, TIMES * usual_s):
+                self._tell(current, waited_s, usual_s)
+                self._over.wait(OTHERS_S)
+                if self._current == current:
+                    self._end_process()
+                    return
+
+    def _tell(self, current: tuple[int, int, int], waited_s: float, usual_s: float) -> None:
+        """Say it, and leave the stacks."""
+        step, _, thread = current
+        place, for_others = hang_report.where(thread)
+        hang = hang_report.Hang(
+            collective.rank(), collective.world(), step, waited_s, place, for_others
+        )
+        doing = "waits for other workers" if for_others else f"is in {place}"
+        print_line(
+            f"worker {hang.worker} {doing}: step {step:,} has been taking {waited_s:.0f} s, usual "
+            f"are {usual_s:.1f} s. It ends; stacks of its threads are left in "
+            f"{self.run}/{hang_report.HANGS}"
+        )
+        leaving = threading.Thread(
+            target=hang_report.leave,
+            args=(self.run, hang, hang_report.stacks()),
+            name="stacks",
+            daemon=True,
+        )
+        leaving.start()
+        leaving.join(WRITING_S)
+
+
+def _end_process() -> None:
+    """End at once, as if killed: what is committed is whole, and no thread can be waited for."""
+    sys.stdout.flush()
+    os._exit(HUNG)

@@ -1,0 +1,272 @@
+"""Which generator is evaluated: of a run, a checkpoint or a saved model, local or in a bucket."""
+
+import json
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+
+from pipeline.checkpoint.load_model import load_from
+from pipeline.checkpoint.store import FILES, MARKER, PREFIX, STATE, newest_checkpoint, read_tensors
+from pipeline.storage.folder import Folder, absolute
+from pipeline.tracking.run_record import RUN_RECORD
+from ratgan.metrics.extractors import load_extractor
+from ratgan.metrics.features import Extractor
+from ratgan.metrics.pairs import IMAGE_FILE, TEXT_FILE, Pair, load_pair
+from ratgan.metrics.resizing import Resize
+from ratgan.text_to_image import TextToImage
+from ratgan.weights.saved_model import MODEL_JSON
+from ratgan.weights.strict import load_strictly
+
+Weights = Literal["average", "training"]
+TRAINING = "generator.safetensors"  # in a checkpoint
+ENDINGS = (".safetensors", ".json", ".txt", ".model")  # of what transformers saves; no pickle
+
+
+@dataclass(frozen=True)
+class ModelRef:
+    """A generator; crosses processes freely.
+
+    Attributes:
+        location: Folder of the saved model.
+        checkpoint: Folder of the checkpoint it is in, if it is in one.
+        run: Folder of the run it is of, if that is known.
+        step: Of the run; 0 if that is not known.
+        weights: Moving average, or those in training.
+        sha256: Of these weights.
+        data: Prepared dataset it was trained on, if that is known.
+        encoder_path: Where its text encoder is, if it does not come along.
+    """
+
+    location: str
+    checkpoint: str | None
+    run: str | None
+    step: int
+    weights: Weights
+    sha256: str
+    data: str | None
+    encoder_path: str | None = None
+
+    @property
+    def name(self) -> str:
+        """Name for people."""
+        place = self.run or self.location.removesuffix("/model")
+        return place.rstrip("/").rpartition("/")[2]
+
+    def loaded(self) -> TextToImage:
+        """Load the model, with the weights that are meant."""
+        model = load_from(self.location, self.encoder_path)
+        if self.weights == "training" and self.checkpoint is not None:
+            folder = Folder(self.checkpoint)
+            tensors = read_tensors(folder, TRAINING)
+            load_strictly(model.generator, tensors, f"{folder}/{TRAINING}")
+        return model
+
+
+def find_model(
+    location: str, *, checkpoint: str, weights: Weights, encoder_path: str | None = None
+) -> ModelRef:
+    """Find the generator a user means.
+
+    Args:
+        location: Folder of a run, of one of its checkpoints, or of a saved model.
+        checkpoint: Of a run: ``newest``, ``best``, or a step.
+        weights: Moving average, or those in training.
+        encoder_path: Where its text encoder is, if it does not come along.
+
+    Raises:
+        FileNotFoundError: If there is no model.
+        ValueError: If it does not have what is asked for.
+    """
+    folder = Folder(absolute(location, "model"))
+    run = folder if folder.exists("checkpoints") else None
+    inside: Folder | None = None
+    if run is not None:
+        inside = _checkpoint_of(run, checkpoint)
+    elif folder.exists(f"model/{MODEL_JSON}") and folder.exists(STATE):
+        inside = folder
+    model = inside / "model" if inside is not None else folder
+    if inside is None and folder.exists(f"model/{MODEL_JSON}"):
+        model = folder / "model"
+    if not model.exists(MODEL_JSON):
+        raise FileNotFoundError(
+            f"model={location} holds no {MODEL_JSON}: it is neither a run (outputs/NAME) with a "
+            "complete checkpoint, nor a checkpoint, nor a saved model (outputs/NAME/model)."
+        )
+    record = model.read_json(MODEL_JSON)
+    run = run or _run_around(inside or model)
+    sha256 = record["tensors_sha256"]
+    if weights == "training" and inside is not None:
+        sha256 = inside.read_json(FILES)[TRAINING]
+    elif weights != _weights_of(record):
+        raise ValueError(
+            f"{model} holds "
+            + (
+                "the weights of others as they were in training, and no average of them: "
+                "--generator-weights average is not there. Use --generator-weights training."
+                if weights == "average"
+                else "the average of the weights. Those in training are in the checkpoints of a "
+                "run: name outputs/NAME or outputs/NAME/checkpoints/step-…, or use "
+                "--generator-weights average."
+            )
+        )
+    return ModelRef(
+        location=model.location,
+        checkpoint=None if inside is None else inside.location,
+        run=None if run is None else run.location,
+        step=int(record["origin"].get("step", 0)),
+        weights=weights,
+        sha256=sha256,
+        data=_data_of(run, inside),
+        encoder_path=encoder_path,
+    )
+
+
+def _weights_of(record: dict[str, Any]) -> Weights:
+    """Tell what a saved model holds: ours the average, imported ones what they were given."""
+    return "training" if "imported_from" in record["origin"] else "average"
+
+
+def _checkpoint_of(run: Folder, wanted: str) -> Folder | None:
+    """Return a checkpoint of a run; None if it has a saved model only."""
+    checkpoints = run / "checkpoints"
+    if wanted.isdigit():
+        folder = checkpoints / f"{PREFIX}{int(wanted):08d}"
+        if not folder.exists(MARKER):
+            kept = ", ".join(name for name in checkpoints.names() if name.startswith(PREFIX))
+            raise ValueError(f"checkpoint={wanted}: {run} holds {kept or 'none'}.")
+        return folder
+    if wanted not in ("newest", "best"):
+        raise ValueError(f"checkpoint={wanted!r} must be newest, best, or a step such as 4000.")
+    found = newest_checkpoint(checkpoints)
+    if found is None:
+        return None
+    if wanted == "newest":
+        return found[0]
+    best = found[1].get("best")
+    if not best:
+        raise ValueError(
+            f"checkpoint=best: {run} was not measured while it trained (--evaluate-every), so none "
+            "of its checkpoints is known to be the best. Use --checkpoint newest."
+        )
+    return checkpoints / f"{PREFIX}{best['step']:08d}"
+
+
+def _run_around(folder: Folder) -> Folder | None:
+    """Return the run that a model or a checkpoint lies in, if it does."""
+    for levels in (1, 2):
+        above = Folder(folder.location.rsplit("/", levels)[0])
+        if above.exists(RUN_RECORD):
+            return above
+    return None
+
+
+def _data_of(run: Folder | None, checkpoint: Folder | None) -> str | None:
+    """Return the dataset a run was trained on, as its checkpoint says."""
+    if checkpoint is None and run is not None:
+        found = newest_checkpoint(run / "checkpoints")
+        checkpoint = None if found is None else found[0]
+    if checkpoint is None:
+        return None
+    try:
+        path: str = checkpoint.read_json(STATE)["config"]["data"]["path"]
+    except (FileNotFoundError, KeyError, TypeError, json.JSONDecodeError):
+        return None
+    return path
+
+
+@dataclass(frozen=True)
+class ExtractorRef:
+    """An extractor of features; crosses processes freely.
+
+    Attributes:
+        name: Key of `EXTRACTORS`.
+        location: Path or address of its weights, as `absolute` gives it.
+        rule: How images are resized.
+        sha256: That its weights must have, or the beginning of it.
+    """
+
+    name: str
+    location: str | None
+    rule: Resize
+    sha256: str | None = None
+
+    def loaded(self, device: str | torch.device = "cpu") -> Extractor:
+        """Load it; raises as `load_extractor` does."""
+        with local_copy(self.location) as path:
+            return load_extractor(
+                self.name, path, rule=self.rule, sha256=self.sha256, device=device
+            )
+
+
+@dataclass(frozen=True)
+class PairRef:
+    """A pair of encoders; crosses processes freely.
+
+    Attributes:
+        name: Key of `PAIRS`.
+        location: Path or address of its folder, as `absolute` gives it.
+        inception: Path or address of the weights its image side stands on, if it needs them.
+    """
+
+    name: str
+    location: str
+    inception: str | None = None
+
+    def loaded(self, device: str | torch.device = "cpu") -> Pair:
+        """Load it; raises as `load_pair` does."""
+        with local_copy(self.location) as folder, local_copy(self.inception) as inception:
+            return load_pair(self.name, str(folder), inception_weights=inception, device=device)
+
+
+def find_pair(name: str, location: str, inception: str | None) -> PairRef:
+    """Find a pair where a user says it is.
+
+    Args:
+        name: Key of `PAIRS`.
+        location: ``damsm``: the run of jobs/pretrain_damsm.py, of which the newest checkpoint is
+            taken, or any folder with both files. ``clip``: a folder.
+        inception: Weights its image side stands on.
+
+    Raises:
+        FileNotFoundError: If there is none.
+    """
+    folder = Folder(absolute(location, "pair"))
+    weights = None if inception is None else absolute(inception, "pair_inception_weights")
+    if name == "damsm" and not folder.exists(IMAGE_FILE):
+        from pipeline.checkpoint.store import newest_checkpoint
+
+        found = newest_checkpoint(folder / "checkpoints")
+        if found is None or not found[0].exists(IMAGE_FILE):
+            raise FileNotFoundError(
+                f"pair={location} holds no {TEXT_FILE} with its {IMAGE_FILE}: name the run of "
+                "jobs/pretrain_damsm.py, outputs/NAME, or one of its checkpoints."
+            )
+        folder = found[0]
+    return PairRef(name, folder.location, weights)
+
+
+@contextmanager
+def local_copy(location: str | None) -> Iterator[str | None]:
+    """Give a path on this machine for a file or folder that may be in a bucket; None for None."""
+    if location is None or "://" not in location:
+        yield location
+        return
+    place, _, name = location.rpartition("/")
+    with tempfile.TemporaryDirectory() as copy:
+        target = Path(copy) / name
+        folder = Folder(location)
+        names = [each for each in folder.names() if each.endswith(ENDINGS)]
+        if names:
+            target.mkdir()
+            for each in names:
+                (target / each).write_bytes(folder.read(each))
+        elif Folder(place).exists(name):
+            target.write_bytes(Folder(place).read(name))
+        else:
+            raise FileNotFoundError(f"{location} does not exist.")
+        yield str(target)

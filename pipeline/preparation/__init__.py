@@ -1,0 +1,1 @@
+"""From originals to a prepared dataset."""

@@ -1,0 +1,167 @@
+"""What a preparation would do, without doing it: listed, checked, and timed on a few originals."""
+
+import tempfile
+import threading
+import time
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import asdict
+from itertools import islice
+from typing import Any
+
+import torch
+
+from pipeline.common.console import DryRunReport, duration
+from pipeline.data.manifest import Shard, read_manifest
+from pipeline.preparation.config import PrepareConfig
+from pipeline.preparation.listing import Listing, list_originals
+from pipeline.preparation.prepare import check_preparation, refuse_nothing
+from pipeline.preparation.reject_budget import top
+from pipeline.preparation.shards import MakeShard, Recipe
+from pipeline.preparation.sources.source import Record, Source
+from pipeline.preparation.text_encoders import EncoderRef
+from pipeline.ray_cluster.connection import find_resources
+from pipeline.storage.disk_space import free_bytes, leaving_nothing, readable
+from pipeline.storage.folder import Folder
+
+SAMPLE = 64  # originals that are tried
+PATIENCE_S = 30.0  # for the list of originals
+
+
+def plan_preparation(config: PrepareConfig) -> None:
+    """Say what preparation would do.
+
+    Raises:
+        ValueError: As preparation would.
+        OSError: As preparation would.
+    """
+    with leaving_nothing(Folder(config.output)):
+        output, place, _ = check_preparation(config)
+        output.folder.check_writable("output")
+        report = DryRunReport()
+        encoder = place.loaded()
+        report.line("encoder", f"{place.name}, vectors of {encoder.dim} numbers, loads")
+        listing = _list(config)
+        if listing is None:
+            report.note(
+                f"the originals were still being listed after {PATIENCE_S:.0f} s, so how many "
+                "there are is not known, nor how long they take."
+            )
+        else:
+            refuse_nothing(config, listing)
+            report.line(
+                "originals",
+                f"{listing.rows:,} of {config.source.name}, for {len(listing.parts):,} files",
+            )
+        if output.is_complete() and not config.overwrite:
+            if listing is not None:
+                output.same_originals(listing.fingerprint)
+            found, _ = read_manifest(output.folder)
+            todo = "every file would be checked" if config.repair else "nothing is left to do"
+            report.line(
+                "output", f"{output.folder} holds it already, {found.written:,} images; {todo}"
+            )
+            report.end()
+            return
+        _try_some(config, place, listing, report)
+        report.end()
+
+
+def _try_some(
+    config: PrepareConfig, place: EncoderRef, listing: Listing | None, report: DryRunReport
+) -> None:
+    """Prepare a few originals beside the real output, and say how long all of them take."""
+    shards, seconds = _prepared(config, place)
+    seen, rows = sum(shard.seen for shard in shards), sum(shard.rows for shard in shards)
+    reasons = sum((Counter(shard.reasons) for shard in shards), Counter[str]())
+    report.line(
+        "sample",
+        f"the first {seen} took {seconds:.1f} s on one CPU; {rows} can be used"
+        + (f", rejected: {top(reasons)}" if reasons else ""),
+    )
+    if reasons:
+        report.note(
+            f"{reasons.total()} of the first {seen} originals would be rejected; preparation stops "
+            f"at more than --max-rejects {config.max_rejects} of all."
+        )
+    if listing is None or not rows:
+        return
+    has = find_resources()
+    size = round(sum(shard.bytes for shard in shards) / rows * listing.rows)
+    free = free_bytes(Folder(config.output))
+    report.line(
+        "output",
+        f"{config.output}: about {readable(size)}"
+        + ("" if free is None else f", {readable(free)} are free"),
+    )
+    if free is not None and free < size:
+        report.note("there is not enough room for it. Free some, or name another --output.")
+    tasks = min(max(has.cpus, 1), len(listing.parts))
+    report.line(
+        "ETA",
+        f"{duration(listing.rows / seen * seconds / tasks)} with {tasks} of {has.cpus} CPUs "
+        f"{'in the cluster' if has.cluster else 'here'}; files that are complete are kept",
+    )
+    if config.images_of is not None:
+        report.note("with --images-of it is faster: the images are taken as they are.")
+
+
+def _prepared(config: PrepareConfig, place: EncoderRef) -> tuple[list[Shard], float]:
+    """Make shards of the first originals in a folder that is deleted again, with one thread."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)  # as Ray's tasks do
+    try:
+        with tempfile.TemporaryDirectory() as name:
+            folder = Folder(name)
+            first = list_originals(_First(source=config.source), SAMPLE, None, folder)
+            make = MakeShard(
+                Recipe(
+                    source=config.source,
+                    folder=folder,
+                    encoder=place,
+                    cache_size=config.cache_size,
+                    quality=config.quality,
+                    row_group_rows=config.row_group_rows,
+                    digest="",
+                    fingerprint=first.fingerprint,
+                )
+            )
+            started = time.monotonic()
+            made = [Shard.model_validate_json(make(asdict(part))["shard"]) for part in first.parts]
+            return made, time.monotonic() - started
+    finally:
+        torch.set_num_threads(threads)
+
+
+def _list(config: PrepareConfig) -> Listing | None:
+    """List the originals and keep nothing; None if that takes too long."""
+    found: list[Listing] = []
+    failed: list[Exception] = []
+
+    def work() -> None:
+        try:
+            found.append(list_originals(config.source, config.shard_rows, config.limit, None))
+        except Exception as error:
+            failed.append(error)
+
+    thread = threading.Thread(target=work, name="list-originals", daemon=True)
+    thread.start()
+    thread.join(PATIENCE_S)
+    if failed:
+        raise failed[0]
+    return found[0] if found else None
+
+
+class _First(Source):
+    """The first records of a source."""
+
+    source: Any
+
+    def records(self) -> Iterator[Record]:
+        """List the first ones, and no more."""
+        return islice(self.source.records(), SAMPLE)
+
+    def read_image(self, record: Record) -> bytes:
+        """Read as the source does."""
+        content: bytes = self.source.read_image(record)
+        return content

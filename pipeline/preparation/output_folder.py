@@ -1,0 +1,184 @@
+"""The folder that preparation writes to: what may be in it, what of it counts, who is at work.
+
+A manifest makes it a dataset. Without one, `progress/` tells what was prepared so far, and with
+which options; only the same options go on there.
+"""
+
+import re
+from collections.abc import Iterable
+from typing import Any
+
+from pipeline.data.manifest import MANIFEST, PROGRESS, REJECTS, TRANSFORM, Manifest, read_manifest
+from pipeline.preparation.listing import LIST, Listing
+from pipeline.preparation.shards import commit
+from pipeline.preparation.sources.source import SPLITS
+from pipeline.preparation.text_encoders import EncoderRef
+from pipeline.storage.folder import Folder
+from pipeline.storage.lock import LOCK_NAME, Lock
+from ratgan.weights.saved_model import TEXT_ENCODER
+
+PLAN = f"{PROGRESS}/options.json"
+TEMPORARY = r"(\..*\.tmp)?"
+ABANDONED = re.compile(
+    rf"({re.escape(MANIFEST)}|{re.escape(TRANSFORM)}|{re.escape(TEXT_ENCODER)})\..*\.tmp|\.probe-.*"
+)
+OURS = {  # names that preparation writes, by folder
+    "": re.compile(
+        rf"({re.escape(MANIFEST)}|{re.escape(TRANSFORM)}|{re.escape(TEXT_ENCODER)}"
+        rf"|rejects\.parquet){TEMPORARY}|{REJECTS}|{PROGRESS}|{'|'.join(SPLITS)}|{LOCK_NAME.pattern}(\..*)?|\.probe-.*"
+    ),
+    **{split: re.compile(rf"part-\d{{5,}}\.parquet{TEMPORARY}") for split in SPLITS},
+    REJECTS: re.compile(rf"({'|'.join(SPLITS)})-\d{{5,}}\.parquet{TEMPORARY}"),
+}
+
+Values = dict[str, Any]
+
+
+class OutputFolder:
+    """Where a dataset is prepared.
+
+    Args:
+        location: Folder or bucket address.
+        source: Name and options of the source.
+        options: Options of the preparation that decide what is in the dataset.
+    """
+
+    def __init__(self, location: str, source: Values, options: Values) -> None:
+        self.folder = Folder(location)
+        self.source, self.options = source, options
+
+    def lock(self) -> Lock:
+        """Keep other preparations out while this one is at work."""
+        return Lock(self.folder, "prepare")
+
+    def is_complete(self) -> bool:
+        """Tell whether a dataset is there."""
+        return self.folder.exists(MANIFEST)
+
+    def refuse_strangers(self) -> None:
+        """Refuse a folder that holds anything that preparation does not write.
+
+        Raises:
+            ValueError: If it does: `--overwrite` must never delete somebody's originals.
+        """
+        if not self.folder.is_s3 and self.folder.fs.isfile(self.folder.path):
+            raise ValueError(f"{self.folder} is a file. Name a new or empty folder with --output.")
+        strange = [
+            name
+            for place, ours in OURS.items()
+            for name in (self.folder / place if place else self.folder).names()
+            if not ours.fullmatch(name)
+        ]
+        if strange:
+            raise ValueError(
+                f"{self.folder} holds files that are not of a prepared dataset "
+                f"({', '.join(strange[:3])}). Name a new or empty folder with --output."
+            )
+
+    def refuse_unlike(self, encoder: EncoderRef) -> None:
+        """Refuse a dataset, or the beginnings of one, that was prepared otherwise.
+
+        Raises:
+            ValueError: If source, options or text encoder differ.
+        """
+        if self.is_complete():
+            found, _ = read_manifest(self.folder)
+            unlike = _differences(found.source, found.options, self.source, self.options)
+            place = found.encoder.location, found.encoder.sha256
+            same = (
+                place[0] == encoder.location
+                if encoder.sha256 is None
+                else (place[1] == encoder.sha256)
+            )
+            unlike += [] if same else ["with another text encoder"]
+            what, way = "a dataset", "--images-of keeps the images of that one"
+        elif self.folder.exists(PLAN):
+            plan = self.folder.read_json(PLAN)
+            unlike = _differences(plan["source"], plan["options"], self.source, self.options)
+            what, way = "an unfinished dataset", "finish that one with its own options"
+        else:
+            return
+        if unlike:
+            raise ValueError(
+                f"{self.folder} holds {what} prepared otherwise ({'; '.join(unlike)}). Name "
+                f"another folder with --output ({way}), or delete it with --overwrite."
+            )
+
+    def same_originals(self, fingerprint: str) -> Manifest:
+        """Return the manifest of the dataset that is there.
+
+        Raises:
+            ValueError: If it was prepared from other originals.
+        """
+        found, _ = read_manifest(self.folder)
+        if found.fingerprint != fingerprint:
+            raise ValueError(
+                f"{self.folder} holds a dataset prepared otherwise (the originals themselves have "
+                "changed). Name another folder with --output, or delete it with --overwrite."
+            )
+        return found
+
+    def clear(self) -> None:
+        """Delete what preparation wrote, the manifest first: nobody may read half a dataset.
+
+        The lists of originals stay, which are of the dataset to come.
+        """
+        names = [name for name in self.folder.names() if not LOCK_NAME.match(name)]
+        for name in sorted(names, key=lambda name: name != MANIFEST):
+            if name != PROGRESS:
+                self._delete(name)
+        for name in (self.folder / PROGRESS).names():
+            if not name.endswith(LIST):
+                self.folder.delete(f"{PROGRESS}/{name}")
+
+    def begin(self) -> None:
+        """Write down the options that are at work."""
+        self.folder.write_json(PLAN, {"source": self.source, "options": self.options})
+
+    def trust_manifest(self, listing: Listing, recipe: str) -> None:
+        """Take the shards of a complete dataset for finished if their bytes are as it says.
+
+        Raises:
+            ValueError: If it was prepared from other originals.
+        """
+        if self.is_complete():
+            found = self.same_originals(listing.fingerprint)
+            shards = {shard.file: shard for shard in found.shards}
+            for part in listing.parts:
+                if part.shard in shards:
+                    commit(self.folder, part, recipe, listing.fingerprint, shards[part.shard])
+
+    def finish(self, manifest: Manifest) -> None:
+        """Make it a dataset, and take away what is not of it."""
+        self.folder.write_json(MANIFEST, manifest.model_dump(mode="json"))
+        kept = {shard.file for shard in manifest.shards}
+        kept |= {shard.rejects_file for shard in manifest.shards if shard.rejects_file}
+        for place in (*SPLITS, REJECTS):
+            for name in (self.folder / place).names():
+                if f"{place}/{name}" not in kept:
+                    self.folder.delete(f"{place}/{name}")
+        for name in self.folder.names():
+            if ABANDONED.fullmatch(name):  # by one who was killed while it wrote
+                self.folder.delete(name)
+        self._delete(PROGRESS)
+
+    def _delete(self, name: str) -> None:
+        if name in (PROGRESS, REJECTS, *SPLITS):
+            (self.folder / name).remove()
+        else:
+            self.folder.delete(name)
+
+
+def _differences(
+    source: Values, options: Values, source_now: Values, options_now: Values
+) -> list[str]:
+    return [
+        f"{group}.{name}: {old.get(name)} → {now.get(name)}"
+        for group, old, now in (("source", source, source_now), ("options", options, options_now))
+        for name in _names(old, now)
+        if old.get(name) != now.get(name)
+    ]
+
+
+def _names(old: Values, now: Values) -> Iterable[str]:
+    return sorted(old.keys() | now.keys())

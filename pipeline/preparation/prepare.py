@@ -1,0 +1,308 @@
+"""Originals to a prepared dataset, with Ray Data: decode, crop, resize, encode captions, write.
+
+1. One task lists the originals and cuts the list into the parts that become shards.
+2. Ray Data makes the shards. One that is whole already, from the same originals, is kept.
+3. Pictures that occur twice are taken out.
+4. The sentence transform is fitted to the training captions.
+5. The manifest makes it a dataset.
+"""
+
+import hashlib
+import json
+from collections import Counter
+from collections.abc import Callable, Iterable
+from dataclasses import asdict, replace
+from importlib.metadata import version
+
+import ray
+
+from pipeline.common.console import Progress, print_line
+from pipeline.data.manifest import (
+    SCHEMA_VERSION,
+    Encoder,
+    Manifest,
+    Shard,
+    read_manifest,
+    write_transform,
+)
+from pipeline.preparation.config import PrepareConfig
+from pipeline.preparation.duplicates import DropRepeats, find_repeats
+from pipeline.preparation.fit_transform import fit_transform
+from pipeline.preparation.listing import Listing, list_originals
+from pipeline.preparation.output_folder import OutputFolder
+from pipeline.preparation.reject_budget import Budget, top
+from pipeline.preparation.shards import MakeShard, Recipe
+from pipeline.preparation.sources.source import SPLITS
+from pipeline.preparation.text_encoders import EncoderRef, find_encoder
+from pipeline.ray_cluster.connection import connect
+from pipeline.ray_cluster.parallel_map import RETRIES, on_each
+from pipeline.storage.folder import Folder
+from ratgan.weights.saved_model import TEXT_ENCODER
+
+
+def check_preparation(config: PrepareConfig) -> tuple[OutputFolder, EncoderRef, bytes | None]:
+    """Refuse what could not be prepared, before anything starts.
+
+    Returns:
+        The output folder, where the text encoder is, and its file if it is of one.
+
+    Raises:
+        ValueError: If the output folder is not what it should be.
+        FileNotFoundError: If the text encoder is not there.
+    """
+    output = OutputFolder(config.output, config.recorded_source(), config.recorded_options())
+    if config.images_of is not None and Folder(config.images_of).location == str(output.folder):
+        raise ValueError(
+            f"images_of and output are both {output.folder}. Name another folder with --output; "
+            "the old one can be deleted when the new one is complete."
+        )
+    place, encoder_file = find_encoder(config.encoder, config.encoder_path)
+    output.refuse_strangers()
+    if not config.overwrite:
+        output.refuse_unlike(place)
+    return output, place, encoder_file
+
+
+def refuse_nothing(config: PrepareConfig, listing: Listing) -> None:
+    """Refuse originals that are none.
+
+    Raises:
+        ValueError: If the list of them is empty.
+    """
+    if not listing.parts:
+        raise ValueError(f"{config.source.name} lists no images. Options: {config.source!r}")
+
+
+def prepare(config: PrepareConfig) -> Manifest:
+    """Prepare a dataset, go on with one that was left unfinished, or find that it is there already.
+
+    Returns:
+        The manifest.
+
+    Raises:
+        ValueError: If the originals or the output folder are not what they should be, too many
+            images cannot be used, or another preparation is at work in the folder.
+    """
+    output, place, encoder_file = check_preparation(config)
+    connect(cpus=1)
+    if output.is_complete() and not config.overwrite:
+        listing = _list(config, None)
+        found = output.same_originals(listing.fingerprint)
+        if not config.repair:
+            print_line(
+                f"{output.folder} is prepared already: {found.written:,} images. --overwrite "
+                "prepares it anew, --repair checks every file of it."
+            )
+            return found
+
+    encoder = place.loaded()  # before anything is written: what is wrong with it shows at once
+    output.folder.check_writable("output")
+    with output.lock() as lock:
+        if not config.overwrite:
+            output.refuse_unlike(place)  # somebody may have been quicker
+        manifest = _prepare(
+            config, output, place, encoder_file, encoder.sha256, encoder.dim, lock.check
+        )
+        lock.check()
+        output.finish(manifest)
+    _tell(output.folder, manifest)
+    return manifest
+
+
+def _prepare(
+    config: PrepareConfig,
+    output: OutputFolder,
+    place: EncoderRef,
+    encoder_file: bytes | None,
+    encoder_sha256: str,
+    encoder_dim: int,
+    check_owner: Callable[[], None],
+) -> Manifest:
+    # What a user may have got wrong shows before the folder is this dataset's, and before
+    # another one is deleted.
+    folder = output.folder
+    listing = _list(config, folder)
+    refuse_nothing(config, listing)
+    images_of = _images_of(config, listing)
+    if config.overwrite:
+        output.clear()
+    output.begin()
+    if encoder_file is not None:
+        folder.write(TEXT_ENCODER, encoder_file)
+        place = replace(place, location=f"{folder}/{TEXT_ENCODER}")
+    print_line(f"preparing {listing.rows:,} records of {config.source.name} into {folder}")
+    recipe = Recipe(
+        source=config.source,
+        folder=folder,
+        encoder=place,
+        cache_size=config.cache_size,
+        quality=config.quality,
+        row_group_rows=config.row_group_rows,
+        digest=_recipe_digest(config, encoder_sha256),
+        fingerprint=listing.fingerprint,
+        images_of=images_of,
+    )
+    output.trust_manifest(listing, recipe.digest)
+    shards = _make_shards(config, listing, recipe, check_owner)
+    if config.duplicates == "reject":
+        shards = _drop_repeats(config, listing, recipe, shards)
+    splits = {
+        split: tuple(shards[part.shard] for part in listing.parts if part.split == split)
+        for split in SPLITS
+    }
+    reasons = _reasons(shards.values())
+    dropped = sum((Counter(shard.dropped) for shard in shards.values()), Counter[str]())
+    if not any(shard.rows for shard in splits["train"]):
+        raise ValueError(
+            f"no training image is left of {listing.rows:,} records. Rejected: "
+            f"{top(reasons) or 'none'}."
+        )
+    transform = fit_transform(
+        folder, splits["train"], config.chosen_transform, encoder_dim, config.sentence_dim
+    )
+    manifest = Manifest(
+        schema_version=SCHEMA_VERSION,
+        source=config.recorded_source(),
+        fingerprint=listing.fingerprint,
+        options=config.recorded_options(),
+        cache_size=config.cache_size,
+        mirrors=config.source.mirrors,
+        encoder=Encoder(
+            name=place.name,
+            sha256=encoder_sha256,
+            dim=encoder_dim,
+            file=TEXT_ENCODER if encoder_file is not None else None,
+            location=place.location if encoder_file is None else None,
+        ),
+        transform=write_transform(folder, transform),
+        overlapping_splits=config.source.overlapping,
+        splits=splits,
+        seen=listing.rows,
+        written=sum(shard.rows for shard in shards.values()),
+        rejected=reasons.total(),
+        reasons=dict(sorted(reasons.items())),
+        captions=sum(shard.captions for shard in shards.values()),
+        dropped_captions=dict(sorted(dropped.items())),
+    )
+    if manifest.seen != manifest.written + manifest.rejected:
+        raise RuntimeError(
+            f"{manifest.seen} rows seen, {manifest.written} written and {manifest.rejected} "
+            "rejected: this is a fault of ratgan."
+        )
+    return manifest
+
+
+def _list(config: PrepareConfig, folder: Folder | None) -> Listing:
+    """List the originals in a process of its own: neither list nor join passes through here."""
+    task = ray.remote(num_cpus=1, max_retries=RETRIES)(list_originals)
+    listing: Listing = ray.get(task.remote(config.source, config.shard_rows, config.limit, folder))
+    return listing
+
+
+def _recipe_digest(config: PrepareConfig, encoder_sha256: str) -> str:
+    decides = {
+        "schema": SCHEMA_VERSION,
+        "source": config.recorded_source(),
+        "images": config.image_options(),
+        "encoder": [config.encoder, encoder_sha256],
+        # Another version may decode, encode or write otherwise.
+        "versions": {name: version(name) for name in ("pillow", "pyarrow", "torch")},
+    }
+    return hashlib.sha256(json.dumps(decides, sort_keys=True).encode()).hexdigest()
+
+
+def _images_of(config: PrepareConfig, listing: Listing) -> Folder | None:
+    """Return the dataset to take images from, if it has the same ones.
+
+    Raises:
+        ValueError: If it has others.
+    """
+    if config.images_of is None:
+        return None
+    folder = Folder(config.images_of)
+    found, _ = read_manifest(folder)
+    has = {"source": found.source, **found.options}
+    wanted = {"source": config.recorded_source(), **config.image_options()}
+    unlike = [
+        f"{name}: {has.get(name)} there, {value} here"
+        for name, value in wanted.items()
+        if has.get(name) != value
+    ]
+    if not unlike and found.fingerprint != listing.fingerprint:
+        unlike = ["its originals were other ones"]
+    if unlike:
+        raise ValueError(
+            f"images_of={folder} holds other images ({'; '.join(unlike)}). Give the same options "
+            "as for that dataset, or leave --images-of out."
+        )
+    return folder
+
+
+def _make_shards(
+    config: PrepareConfig, listing: Listing, recipe: Recipe, check_owner: Callable[[], None]
+) -> dict[str, Shard]:
+    """Make all shards, or keep those that are there, and hold to the budget of rejects."""
+    progress = Progress("prepared", listing.rows, "images")
+    budget, reasons = Budget.parse(config.max_rejects), Counter[str]()
+    shards: dict[str, Shard] = {}
+    kept = 0
+    for row in on_each(MakeShard(recipe), [asdict(part) for part in listing.parts]):
+        shard = Shard.model_validate_json(row["shard"])
+        shards[shard.file] = shard
+        kept += row["kept"]
+        check_owner()  # one that slept for long may have lost the folder to another
+        _check_visible(recipe.folder, shard)
+        reasons.update(shard.reasons)
+        budget.check(reasons, listing.rows, recipe.folder)
+        progress.add(shard.seen, f"rejected {reasons.total():,}" if reasons else "")
+    if kept:
+        print_line(f"{kept:,} of {len(listing.parts):,} shards were complete and are kept")
+    return shards
+
+
+def _check_visible(folder: Folder, shard: Shard) -> None:
+    """Find out that a shard written on another machine can be read on this one."""
+    if folder.size(shard.file) != shard.bytes:
+        raise ValueError(
+            f"{folder}/{shard.file} was written on another machine and is not to be seen on this "
+            "one. Name a folder with --output that all machines share, or a bucket."
+        )
+
+
+def _drop_repeats(
+    config: PrepareConfig, listing: Listing, recipe: Recipe, shards: dict[str, Shard]
+) -> dict[str, Shard]:
+    """Take out pictures that occur twice."""
+    task = ray.remote(num_cpus=1, max_retries=RETRIES)(find_repeats)
+    across = not config.source.overlapping
+    repeats = ray.get(task.remote(recipe.folder, listing.parts, across=across))
+    if not repeats:
+        return shards
+    shards = dict(shards)
+    for row in on_each(DropRepeats(recipe), [each.as_item() for each in repeats]):
+        shard = Shard.model_validate_json(row["shard"])
+        shards[shard.file] = shard
+    reasons = _reasons(shards.values())
+    Budget.parse(config.max_rejects).check(reasons, listing.rows, recipe.folder)
+    return shards
+
+
+def _reasons(shards: Iterable[Shard]) -> Counter[str]:
+    return sum((Counter(shard.reasons) for shard in shards), Counter[str]())
+
+
+def _tell(folder: Folder, manifest: Manifest) -> None:
+    reasons, dropped = Counter(manifest.reasons), Counter(manifest.dropped_captions)
+    size = sum(shard.bytes for shard in manifest.shards) / 2**20
+    print_line(
+        f"seen {manifest.seen:,} = written {manifest.written:,} + rejected {manifest.rejected:,}"
+        f"{f' ({top(reasons)})' if reasons else ''}\n"
+        f"train {manifest.rows('train'):,}, validation {manifest.rows('validation'):,}, "
+        f"captions {manifest.captions:,} (left out {dropped.total():,}), "
+        f"sentence vectors {manifest.transform.kind} to {manifest.transform.dim}\n"
+        f"{size:,.1f} MiB at {folder}"
+    )
+    if manifest.overlapping_splits:
+        print_line(
+            "note: the validation images are training images, as asked for; its scores show memory"
+        )

@@ -1,0 +1,127 @@
+"""Files that hold the captions of one image: one caption a line, or JSON."""
+
+import codecs
+import json
+from collections.abc import Sequence
+from typing import Any
+
+from pipeline.preparation.decoding.captions import MAX_BYTES
+from pipeline.preparation.decoding.images import RejectedError
+from pipeline.preparation.sources.read_original import read_original
+from pipeline.preparation.sources.source import Record, raise_refusals, refusal
+from pipeline.storage.folder import Folder
+from pipeline.storage.safe_path import inside
+
+LINES = (".txt", ".caption")
+ENDINGS = (*LINES, ".json")
+KEYS = ("caption", "captions", "text", "texts")
+
+
+def listed(name: str, size: int, shown: str | None = None) -> str:
+    """Return the entry of a caption file among a record's texts.
+
+    Args:
+        name: Where the source finds it.
+        size: In bytes; a file too large for captions is never read.
+        shown: What the user calls it.
+    """
+    if size > MAX_BYTES:
+        return refusal(
+            "CAP_TOO_LONG", f"{shown or name} has {size:,} bytes, at most {MAX_BYTES:,} are taken"
+        )
+    return name
+
+
+def order(name: str) -> int:
+    """Rank the endings: JSON beside a text file says more than the captions, and is left aside."""
+    return next((i for i, ending in enumerate(ENDINGS) if name.lower().endswith(ending)), 0)
+
+
+def find_captions(folder: Folder, given: str | None, usual: Sequence[str]) -> str:
+    """Find the folder of the caption files by Reed et al., which come apart from their images.
+
+    Args:
+        folder: Of the originals.
+        given: What the user named, below it.
+        usual: Where they usually are.
+
+    Raises:
+        ValueError: If there are none.
+    """
+    if given is not None:
+        inside(folder, given)
+    found = next((n for n in ([given] if given else usual) if folder.exists(n)), None)
+    if found is None:
+        raise ValueError(
+            f"{folder}/{given or usual[0]} does not exist, so there are no captions. They do not "
+            f"come with the images: put <class>/<name>.txt by Reed et al. 2016, one caption a "
+            f"line, into {usual[0]}/ there, or name their folder below --root with --captions."
+        )
+    return found.strip("/")
+
+
+def read_captions(root: str, record: Record, key: str | None = None) -> list[str | bytes]:
+    """Read the caption files of a record: those of text, or else those of JSON.
+
+    Args:
+        root: Folder or bucket address of the originals.
+        record: Its texts are names below `root`.
+        key: As for `captions_of`.
+
+    Raises:
+        OSError: If a file cannot be read.
+        RejectedError: If one must not be read, or is damaged.
+    """
+    raise_refusals(record)
+    return [
+        caption
+        for name in chosen(record.texts)
+        for caption in captions_of(name, read_original(root, name), key)
+    ]
+
+
+def chosen(names: Sequence[str]) -> Sequence[str]:
+    """Choose which caption files of an image are read."""
+    return [name for name in names if not name.lower().endswith(".json")] or names
+
+
+def captions_of(name: str, content: bytes, key: str | None = None) -> list[str | bytes]:
+    """Read the captions in a file.
+
+    Args:
+        name: Its ending decides how; shown in errors.
+        content: Of the file.
+        key: Of the captions in a JSON object; by default the first of `KEYS` that is there.
+
+    Raises:
+        RejectedError: If JSON is damaged, or holds no captions.
+    """
+    if name.lower().endswith(".json"):
+        return list(_from_json(name, content, key))
+    lines = content.removeprefix(codecs.BOM_UTF8).splitlines()
+    return [line for line in lines if line.strip()]  # a blank line ends many a file
+
+
+def _from_json(name: str, content: bytes, key: str | None) -> list[str]:
+    try:
+        value = json.loads(content.removeprefix(codecs.BOM_UTF8))
+    except UnicodeDecodeError as error:
+        raise RejectedError("CAP_ENCODING", f"{name}: {error}") from error
+    except (ValueError, RecursionError) as error:
+        raise RejectedError("CAP_FORMAT", f"{name} is not valid JSON: {error}") from error
+    keys = KEYS if key is None else (key,)
+    if isinstance(value, dict):
+        found = next((each for each in keys if each in value), None)
+        if found is None:
+            raise RejectedError("CAP_FORMAT", f"{name} has no {' or '.join(map(repr, keys))}")
+        value = value[found]
+    return _texts(name, value)
+
+
+def _texts(name: str, value: Any) -> list[str]:
+    texts = [value] if isinstance(value, str) else value
+    if not isinstance(texts, list) or not all(isinstance(text, str) for text in texts):
+        raise RejectedError(
+            "CAP_FORMAT", f"{name} holds {str(value)[:40]!r}, not a text or a list of texts"
+        )
+    return texts

@@ -1,0 +1,120 @@
+"""MS-COCO captions, 2014 or 2017: a captions JSON and an image folder per split."""
+
+import re
+from collections.abc import Iterator
+from typing import Any, ClassVar
+
+import ijson
+
+from pipeline.preparation.sources.join_on_disk import Catalogue
+from pipeline.preparation.sources.read_original import Root, below, open_root, read_original
+from pipeline.preparation.sources.source import Record, Source
+from pipeline.storage.folder import Folder
+
+HALF_PAIR = re.compile(
+    rb"\\u[dD][89abAB][0-9a-fA-F]{2}(?!\\u[dD][c-fC-F])"
+    rb"|(?<!\\u[dD][89abAB][0-9a-fA-F]{2})\\u[dD][c-fC-F][0-9a-fA-F]{2}"
+)
+BEFORE, AFTER = 6, 12  # bytes that decide whether an escape has its other half
+
+
+class CocoSource(Source):
+    """MS-COCO as downloaded: annotations/captions_<split>.json beside <split>/*.jpg.
+
+    python jobs/prepare.py coco --root data/coco --image-size 256 --output data/coco-256
+    """
+
+    name: ClassVar[str] = "coco"
+
+    root: Root = "data/coco"
+    """Folder or bucket that holds `annotations` and the image folders."""
+    train: str = "train2017"
+    """Name of the training split: captions in annotations/captions_NAME.json, images in NAME/."""
+    validation: str = "val2017"
+    """Name of the validation split, laid out alike."""
+
+    def records(self) -> Iterator[Record]:
+        """List the images of both splits in the order of their ids."""
+        folder = open_root(self.root, "your COCO copy")
+        if self.train == self.validation:
+            raise ValueError(f"--train and --validation name the same split {self.train!r}.")
+        for split, name in (("train", self.train), ("validation", self.validation)):
+            file = f"annotations/captions_{name}.json"
+            if not folder.exists(file):
+                found = [n for n in (folder / "annotations").names() if n.startswith("captions_")]
+                raise ValueError(
+                    f"{folder}/{file} does not exist. Caption files there: "
+                    f"{', '.join(found) or 'none'}. Name the splits with --train and --validation."
+                )
+            if not (folder / name).exists():
+                raise ValueError(f"{folder}/{name} does not exist: {file} needs its image folder.")
+            with Catalogue(f"{folder}/{file}") as catalogue:
+                _read(folder, file, name, split, catalogue)
+                yield from catalogue.records()
+
+    def read_image(self, record: Record) -> bytes:
+        """Read the file of a record."""
+        return read_original(self.root, record.location)
+
+
+def _read(folder: Folder, file: str, name: str, split: str, catalogue: Catalogue) -> None:
+    """Read a captions file piece by piece: images, then captions, by the ids they share."""
+    images = captions = 0
+    try:
+        for image in _items(folder, file, "images"):
+            location = image["file_name"]
+            if not isinstance(location, str):
+                raise TypeError(f"file_name {location!r} is not text")
+            catalogue.image(_key(name, image["id"]), below(name, location), split=split)
+            images += 1
+        for annotation in _items(folder, file, "annotations"):
+            text, number = annotation["caption"], annotation["id"]
+            if not isinstance(text, str) or not isinstance(number, int):
+                raise TypeError(f"caption {number!r} is {type(text).__name__}, not text")
+            # Captions in the order of their own ids: the order of the file does not matter.
+            key = _key(name, annotation["image_id"])
+            catalogue.caption(key, text, number=number, split=split)
+            captions += 1
+    except ijson.JSONError as error:
+        raise ValueError(f"{folder}/{file} is not valid JSON: {error}") from error
+    except (KeyError, TypeError) as error:
+        missing = f"no {error}" if isinstance(error, KeyError) else str(error)
+        raise ValueError(
+            f"{folder}/{file} is not a COCO captions file ({missing}). It must be a JSON object "
+            "with 'images' (id, file_name) and 'annotations' (id, image_id, caption)."
+        ) from error
+    if not images or not captions:
+        raise ValueError(
+            f"{folder}/{file} is not a COCO captions file: it lists {images:,} 'images' and "
+            f"{captions:,} 'annotations'."
+        )
+
+
+def _items(folder: Folder, file: str, name: str) -> Iterator[Any]:
+    # The fast parser puts a question mark in the place of half a surrogate pair, without a word.
+    parser = ijson.get_backend("python") if _has_half_pairs(folder, file) else ijson
+    with folder.open(file) as stream:
+        yield from parser.items(stream, f"{name}.item", use_float=True)
+
+
+def _has_half_pairs(folder: Folder, file: str) -> bool:
+    """Tell whether a JSON file escapes half a surrogate pair, which is no character."""
+    window = b" " * BEFORE
+    with folder.open(file) as stream:
+        while chunk := stream.read(2**22):
+            window = window[-BEFORE - AFTER :] + chunk
+            if _half_pair(window):
+                return True
+    return _half_pair(window + b" " * AFTER)
+
+
+def _half_pair(window: bytes) -> bool:
+    """Search a window but its ends, where a neighbour may be missing."""
+    found = HALF_PAIR.finditer(window, BEFORE)
+    return any(match.start() < len(window) - AFTER for match in found)
+
+
+def _key(name: str, number: Any) -> str:
+    if not isinstance(number, int):
+        raise TypeError(f"id {number!r} is not a whole number")
+    return f"{name}-{number:012d}"

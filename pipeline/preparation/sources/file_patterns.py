@@ -1,0 +1,107 @@
+"""Files named by one of them, by the folder they are in, or by a pattern."""
+
+import re
+from collections.abc import Iterator
+from fnmatch import fnmatchcase
+from functools import lru_cache
+
+from pipeline.storage.folder import Folder
+
+SPECIAL = re.compile(r"[*?\[{]")
+BRACES = re.compile(r"\{(\d+)\.\.(\d+)\}|\{([^{}]*,[^{}]*)\}")
+ADVICE = "Name a file, a folder of such, or a pattern with --root."
+MAX_NAMES = 1_000_000  # of one pattern
+
+
+def matching_files(location: str, endings: tuple[str, ...]) -> tuple[Folder, list[str]]:
+    """Find files.
+
+    Args:
+        location: A file; a folder, which is searched with all in it; or a pattern with `*`, `?`,
+            `[…]`, `{000..123}` or `{a,b}`, of which `*` matches within a folder's name.
+        endings: Of the files in a folder; those of a pattern may have any.
+
+    Returns:
+        A folder, and names in it, sorted.
+
+    Raises:
+        ValueError: If there is none, or if a pattern of braces names one that is missing.
+    """
+    folder = base_folder(location)
+    rest = location.removeprefix(folder.location).lstrip("/")
+    if not SPECIAL.search(location):
+        if rest:
+            return folder, [rest]
+        _check_exists(folder)
+        found = sorted(n for n, _ in folder.walk() if n.lower().endswith(endings))
+        if not found:
+            raise ValueError(f"{folder} holds no {' or '.join(endings)}. {ADVICE}")
+        return folder, found
+    _check_exists(folder)
+    patterns = list(_expanded(rest))
+    parts = [pattern.split("/") for pattern in patterns]
+    # Names of a few shards against many files: the exact ones are looked up, not searched.
+    exact = {pattern for pattern in patterns if not SPECIAL.search(pattern)}
+    inexact = [part for part in parts if SPECIAL.search("/".join(part))]
+    found = sorted(n for n, _ in folder.walk() if n in exact or _matches(n, inexact))
+    if missing := sorted(exact.difference(found)):
+        raise ValueError(
+            f"{folder}: {len(missing):,} of {len(exact):,} files of {rest!r} do "
+            f"not exist, {missing[0]} for one."
+        )
+    if not found:
+        raise ValueError(f"{folder} holds nothing that matches {rest!r}.")
+    return folder, found
+
+
+@lru_cache(maxsize=8)
+def base_folder(location: str) -> Folder:
+    """Return the folder that the names are in which `matching_files` finds."""
+    special = SPECIAL.search(location)
+    if special is not None:
+        return Folder(location[: location.rfind("/", 0, special.start())])
+    folder = Folder(location)
+    return Folder(location.rpartition("/")[0]) if folder.fs.isfile(folder.path) else folder
+
+
+def check_pattern(pattern: str | None, names: list[str]) -> None:
+    """Check that a pattern of held-out files holds out some of them, and not all.
+
+    Raises:
+        ValueError: If it does not.
+    """
+    count = sum(fnmatchcase(name, pattern) for name in names) if pattern else 1
+    if pattern and not 0 < count < len(names):
+        raise ValueError(
+            f"--validation-files {pattern!r} matches {count:,} of {len(names):,} files, "
+            f"{names[0]} for one. It must match some of them, and not all."
+        )
+
+
+def _check_exists(folder: Folder) -> None:
+    if not folder.exists():
+        raise ValueError(f"{folder} does not exist. {ADVICE}")
+
+
+def _matches(name: str, patterns: list[list[str]]) -> bool:
+    parts = name.split("/")
+    return any(
+        len(parts) == len(pattern) and all(map(fnmatchcase, parts, pattern)) for pattern in patterns
+    )
+
+
+def _expanded(pattern: str) -> Iterator[str]:
+    """Write out braces, as a shell does."""
+    found = BRACES.search(pattern)
+    if found is None:
+        yield pattern
+        return
+    if found[3] is None:
+        first, last = int(found[1]), int(found[2])
+        if last - first >= MAX_NAMES:
+            raise ValueError(f"{found[0]} names over {MAX_NAMES:,} files.")
+        choices = [f"{n:0{len(found[1])}d}" for n in range(first, last + 1)]
+    else:
+        choices = found[3].split(",")
+    for choice in choices:
+        yield from _expanded(pattern[: found.start()] + choice + pattern[found.end() :])

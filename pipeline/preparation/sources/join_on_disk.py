@@ -1,0 +1,172 @@
+"""Images and captions joined on disk: what is listed in any order comes out in one, in pairs.
+
+Millions of captions do not fit into memory, and files list them in an order of their own. A
+temporary SQLite file sorts and joins them, and finds names that occur twice.
+"""
+
+import json
+import sqlite3
+import tempfile
+from collections.abc import Iterator
+from itertools import groupby
+from operator import itemgetter
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self
+
+from pipeline.preparation.sources.source import Record
+
+Row = tuple[Any, ...]
+SCHEMA = """
+PRAGMA journal_mode = OFF;
+PRAGMA synchronous = OFF;
+CREATE TABLE images (id TEXT PRIMARY KEY, key TEXT, location TEXT, rest TEXT) WITHOUT ROWID;
+CREATE TABLE captions (key TEXT, number INTEGER, text BLOB, file TEXT, split TEXT);
+"""
+
+
+class Catalogue:
+    """Collects images and captions by a key, and pairs them.
+
+    Args:
+        where: What is being listed, for errors.
+    """
+
+    def __init__(self, where: str) -> None:
+        self.where = where
+        self._folder = tempfile.TemporaryDirectory(prefix="ratgan-listing-")
+        self._db = sqlite3.connect(Path(self._folder.name) / "catalogue.sqlite")
+        self._db.executescript(SCHEMA)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self._db.close()
+        self._folder.cleanup()
+
+    def image(
+        self,
+        key: str,
+        location: str,
+        *,
+        split: str,
+        name: str | None = None,
+        again: bool = False,
+        **fields: Any,
+    ) -> None:
+        """Add an image.
+
+        Args:
+            key: Pairs it with captions.
+            location: As in `Record`.
+            split: As in `Record`.
+            name: Becomes the record's id; by default the key. Images of one key share its
+                captions.
+            again: Whether it may have been added before, with the same fields.
+            fields: `label`, `meaning`, `box`, `size` as in `Record`.
+
+        Raises:
+            ValueError: If the id was added before.
+        """
+        name, key, location = _text(name or key), _text(key), _text(location)
+        rest = json.dumps({"split": split, **fields})
+        try:
+            self._db.execute("INSERT INTO images VALUES (?, ?, ?, ?)", (name, key, location, rest))
+        except sqlite3.IntegrityError as error:
+            before = self._db.execute(
+                "SELECT location, rest FROM images WHERE id = ?", (name,)
+            ).fetchone()
+            if again and before == (location, rest):
+                return
+            if before[0] == location and before[1] != rest:
+                raise ValueError(
+                    f"{self.where}: image {name!r} occurs twice, as {_said(before[1])} and as "
+                    f"{_said(rest)}. It can be one of them only."
+                ) from error
+            raise ValueError(
+                f"{self.where}: {name!r} names two images, {before[0]!r} and {location!r}. Names "
+                "must be unique: take one of them out, or rename it."
+            ) from error
+
+    def caption(self, key: str, text: str, *, number: int = 0, split: str = "train") -> None:
+        """Add a caption.
+
+        Args:
+            key: Of its image, whether that was added already, will be, or is missing.
+            text: As found.
+            number: Captions of an image are ordered by it; equal ones stay as they were added.
+            split: Where it counts if its image is missing.
+        """
+        # As bytes: half a surrogate pair, which JSON can hold, is no text for SQLite.
+        row = (_text(key), number, text.encode("utf-8", "surrogatepass"), None, split)
+        self._db.execute("INSERT INTO captions VALUES (?, ?, ?, ?, ?)", row)
+
+    def text_file(self, key: str, file: str, *, number: int = 0, split: str = "train") -> None:
+        """Add a file that holds captions of an image; arguments as for `caption`."""
+        row = (_text(key), number, None, _text(file), split)
+        self._db.execute("INSERT INTO captions VALUES (?, ?, ?, ?, ?)", row)
+
+    def records(self) -> Iterator[Record]:
+        """List what was added in the order of keys; captions without an image come too."""
+        self._db.executescript(
+            "CREATE INDEX images_by_key ON images (key, id);"
+            "CREATE INDEX captions_by_key ON captions (key, number);"
+        )
+        images = self._db.execute("SELECT key, id, location, rest FROM images ORDER BY key, id")
+        captions = self._db.execute(
+            "SELECT key, text, file, split FROM captions ORDER BY key, number, file, rowid"
+        )
+        captioned = groupby(captions, key=itemgetter(0))
+        key, texts = _next(captioned)
+        for image_key, group in groupby(images, key=itemgetter(0)):
+            while key is not None and key < image_key:
+                yield _orphan(key, texts)
+                key, texts = _next(captioned)
+            shared = texts if key == image_key else []
+            for _, name, location, rest in group:
+                yield _record(name, location, rest, shared)
+            if key == image_key:
+                key, texts = _next(captioned)
+        while key is not None:
+            yield _orphan(key, texts)
+            key, texts = _next(captioned)
+
+
+def _text(name: str) -> str:
+    """Write out what is not valid Unicode: names of files and JSON can hold such."""
+    return name.encode("utf-8", "backslashreplace").decode()
+
+
+def _said(rest: str) -> str:
+    fields = json.loads(rest).items()
+    return ", ".join(f"{name} {value!r}" for name, value in fields if value is not None)
+
+
+def _next(captioned: Iterator[tuple[str, Iterator[Row]]]) -> tuple[str | None, list[Row]]:
+    key, rows = next(captioned, (None, iter(())))
+    return key, list(rows)
+
+
+def _orphan(key: str, captions: list[Row]) -> Record:
+    return _record(key, "", json.dumps({"split": captions[0][3]}), captions)
+
+
+def _record(name: str, location: str, rest: str, captions: list[Row]) -> Record:
+    fields = json.loads(rest)
+    if fields.get("box") is not None:
+        fields["box"] = tuple(fields["box"])
+    return Record(
+        id=name,
+        location=location,
+        captions=tuple(
+            text.decode("utf-8", "surrogatepass") for _, text, _, _ in captions if text is not None
+        ),
+        texts=tuple(file for _, _, file, _ in captions if file is not None),
+        **fields,
+    )

@@ -1,0 +1,171 @@
+"""Oxford-102 Flowers: images of 102 kinds, and ten captions each by Reed et al."""
+
+import hashlib
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
+from typing import Annotated, ClassVar, Literal
+
+from pydantic import Field
+
+from pipeline.common.console import print_line
+from pipeline.preparation.sources.caption_files import find_captions, listed, read_captions
+from pipeline.preparation.sources.join_on_disk import Catalogue
+from pipeline.preparation.sources.read_original import Root, open_root, read_original, some_names
+from pipeline.preparation.sources.source import SPLITS, Record, Source
+from pipeline.storage.folder import Folder
+from ratgan.weights.restricted_pickle import load_foreign_pickle
+
+CAPTIONS = ("text", "text_c10", "cvpr2016_flowers/text_c10", "flowers/text_c10")
+LABELS = "flower_cat_dic.pkl"
+LISTS = ("trainvalclasses.txt", "testclasses.txt")
+HELD_OUT = 20 / 102  # classes; 82 and 20 in Reed et al. 2016 (https://arxiv.org/abs/1605.05396)
+
+
+class Oxford102Source(Source):
+    """Oxford-102 as unpacked: jpg/image_00001.jpg, and captions in text_c10 by class or in text.
+
+    python jobs/prepare.py oxford102 --root data/flowers --image-size 256 --output data/flowers-256
+    """
+
+    name: ClassVar[str] = "oxford102"
+
+    root: Root = "data/flowers"
+    """Folder or bucket that holds jpg and the captions."""
+    captions: str | None = None
+    """Folder of the captions, below root. Default: text or text_c10, whichever is there."""
+    split: Literal["class-disjoint", "published-none"] = "class-disjoint"
+    """class-disjoint: the classes in Reed's testclasses.txt are held out; where that is missing, a
+    fifth of the classes drawn from the seed, which is not the published split. published-none: all
+    images train and all validate, as in RAT-GAN's published code."""
+    seed: Annotated[int, Field(ge=0)] = 0
+    """Draws the classes to hold out where there is no testclasses.txt."""
+
+    @property
+    def overlapping(self) -> bool:
+        """Whether all images are in both splits, as in the published code."""
+        return self.split == "published-none"
+
+    def records(self) -> Iterator[Record]:
+        """List the images in the order of their names."""
+        folder = open_root(self.root, "your Oxford-102 copy")
+        if not folder.exists("jpg"):
+            raise ValueError(
+                f"{folder}/jpg does not exist: unpack 102flowers.tgz there. It holds "
+                f"{some_names(folder)}."
+            )
+        texts = find_captions(folder, self.captions, CAPTIONS)
+        labels = _labels_of_folders(folder / texts) or _labels_of_pickle(folder)
+        classes = self._held_out(folder, texts, set(labels.values()))
+        with Catalogue(str(folder)) as catalogue:
+            images = 0
+            for file, size in (folder / "jpg").walk():
+                name = file.removesuffix(".jpg")
+                if file != name and not file.startswith("."):
+                    label = labels.get(name)
+                    split = "validation" if label in classes else "train"
+                    catalogue.image(name, f"jpg/{file}", split=split, label=label, size=size)
+                    images += 1
+            if not images:
+                raise ValueError(f"{folder}/jpg holds no image_00001.jpg or the like.")
+            for file, size in (folder / texts).walk():
+                key = _stem(file)
+                if key is not None:
+                    split = "validation" if labels.get(key) in classes else "train"
+                    catalogue.text_file(key, listed(f"{texts}/{file}", size), split=split)
+            for record in catalogue.records():
+                if self.overlapping:
+                    for split in SPLITS:
+                        yield replace(record, id=f"{split}-{record.id}", split=split)
+                else:
+                    yield record
+
+    def read_image(self, record: Record) -> bytes:
+        """Read the file of a record."""
+        return read_original(self.root, record.location)
+
+    def read_captions(self, record: Record) -> Sequence[str | bytes]:
+        """Read the lines of the text file of a record."""
+        return read_captions(self.root, record)
+
+    def _held_out(self, folder: Folder, texts: str, classes: set[str]) -> set[str]:
+        """Choose the classes of the validation split, and say how."""
+        if self.overlapping:
+            print_line("all images are in the training and in the validation split, as published")
+            return set()
+        if not classes:
+            raise ValueError(
+                f"{folder} does not tell the class of an image: its captions are not in folders "
+                f"such as {texts}/class_00001, and there is no {LABELS}. Take Reed's text_c10, or "
+                "do without a split with --split published-none."
+            )
+        train, test = (_class_list(folder, texts, name) for name in LISTS)
+        if test is None and train is None:
+            count = max(1, round(HELD_OUT * len(classes)))
+            drawn = sorted(
+                classes, key=lambda c: hashlib.sha256(f"{self.seed} {c}".encode()).hexdigest()
+            )
+            print_line(
+                f"{count} of {len(classes)} classes are held out, drawn from seed {self.seed}: not "
+                f"the published ones. Put Reed's {LISTS[1]} into {folder} to have them."
+            )
+            return set(drawn[:count])
+        if both := (train or set()) & (test or set()):
+            raise ValueError(f"{folder}: {min(both)!r} is in both {' and '.join(LISTS)}.")
+        chosen = test if test is not None else classes - (train or set())
+        if not chosen & classes:
+            raise ValueError(
+                f"{folder}: the split lists hold out no class of the images. They name classes "
+                f"such as {min(chosen, default='none')!r}, and the images are of such as "
+                f"{min(classes)!r}."
+            )
+        print_line(
+            f"{len(chosen & classes)} of {len(classes)} classes are held out, by Reed's lists"
+        )
+        return chosen
+
+
+def _stem(file: str) -> str | None:
+    """Name the image of a caption file, which may lie in a folder of its class."""
+    name = file.rsplit("/", 1)[-1]
+    return (
+        name.removesuffix(".txt") if name.startswith("image_") and name.endswith(".txt") else None
+    )
+
+
+def _labels_of_folders(texts: Folder) -> dict[str, str]:
+    labels: dict[str, str] = {}
+    for file, _ in texts.walk():
+        name, parent = _stem(file), file.rpartition("/")[0].rsplit("/", 1)[-1]
+        if name is not None and parent.startswith("class_"):
+            labels[name] = parent
+    return labels
+
+
+def _labels_of_pickle(folder: Folder) -> dict[str, str]:
+    if not folder.exists(LABELS):
+        return {}
+    value = load_foreign_pickle(folder.read(LABELS), f"{folder}/{LABELS}")
+    names, labels = (value.get(k) if isinstance(value, dict) else None for k in ("img", "cat"))
+    if (
+        not isinstance(names, list)
+        or not isinstance(labels, list)
+        or len(names) != len(labels)
+        or not all(isinstance(text, str) for text in (*names, *labels))
+    ):
+        raise ValueError(
+            f"{folder}/{LABELS} is not RAT-GAN's: it must hold two lists of texts of one length, "
+            "'img' and 'cat'."
+        )
+    return dict(zip(names, labels, strict=True))
+
+
+def _class_list(folder: Folder, texts: str, name: str) -> set[str] | None:
+    """Read a list of classes, one a line, in the root or beside the captions."""
+    beside = texts.rpartition("/")[0]
+    for file in dict.fromkeys((name, f"{beside}/{name}".lstrip("/"))):
+        if folder.exists(file):
+            words = folder.read(file).decode(errors="replace").split()
+            if not words:
+                raise ValueError(f"{folder}/{file} is empty: it must name a class a line.")
+            return set(words)
+    return None

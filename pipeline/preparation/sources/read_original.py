@@ -1,0 +1,110 @@
+"""Reading a file that a listing of originals names: never one outside of their folder."""
+
+import errno
+import os
+import re
+import stat
+from functools import lru_cache
+from typing import Annotated
+
+from pydantic import AfterValidator, Field
+
+from pipeline.preparation.decoding.images import MAX_BYTES, RejectedError
+from pipeline.storage.folder import Folder, absolute
+from pipeline.storage.safe_path import inside
+
+Root = Annotated[str, AfterValidator(absolute), Field(validate_default=True)]
+"""Type of an option that names a folder or bucket."""
+DRIVE = re.compile(r"[A-Za-z]:[\\/]")
+
+
+def open_root(root: str, what: str, option: str = "root") -> Folder:
+    """Open the folder of the originals.
+
+    Args:
+        root: Folder or bucket address.
+        what: That should be there, for the error.
+        option: What the user calls the folder.
+
+    Raises:
+        ValueError: If it does not exist.
+    """
+    folder = _folder(root)
+    if not folder.exists():
+        raise ValueError(f"{folder} does not exist. Name the folder of {what} with --{option}.")
+    return folder
+
+
+def some_names(folder: Folder) -> str:
+    """Say what a folder holds, for the error that misses something there."""
+    names = folder.names()
+    return ", ".join(names[:8]) + (", …" if len(names) > 8 else "") if names else "nothing"
+
+
+def read_original(root: str, name: str, start: int | None = None, end: int | None = None) -> bytes:
+    """Read a file of the originals, or some bytes of it.
+
+    Args:
+        root: Folder or bucket address of the originals.
+        name: As the listing has it, below `root`; foreign data.
+        start: First byte.
+        end: Byte to stop before.
+
+    Raises:
+        OSError: If it cannot be read.
+        RejectedError: If it would lead outside of `root`, or to another place altogether.
+    """
+    folder = _folder(root)
+    try:
+        plain = safe_name(folder, name)
+        if folder.is_local and end is None:
+            size = os.stat(folder.file(plain)).st_size
+            if size > MAX_BYTES:  # memory need not hold it
+                detail = f"{size} bytes, at most {MAX_BYTES} are taken"
+                raise RejectedError("IMG_TOO_LARGE", detail)
+        return folder.read(plain, start, end)
+    except NotADirectoryError as error:
+        raise FileNotFoundError(str(error)) from error
+    except OSError as error:
+        if error.errno in (errno.ELOOP, errno.ENAMETOOLONG):
+            raise RejectedError("PATH_UNSAFE", str(error)) from error
+        raise
+
+
+def below(parent: str, name: str) -> str:
+    """Name a file of a folder as the listing does, `name` being foreign data.
+
+    A name that is no such thing (an address, a drive, an absolute path) stays as it is, so that
+    reading refuses it.
+    """
+    foreign = name.startswith(("/", "\\")) or "://" in name or DRIVE.match(name)
+    return name if foreign or name in ("", ".") or not parent else f"{parent}/{name}"
+
+
+def safe_name(folder: Folder, name: str) -> str:
+    """Check a name from foreign data, and return it as the folder's file system knows it.
+
+    Raises:
+        OSError: If there is no such file.
+        RejectedError: If it would lead outside of the folder, or to another place altogether.
+    """
+    # Lists of files are made with `find .` or by hand: `./a.jpg` and `a//b.jpg` are no attack.
+    plain = name if name.startswith("/") or "://" in name else _plain(name)
+    try:
+        inside(folder, plain)
+    except ValueError as problem:
+        raise RejectedError("PATH_UNSAFE", str(problem).removeprefix("PATH_UNSAFE: ")) from problem
+    if folder.is_local:
+        mode = os.stat(folder.file(plain)).st_mode
+        if not stat.S_ISREG(mode) and not stat.S_ISDIR(mode):  # a pipe could block for ever
+            raise RejectedError("PATH_UNSAFE", f"{plain!r} is not a file")
+    return plain
+
+
+def _plain(name: str) -> str:
+    return "/".join(part for part in name.split("/") if part not in ("", "."))
+
+
+@lru_cache(maxsize=8)
+def _folder(root: str) -> Folder:
+    return Folder(root)

@@ -1,0 +1,154 @@
+"""WebDataset: tar files whose members belong together by the name before their first dot.
+
+Only headers are read for the listing; an image is then one read of some bytes of its tar. Names of
+members never become paths, and nothing is unpacked.
+"""
+
+import re
+import tarfile
+from collections.abc import Iterator, Sequence
+from typing import IO, Annotated, ClassVar
+
+from pydantic import Field
+
+from pipeline.common.console import print_line
+from pipeline.preparation.decoding.images import IMAGES, OTHERS, RejectedError
+from pipeline.preparation.sources.caption_files import ENDINGS, captions_of, chosen, listed, order
+from pipeline.preparation.sources.file_patterns import base_folder, check_pattern, matching_files
+from pipeline.preparation.sources.join_on_disk import Catalogue
+from pipeline.preparation.sources.read_original import Root, read_original
+from pipeline.preparation.sources.source import Record, Source, raise_refusals, refusal, split_of
+from pipeline.storage.folder import Folder
+
+COMPRESSED = (".tar.gz", ".tgz", ".tar.bz2", ".tar.xz", ".tar.zst")
+PLACE = re.compile(r"(?P<tar>.+)#(?P<start>\d+)\+(?P<size>\d+)(?P<ending>\.\w+)")
+
+
+class WebDatasetSource(Source):
+    """Tar files in WebDataset's layout, as img2dataset writes them: KEY.jpg with KEY.txt or .json.
+
+    python jobs/prepare.py webdataset --root "data/tars/{00000..00041}.tar" --output data/web-256
+    """
+
+    name: ClassVar[str] = "webdataset"
+
+    root: Root
+    """A .tar, a folder of such, or a pattern such as "s3://b/x/{00000..00041}.tar" or "x/*.tar".
+    KEY.jpg, .png or .webp takes its captions from KEY.txt or KEY.caption (one a line), else from
+    KEY.json (a text, a list of texts, or an object with one of these)."""
+    caption_key: str | None = None
+    """Key of the captions in a JSON object. Default: caption, captions, text or texts."""
+    validation: Annotated[float, Field(ge=0, le=0.9)] = 0.1
+    """Share of images held out, by a hash of their names."""
+    validation_files: str | None = None
+    """Pattern of the tars that are held out, in place of a share: "val-*.tar"."""
+
+    def records(self) -> Iterator[Record]:
+        """List the samples in the order of their tars and names."""
+        folder, tars = matching_files(self.root, (".tar", *COMPRESSED))
+        check_pattern(self.validation_files, tars)
+        images = 0
+        for tar in tars:
+            if tar.lower().endswith(COMPRESSED):
+                raise ValueError(
+                    f"{folder}/{tar} is compressed, so that nothing in it can be read by itself. "
+                    "Unpack it to a .tar: images gain nothing by compression."
+                )
+            with Catalogue(f"{folder}/{tar}") as catalogue:
+                images += self._list(folder, tar, catalogue)
+                yield from catalogue.records()
+        if not images:
+            raise ValueError(f"{folder}: no tar holds an image ({', '.join(IMAGES)}).")
+
+    def read_image(self, record: Record) -> bytes:
+        """Read the bytes of a tar that are the image of a record."""
+        raise_refusals(record)
+        return self._read(record.location)[1]
+
+    def read_captions(self, record: Record) -> Sequence[str | bytes]:
+        """Read the bytes of a tar that are captions of a record."""
+        raise_refusals(record)
+        return [
+            caption
+            for text in chosen(record.texts)
+            for caption in captions_of(*self._read(text), self.caption_key)
+        ]
+
+    def _read(self, location: str) -> tuple[str, bytes]:
+        place = PLACE.fullmatch(location)
+        if place is None:
+            raise RejectedError("PATH_UNSAFE", f"{location!r} is no place in a tar")
+        start, size = int(place["start"]), int(place["size"])
+        if not size:  # a range of no bytes is no range
+            return location, b""
+        folder = base_folder(self.root)
+        return location, read_original(folder.location, place["tar"], start, start + size)
+
+    def _list(self, folder: Folder, tar: str, catalogue: Catalogue) -> int:
+        """Enter the members of a tar, and count its images."""
+        images = others = 0
+        with folder.open(tar) as stream:
+            try:
+                for member in _members(stream):
+                    parent, slash, base = member.name.rpartition("/")
+                    stem, _, ending = base.partition(".")
+                    kind, key = f".{ending.lower()}", f"{tar}/{parent}{slash}{stem}"
+                    # `0.seg.png` is another image of its sample, and none of the captions' own.
+                    others += kind.count(".") > 1 and kind.endswith(IMAGES)
+                    if kind not in IMAGES + OTHERS + ENDINGS:
+                        continue
+                    split = split_of(key, self.validation, tar, self.validation_files)
+                    place = f"{tar}#{member.offset_data}+{member.size}{kind}"
+                    if kind in ENDINGS:
+                        text = listed(place, member.size, f"{tar}/{member.name}")
+                        catalogue.text_file(key, text, number=order(kind), split=split)
+                    else:
+                        name = f"{tar}/{member.name}"
+                        catalogue.image(key, place, name=name, split=split, size=member.size)
+                        images += 1
+            except tarfile.ReadError as error:
+                raise ValueError(
+                    f"{folder}/{tar} is not a tar file that can be read: {error}. Copy it anew, or "
+                    "take it away."
+                ) from error
+            except EOFError as cut:
+                split = split_of(tar, 0, tar, self.validation_files)
+                catalogue.image(tar, tar, split=split)
+                catalogue.text_file(tar, refusal("TAR_CUT", f"{folder}/{tar} {cut}"))
+        if others:
+            print_line(
+                f"{tar}: {others:,} images of endings such as .seg.png are left out, as is usual"
+            )
+        return images
+
+
+def _members(stream: IO[bytes]) -> Iterator[tarfile.TarInfo]:
+    """Yield the files of a tar that are complete.
+
+    Raises:
+        tarfile.ReadError: If it is not a tar.
+        EOFError: At the end, if it does not end as a tar does.
+    """
+    size = stream.seek(0, 2)
+    stream.seek(0)
+    with tarfile.open(fileobj=stream, mode="r:") as tar:
+        count = 0
+        while True:
+            try:
+                member = tar.next()
+            except (tarfile.ReadError, EOFError, ValueError) as error:
+                if not count:
+                    raise tarfile.ReadError(str(error)) from error
+                raise EOFError(f"is damaged after {count:,} members: {error}") from error
+            if member is None:
+                break
+            tar.members = []  # type: ignore[attr-defined]  # it would keep every header
+            plain = member.isreg() and not member.issparse()  # no links, no devices
+            if plain and not 0 <= member.size <= size - member.offset_data:
+                raise EOFError(f"is cut short: {member.name!r} is its last member, and incomplete")
+            count += 1
+            if plain:
+                yield member
+        stream.seek(tar.offset)
+        if stream.read(tarfile.BLOCKSIZE).strip(b"\0"):
+            raise EOFError(f"is damaged after {count:,} members: no header follows")

@@ -1,0 +1,1 @@
+"""Reach or run a Ray cluster: connection, authentication, ports, submission."""

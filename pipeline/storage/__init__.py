@@ -1,0 +1,1 @@
+"""Bytes, paths and locks; knows no run."""

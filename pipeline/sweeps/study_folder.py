@@ -1,0 +1,155 @@
+"""What a sweep keeps of itself in its folder, so that the same command can finish it.
+
+    sweep.json          what the sweep is: its options, and our id of its MLflow run
+    trials/000.json     one for each trial, from before it starts; written by the driver alone
+    NAME-000/           the run of that trial, as any run: checkpoints, samples, spool, model
+
+Ray's own records are kept for as long as it runs and never read again: what is known of a trial
+after a kill is what is here and in the folder of its run.
+"""
+
+import re
+from dataclasses import asdict, dataclass, field
+from typing import Any, Literal
+
+from pipeline.config import flatten
+from pipeline.storage.folder import Folder
+from pipeline.sweeps.space import Value
+
+STUDY = "sweep.json"  # in the folder of the sweep
+TRIALS = "trials"
+Status = Literal["planned", "running", "finished", "stopped", "failed"]
+DONE = ("finished", "stopped", "failed")  # nothing more is trained
+
+
+@dataclass
+class TrialRecord:
+    """One trial.
+
+    Attributes:
+        number: From 0.
+        values: Of the options that vary.
+        status: What became of it.
+        why: It was stopped or failed.
+        total: Steps of the whole trial, once it has begun.
+        curve: Step and value of the metric.
+        seconds: That training took.
+        latest: Last value of each of its curves.
+        adopted: Weights that it took over from other trials: from whom, the id of that, and the
+            values since.
+    """
+
+    number: int
+    values: dict[str, Value]
+    status: Status = "planned"
+    why: str = ""
+    total: int = 0
+    curve: list[tuple[int, float]] = field(default_factory=list)
+    seconds: float = 0.0
+    latest: dict[str, float] = field(default_factory=dict)
+    adopted: list[dict[str, Any]] = field(default_factory=list)
+
+    def start(self) -> dict[str, Any]:
+        """Return what a start of it is given; weights it is to take over are taken once."""
+        given: dict[str, Any] = {"number": self.number, "values": self.values}
+        if self.adopted and "as" in self.adopted[-1]:
+            given["weights"] = self.adopted[-1]
+        return given
+
+    @property
+    def is_done(self) -> bool:
+        """Whether nothing more is trained."""
+        return self.status in DONE
+
+    def best(self, mode: str) -> tuple[int, float] | None:
+        """Return step and value of its best point; of equals the first."""
+        sign = 1 if mode == "max" else -1
+        return max(self.curve, key=lambda point: (sign * point[1], -point[0]), default=None)
+
+
+class StudyFolder:
+    """The folder of a sweep.
+
+    Args:
+        folder: Where it is.
+        name: Of the sweep; trials are named after it.
+    """
+
+    def __init__(self, folder: Folder, name: str) -> None:
+        self.folder, self.name = folder, name
+        self.trials: dict[int, TrialRecord] = {}
+
+    def open(self, options: dict[str, Any], resumable: frozenset[str]) -> None:
+        """Begin, or go on with what is there.
+
+        Args:
+            options: Of this start, as JSON types.
+            resumable: Names of those that may change.
+
+        Raises:
+            ValueError: If it was begun with other options; with each difference.
+        """
+        if self.folder.exists(STUDY):
+            before = self.folder.read_json(STUDY)
+            self._refuse_changes(flatten(before), flatten(options), resumable)
+        for number in self._numbers():
+            content = (self.folder / TRIALS).read_json(_file(number))
+            content["curve"] = [(int(step), float(value)) for step, value in content["curve"]]
+            self.trials[number] = TrialRecord(**content)
+        self.folder.write_json(STUDY, options)
+
+    def add(self, number: int, values: dict[str, Value]) -> TrialRecord:
+        """Plan a trial."""
+        self.trials[number] = record = TrialRecord(number, values)
+        self.write(record)
+        return record
+
+    def write(self, record: TrialRecord) -> None:
+        """Keep a trial as it is now."""
+        (self.folder / TRIALS).write_json(_file(record.number), asdict(record))
+
+    def run_name(self, number: int) -> str:
+        """Return the name of a trial's run."""
+        return f"{self.name}-{number:03d}"
+
+    def run(self, number: int) -> Folder:
+        """Return the folder of a trial's run."""
+        return self.folder / self.run_name(number)
+
+    def ranked(self, mode: str) -> list[TrialRecord]:
+        """Return the trials that have a value of the metric, the best first.
+
+        One that was ended early, or failed, comes after all others: its best point was a passing
+        one, and others were better than it at the same step.
+        """
+        sign = 1 if mode == "max" else -1
+        found = [(each.best(mode), each) for each in self.trials.values()]
+        scored = [(best[1], each) for best, each in found if best is not None]
+
+        def place(found: tuple[float, TrialRecord]) -> tuple[bool, float, int]:
+            value, trial = found
+            return trial.status in ("stopped", "failed"), -sign * value, trial.number
+
+        return [trial for _, trial in sorted(scored, key=place)]
+
+    def _numbers(self) -> list[int]:
+        found = (re.fullmatch(r"(\d+)\.json", name) for name in (self.folder / TRIALS).names())
+        return sorted(int(match[1]) for match in found if match)
+
+    def _refuse_changes(
+        self, before: dict[str, Any], now: dict[str, Any], resumable: frozenset[str]
+    ) -> None:
+        changed = [
+            f"{name}: {before.get(name)} → {now.get(name)}"
+            for name in sorted(before.keys() | now.keys())
+            if before.get(name) != now.get(name) and name not in resumable
+        ]
+        if changed:
+            raise ValueError(
+                f"{self.name} was begun with other options:\n" + "\n".join(changed) + "\n"
+                "Take them back to go on with it, or begin another with another --name."
+            )
+
+
+def _file(number: int) -> str:
+    return f"{number:03d}.json"

@@ -1,0 +1,1 @@
+"""Metrics and artifacts: spool, sender, and the only modules that know MLflow."""

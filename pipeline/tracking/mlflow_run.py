@@ -1,0 +1,388 @@
+"""A run in MLflow: found or created, and given one record after the other.
+
+Whatever can go wrong is one of three things: MLflow cannot take it now (`UnavailableError`), will
+never take it (`RefusedError`), or the run was deleted there (`GoneError`).
+"""
+
+import hashlib
+import json
+import os
+import tempfile
+import uuid
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, NamedTuple
+
+os.environ.setdefault("MLFLOW_ALLOW_PICKLE_DESERIALIZATION", "false")  # ours are safetensors
+os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
+os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
+os.environ.setdefault("MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT", "true")
+
+import mlflow
+import requests
+from mlflow import MlflowClient
+from mlflow.entities import Dataset, DatasetInput, InputTag, Metric, Param, RunTag
+from mlflow.exceptions import MlflowException
+from mlflow.tracking.context.registry import resolve_tags
+from PIL import Image
+
+from pipeline.common.redaction import redacted
+from pipeline.storage.folder import Folder
+from pipeline.tracking.best_version import Quality, qualities
+from pipeline.tracking.mlflow_model import log_model, mark_quality
+from pipeline.tracking.mlflow_sqlite import make_store, store_file
+from pipeline.tracking.run_description import with_qualities
+from pipeline.tracking.spool import Record
+
+OUR_TAG = "ratgan.run"  # holds the id that a run has with us from its start
+PARENT_TAG = "mlflow.parentRunId"  # by it the UI shows a run under another
+NOTE = "mlflow.note.content"  # what the UI shows as the run's description
+OUR_NOTE = "ratgan.note"  # holds the digest of the note we wrote: any other is a person's
+MAX_PARAM_LENGTH = 6000  # characters; MLflow refuses longer values
+MAX_DIGEST_LENGTH = 36  # characters of a dataset's digest; the whole is in the run's tags
+MAX_AT_ONCE = 100  # params or tags in a request
+COMPRESSED_SIZE = 256  # pixels; what the UI shows first of a picture
+ASK_TIMEOUT_S = 5  # before any work, when nothing waits for it
+UPLOAD_TIMEOUT_S = 60  # a file takes a server longer than a point of a curve
+COLUMNS = [  # of a prepared dataset, as the UI shows them
+    {"name": "image", "type": "binary"},
+    {"name": "captions", "type": "string"},
+    {"name": "sentences", "type": "float"},
+    {"name": "label", "type": "string"},
+]
+NEVER = {"INVALID_PARAMETER_VALUE", "BAD_REQUEST", "MALFORMED_REQUEST"}
+NEVER_HTTP = {400, 413, 415, 422}
+
+
+class UnavailableError(ConnectionError):
+    """MLflow cannot take something now."""
+
+
+class RefusedError(ValueError):
+    """MLflow will never take something."""
+
+
+class GoneError(LookupError):
+    """The run is not there any more."""
+
+
+class Point(NamedTuple):
+    """A value of a curve; `time` is in milliseconds since 1970."""
+
+    key: str
+    value: float
+    time: int
+    step: int
+
+
+class MlflowRun:
+    """A run at an address.
+
+    Args:
+        uri: Of the MLflow server or store.
+        run_id: Of the run there.
+    """
+
+    def __init__(self, uri: str, run_id: str) -> None:
+        self.uri, self.run_id = uri, run_id
+        self.client = MlflowClient(uri)
+
+    @classmethod
+    def find_or_create(cls, uri: str, start: dict[str, Any], known: str | None) -> "MlflowRun":
+        """Find a run by its id or by our tag, else create it.
+
+        Args:
+            uri: Of the MLflow server or store.
+            start: What `Tracker.begin` wrote.
+            known: Its id there, if there ever was one.
+
+        Raises:
+            UnavailableError: If MLflow does not answer, or does not take the run.
+        """
+        with _answers(refusal=UnavailableError):
+            make_store(uri)
+            client = MlflowClient(uri)
+            if known and _is_active(client, known):
+                client.set_tag(known, OUR_TAG, start["id"])
+                return cls(uri, known)
+            found = client.get_experiment_by_name(start["experiment"])
+            if found is None:
+                experiment = client.create_experiment(
+                    start["experiment"],
+                    artifact_location=_artifact_location(uri),
+                    # Or the UI shows what it has for language models.
+                    tags={"mlflow.experimentKind": "custom_model_development"},
+                )
+            else:
+                experiment = found.experiment_id
+            runs = client.search_runs([experiment], f"tags.`{OUR_TAG}` = '{start['id']}'")
+            if runs:
+                return cls(uri, runs[0].info.run_id)
+            tags = start["tags"] | {OUR_TAG: start["id"]}
+            if parent := start.get("parent"):
+                above = client.search_runs([experiment], f"tags.`{OUR_TAG}` = '{parent}'")
+                if not above:  # it is sent by a process of its own
+                    raise UnavailableError("the run that this one is part of is not there yet")
+                tags[PARENT_TAG] = above[0].info.run_id
+            run = client.create_run(
+                experiment, start_time=start["time"], run_name=start["name"], tags=tags
+            )
+            return cls(uri, run.info.run_id)
+
+    def last_steps(self) -> dict[str, int]:
+        """Return the last step of each curve the run has.
+
+        Raises:
+            UnavailableError: If MLflow does not answer.
+        """
+        with _answers(refusal=UnavailableError):
+            return {
+                key: max(p.step for p in self.client.get_metric_history(self.run_id, key))
+                for key in self.client.get_run(self.run_id).data.metrics
+            }
+
+    def check(self) -> None:
+        """Make sure that the run is there.
+
+        Raises:
+            GoneError: If it was deleted.
+            UnavailableError: If MLflow does not answer.
+        """
+        with _answers(refusal=UnavailableError):
+            active = _is_active(self.client, self.run_id)
+        if not active:
+            raise GoneError(self.run_id)
+
+    def points(self, points: Sequence[Point]) -> None:
+        """Log points of curves; those that are there already stay as they are.
+
+        Raises:
+            RefusedError: If one of them has a name that MLflow does not take.
+            UnavailableError: If MLflow does not answer.
+        """
+        metrics = [Metric(p.key, p.value, p.time, p.step) for p in points]
+        with _answers():
+            self.client.log_batch(self.run_id, metrics=metrics)
+
+    def record(self, record: Record, run: Folder) -> None:
+        """Log any record but points; doing it again changes nothing.
+
+        Args:
+            record: As `Tracker` tells it.
+            run: Folder of the run, where the files are that it names.
+
+        Raises:
+            RefusedError: If MLflow does not take it, or its file is not as it was.
+            UnavailableError: If MLflow does not answer.
+        """
+        kind = record["kind"]
+        if kind in ("image", "file", "model"):
+            self.check()  # a server that hangs is found out before a long upload to it
+        with _answers():
+            match kind:
+                case "options":
+                    self._options(record)
+                case "dataset":
+                    self._dataset(record)
+                case "status" if record["status"] == "RUNNING":
+                    self.client.update_run(self.run_id, status="RUNNING")
+                case "status":
+                    self.client.set_terminated(self.run_id, record["status"], record["time"])
+                case "json":
+                    self.client.log_dict(self.run_id, record["value"], record["file"])
+                case "image":
+                    self._image(record, _file(run, record["file"]))
+                case "file":
+                    self._file(record["file"], _file(run, record["file"], record["sha256"]))
+                case "note":
+                    self._note(record)
+                case "quality":
+                    self._quality(record)
+                case "model":
+                    self._model(record, run / "model")
+                case _:
+                    raise RefusedError(f"kind={kind!r} is not known to this version")
+
+    def _options(self, record: Record) -> None:
+        params = [Param(k, v[:MAX_PARAM_LENGTH]) for k, v in record["params"].items()]
+        tags = [RunTag(key, value) for key, value in record["tags"].items()]
+        for first in range(0, max(len(params), len(tags)), MAX_AT_ONCE):
+            some = slice(first, first + MAX_AT_ONCE)
+            self.client.log_batch(self.run_id, params=params[some], tags=tags[some])
+
+    def _dataset(self, record: Record) -> None:
+        location = record["location"]
+        dataset = Dataset(
+            name=record["name"],
+            digest=record["digest"][:MAX_DIGEST_LENGTH],
+            source_type="local" if "://" not in location else location.partition("://")[0],
+            source=json.dumps({"uri": location}),
+            schema=json.dumps({"mlflow_colspec": COLUMNS}),
+            profile=json.dumps({"num_rows": record["images"], **record.get("more", {})}),
+        )
+        tags = [InputTag("mlflow.data.context", "training")]
+        self.client.log_inputs(self.run_id, [DatasetInput(dataset, tags)])
+
+    def _image(self, record: Record, png: bytes) -> None:
+        """Log a picture as MLflow does it itself, but under a name that is always the same."""
+        step, time = record["step"], record["time"]
+        unique = uuid.uuid5(uuid.NAMESPACE_OID, f"{self.run_id} {record['key']} {step} {time}")
+        name = f"{record['key']}+step+{step}+timestamp+{time}+{unique}"
+        with tempfile.TemporaryDirectory() as folder:
+            whole, small = Path(folder) / f"{name}.png", Path(folder) / f"{name}+compressed.webp"
+            whole.write_bytes(png)
+            with Image.open(whole) as picture:
+                scale = COMPRESSED_SIZE / max(picture.size)
+                picture.resize([max(1, int(side * scale)) for side in picture.size]).save(small)
+            for path in (whole, small):
+                self.client.log_artifact(self.run_id, str(path), "images")
+        self.client.set_tag(self.run_id, "mlflow.loggedImages", True)
+
+    def _file(self, name: str, content: bytes) -> None:
+        with tempfile.TemporaryDirectory() as folder:
+            path = Path(folder) / name
+            path.write_bytes(content)
+            self.client.log_artifact(self.run_id, str(path))
+
+    def _model(self, record: Record, model: Folder) -> None:
+        content = {name: _file(model, name, sha256) for name, sha256 in record["files"].items()}
+        run = self.client.get_run(self.run_id)
+        with fluent_api(self.uri):
+            log_model(self.client, run, record, content)
+
+    def _note(self, record: Record) -> None:
+        """Write the note on the run, unless a person has written one."""
+        tags = self.client.get_run(self.run_id).data.tags
+        self._write_note(with_qualities(record["text"], qualities(tags)), tags)
+
+    def _quality(self, record: Record) -> None:
+        mark_quality(self.client, self.run_id, Quality(**record["quality"]))
+        tags = self.client.get_run(self.run_id).data.tags
+        if NOTE in tags:
+            self._write_note(with_qualities(tags[NOTE], qualities(tags)), tags)
+
+    def _write_note(self, text: str, tags: dict[str, str]) -> None:
+        if NOTE not in tags or tags.get(OUR_NOTE) == _digest(tags[NOTE]):
+            both = [RunTag(NOTE, text), RunTag(OUR_NOTE, _digest(text))]
+            self.client.log_batch(self.run_id, tags=both)
+
+
+def context_tags() -> dict[str, str]:
+    """Return the tags that MLflow gives its own runs: who started which file."""
+    tags: dict[str, str] = resolve_tags()
+    return tags
+
+
+@contextmanager
+def waiting_at_most(timeout_s: int, *, retries: int = 0) -> Iterator[None]:
+    """Let MLflow wait so long for an answer, instead of minutes; who sets more has more.
+
+    Args:
+        timeout_s: Seconds for a request.
+        retries: Of MLflow's own; ours go on for longer and are spread.
+    """
+    names = ("MLFLOW_HTTP_REQUEST_TIMEOUT", "MLFLOW_HTTP_REQUEST_MAX_RETRIES")
+    before = {name: os.environ.get(name) for name in names}
+    wanted = max(timeout_s, int(before[names[0]] or 0))
+    os.environ |= {names[0]: str(wanted), names[1]: before[names[1]] or str(retries)}
+    try:
+        yield
+    finally:
+        for name, value in before.items():
+            os.environ.pop(name, None)
+            if value is not None:
+                os.environ[name] = value
+
+
+def state_of(uri: str, experiment: str) -> str:
+    """Say in words that a tracker answers, and change nothing there.
+
+    Args:
+        uri: Of the MLflow server or store.
+        experiment: That is asked for.
+
+    Raises:
+        UnavailableError: If it does not answer.
+    """
+    file = store_file(uri)
+    if file is not None and not file.exists():
+        return "is made with the first run"  # to look would be to make it
+    with waiting_at_most(ASK_TIMEOUT_S), _answers(refusal=UnavailableError):
+        found = MlflowClient(uri).get_experiment_by_name(experiment)
+    return f"answers; experiment {experiment} is {'there' if found else 'new'}"
+
+
+@contextmanager
+def fluent_api(uri: str) -> Iterator[None]:
+    """Point the global functions of MLflow at a store, and back: it sets the environment too."""
+    before = os.environ.get("MLFLOW_TRACKING_URI")
+    mlflow.set_tracking_uri(uri)
+    try:
+        yield
+    finally:
+        mlflow.set_tracking_uri(before)
+        os.environ.pop("MLFLOW_TRACKING_URI", None)
+        if before is not None:
+            os.environ["MLFLOW_TRACKING_URI"] = before
+
+
+@contextmanager
+def _answers(refusal: type[Exception] = RefusedError) -> Iterator[None]:
+    """Tell apart what may pass later and what never will.
+
+    Args:
+        refusal: What to raise for the second.
+    """
+    try:
+        yield
+    except (RefusedError, GoneError, UnavailableError):
+        raise
+    except MlflowException as error:
+        never = error.error_code in NEVER
+        raise (refusal if never else UnavailableError)(redacted(error.message)) from error
+    except requests.HTTPError as error:
+        never = error.response is not None and error.response.status_code in NEVER_HTTP
+        raise (refusal if never else UnavailableError)(redacted(str(error))) from error
+    except json.JSONDecodeError as error:  # a page of whatever stands before MLflow
+        raise UnavailableError(f"it does not answer in JSON: {error}") from error
+    except (TypeError, ValueError) as error:  # what its client finds wrong before it asks
+        raise refusal(redacted(str(error))) from error
+    except Exception as error:  # of the store, the bucket, the network: each has its own kind
+        raise UnavailableError(redacted(f"{type(error).__name__}: {error}")) from error
+
+
+def _file(folder: Folder, name: str, sha256: str | None = None) -> bytes:
+    """Read a file of the run, which must be the one that was told of.
+
+    Raises:
+        RefusedError: If it is not.
+    """
+    try:
+        content = folder.read(name)
+    except FileNotFoundError as error:
+        raise RefusedError(f"{folder}/{name} is not there any more") from error
+    if sha256 and hashlib.sha256(content).hexdigest() != sha256:
+        raise RefusedError(
+            f"{folder}/{name} was replaced since; what replaced it is sent in its turn"
+        )
+    return content
+
+
+def _digest(text: str) -> str:
+    return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+def _is_active(client: MlflowClient, run_id: str) -> bool:
+    try:
+        return bool(client.get_run(run_id).info.lifecycle_stage == "active")
+    except MlflowException as error:
+        if error.error_code == "RESOURCE_DOES_NOT_EXIST":
+            return False
+        raise
+
+
+def _artifact_location(uri: str) -> str | None:
+    """Put artifacts beside a sqlite file; a server decides itself."""
+    file = store_file(uri)
+    return None if file is None else (file.resolve().parent / "mlflow-artifacts").as_uri()

@@ -1,0 +1,1 @@
+"""One training run: driver, loop, worker and reporting."""

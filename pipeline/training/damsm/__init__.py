@@ -1,0 +1,1 @@
+"""Pretraining of the DAMSM text and image encoders."""

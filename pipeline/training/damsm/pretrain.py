@@ -1,0 +1,86 @@
+"""DAMSM pretraining, from the driver's side: check, start or resume, train, hand over."""
+
+from typing import Any
+
+from pipeline.common.console import print_line
+from pipeline.storage.folder import Folder, absolute
+from pipeline.tracking.run_description import Purpose
+from pipeline.tracking.tracker import Tracker
+from pipeline.training.damsm.config import PretrainConfig
+from pipeline.training.damsm.worker import describe, work
+from pipeline.training.launch import Launch, check, is_finished, run_job, with_places
+from ratgan.metrics.retrieval import RPrecision
+from ratgan.weights.saved_model import TEXT_ENCODER
+
+RETRIEVAL = "retrieval.json"  # in the run's folder: R-precision of the encoder
+
+
+def check_pretraining(config: PretrainConfig) -> Launch:
+    """Check what can be known before a pretraining starts.
+
+    Raises:
+        ValueError: If dataset and options do not fit together.
+        OSError: If nothing can be written to the output folder.
+    """
+    config = with_places(config)
+    if (weights := config.pair.inception_weights) is not None:
+        place = absolute(weights, "pair.inception_weights")
+        pair = config.pair.model_copy(update={"inception_weights": place})
+        config = config.model_copy(update={"pair": pair})
+    if config.pair.branch == "small" and weights is not None:
+        raise ValueError("pair.inception_weights has no use with --pair.branch small.")
+    return check(
+        config,
+        image_size=config.pair.image_size,
+        option="pair.image_size",
+        batch=config.optim.batch_size,
+    )
+
+
+def pretrain(config: PretrainConfig) -> Folder:
+    """Pretrain as the config says; a run that was cut short goes on from its last checkpoint.
+
+    Returns:
+        Folder of the run; `text_encoder.safetensors` in it is what preparation takes.
+
+    Raises:
+        ValueError: If dataset, run and options do not fit together; nothing was started then.
+    """
+    start = check_pretraining(config)
+    if is_finished(start, f"Its encoder: {start.run}/{TEXT_ENCODER}"):
+        return start.run
+
+    def export_result(checkpoint: Folder, state: dict[str, Any], tracker: Tracker) -> None:
+        _hand_over(start.run, checkpoint, state, tracker)
+
+    encoder = f"{start.run}/{TEXT_ENCODER}"
+    purpose = Purpose(
+        "DAMSM text encoder",
+        (
+            f"Encoder: `{encoder}`; use it with "
+            f"`python jobs/prepare.py … --encoder damsm --encoder-path {encoder}`",
+        ),
+    )
+    run_job(start, work, export_result, purpose)
+    return start.run
+
+
+def _hand_over(run: Folder, checkpoint: Folder, state: dict[str, Any], tracker: Tracker) -> None:
+    """Put the last checkpoint's encoder and its measure into the run's folder and into MLflow."""
+    content = checkpoint.read(TEXT_ENCODER)
+    sha256 = run.write(TEXT_ENCODER, content)
+    retrieval = {"step": state["step"], "sha256": sha256, "r_precision": state["retrieval"]}
+    run.write_json(RETRIEVAL, retrieval)
+    tracker.json(retrieval, RETRIEVAL)
+    tracker.file(TEXT_ENCODER, sha256)
+    measured = state["retrieval"]
+    print_line(
+        f"finished. text encoder {run}/{TEXT_ENCODER}\n  sha256 {sha256}\n  "
+        + (
+            describe(RPrecision(**measured))
+            if measured
+            else "R-precision not measured: the held-out images are not of 2 classes or more"
+        )
+        + "\n  use it: python jobs/prepare.py … --encoder damsm "
+        f"--encoder-path {run}/{TEXT_ENCODER}"
+    )

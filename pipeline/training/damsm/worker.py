@@ -1,0 +1,251 @@
+"""What each process of DAMSM pretraining does: restore, stream, step, measure, checkpoint.
+
+Dimensions in this file:
+    B images of a batch over all workers, b this worker's share, L words of the longest
+    caption, E size of a word's embedding, D size of all vectors.
+"""
+
+from functools import partial
+from itertools import islice
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from pipeline.checkpoint.async_saver import Saver
+from pipeline.checkpoint.damsm_state import pair_files, pair_tensors, restore
+from pipeline.checkpoint.store import Score
+from pipeline.common.console import duration, print_line
+from pipeline.common.failpoints import reach
+from pipeline.data.dataset import PreparedDataset
+from pipeline.data.loader import Batch, prefetch
+from pipeline.data.sample_order import SampleOrder
+from pipeline.distributed import collective
+from pipeline.distributed.graceful_stop import StopWatch
+from pipeline.distributed.watchdog import Watchdog
+from pipeline.storage.folder import Folder
+from pipeline.tracking.tracker import Tracker
+from pipeline.training.damsm.config import PretrainConfig
+from pipeline.training.diagnostics import StragglerDetector
+from pipeline.training.loop import (
+    Job,
+    begin,
+    flush_metrics_before,
+    open_dataset,
+    reader,
+    resume,
+    run_state,
+    watched,
+)
+from pipeline.training.step_metrics import Interval
+from ratgan.metrics.retrieval import RPrecision, r_precision
+from ratgan.text.damsm import CaptionNetwork, pad
+from ratgan.text.image_branch import InceptionBranch, SmallBranch, read_inception
+from ratgan.text.pretraining import Pair, learning_rate, pretrain_step, word_dropout
+from ratgan.text.vocabulary import Vocabulary
+
+R_PRECISION = "eval/r_precision"
+MEASURED_AT_ONCE = 64  # images
+
+
+def build(
+    config: PretrainConfig,
+    vocabulary: Vocabulary,
+    device: torch.device,
+    trunk: dict[str, Tensor] | None = None,
+) -> Pair:
+    """Build both sides and their optimizer; equal on every worker, since the seed is.
+
+    Args:
+        config: Of the run.
+        vocabulary: Of the text encoder.
+        device: To train on.
+        trunk: Weights of Inception-v3, in place of those that the config names.
+    """
+    torch.manual_seed(config.seed)
+    options = config.pair
+    captions = CaptionNetwork(len(vocabulary.words), options.embedding_dim, options.dim)
+    images: SmallBranch | InceptionBranch
+    if options.branch == "small":
+        images = SmallBranch(options.dim)
+    else:
+        images = InceptionBranch(trunk or read_inception(options.inception_weights), options.dim)
+    return Pair.create(captions.to(device), images.to(device), betas=config.optim.betas)
+
+
+def work(fields: dict[str, Any]) -> str:
+    """Pretrain; the function that Ray Train runs in each worker.
+
+    Args:
+        fields: Of a `Job`.
+
+    Returns:
+        Why it stopped before its last step, on worker 0; empty if it did not.
+    """
+    return watched(_pretrain, *begin(fields, PretrainConfig))
+
+
+def _pretrain(
+    job: Job,
+    config: PretrainConfig,
+    device: torch.device,
+    saver: Saver,
+    stop: StopWatch,
+    watchdog: Watchdog,
+) -> bool:
+    """Restore and pretrain; the saver is worker 0's to use. Tell whether all steps are done."""
+    dataset = open_dataset(job, config.data.path)
+    plan = SampleOrder(dataset.units("train"), config.optim.batch_size, config.seed)
+    # Of the training captions only: a word that no one trained would be noise.
+    vocabulary = Vocabulary.of(dataset.captions("train"), config.pair.max_words)
+    pair = build(config, vocabulary, device)
+    files = partial(pair_files, pair=pair, vocabulary=vocabulary)
+
+    step = resume(job, config, saver.root, device, lambda folder: restore(folder, pair))
+    last = config.steps(plan.images)
+    tracker = Tracker(Folder(job.run)) if collective.rank() == 0 else None
+    pace = StragglerDetector(partial(_warn, tracker))
+    incoming = reader(config, dataset, plan, image_size=config.pair.image_size, captions=True)
+    batches = prefetch(incoming.batches(step, last), device)
+    interval, saves, stopping = Interval(step), False, False
+    while step < last and not stopping:
+        # Worker 0 measures and saves alone, and the others wait for it here.
+        with watchdog.step(step, patient=saves and tracker is None):
+            batch = interval.wait_for(batches)
+            reach("worker.step", step=step, rank=collective.rank())
+            values = do_step(config, pair, batch, vocabulary, step, plan.images, device)
+            step += 1
+            saver.check()
+            stopping = collective.any_of(stop.asked, device)
+            interval.add(values)
+        saves = step % config.checkpoint_every == 0 or step == last or stopping
+
+        if step % config.log_every == 0 or step == last:
+            measured = interval.close(step, config.optim.batch_size, device)
+            if tracker:
+                _tell(tracker, step, last, measured)
+                pace.interval(step, interval.own_s)
+            interval = Interval(step)
+        if tracker and saves:
+            # A stop between two checkpoints that were to be is not held up by it.
+            extra = step % config.checkpoint_every != 0
+            due = not extra or step == last
+            found = measure(config, pair, dataset, vocabulary, device) if due else None
+            if found:
+                tracker.metrics(step, {R_PRECISION: found.share})
+                print_line(f"step {step:,}  {describe(found)}")
+            state = run_state(job, config, dataset, plan, device, step)
+            state["retrieval"] = found._asdict() if found else None
+            score = Score(R_PRECISION, found.share) if found and config.keep_best else None
+            told = flush_metrics_before(tracker, files)
+            saver.save(step, pair_tensors(pair), told, state, score, extra=extra)
+    return step >= last
+
+
+def do_step(
+    config: PretrainConfig,
+    pair: Pair,
+    batch: Batch,
+    vocabulary: Vocabulary,
+    step: int,
+    images: int,
+    device: torch.device,
+) -> dict[str, Tensor]:
+    """Do one step on this worker's share of a batch."""
+    optim, world = config.optim, collective.world()
+    tokens, lengths = _read(vocabulary, batch.captions)
+    # Every worker draws the factors of the whole batch and takes its own.
+    shape = (optim.batch_size, vocabulary.max_words, config.pair.embedding_dim)
+    dropout = word_dropout(config.seed, step, shape, optim.dropout)
+    longest = int(collective.gather(lengths.to(device)).max())
+    share = dropout[:, :longest].chunk(world)[collective.rank()]  # [b, L, E]
+    return pretrain_step(
+        pair,
+        images=batch.images.to(device, non_blocking=True).float() / 127.5 - 1,
+        tokens=tokens[:, :longest].to(device),
+        lengths=lengths.to(device),
+        classes=collective.gather(batch.class_keys.to(device)),
+        dropout=share.to(device),
+        lr=learning_rate(
+            step * optim.batch_size // images,
+            start=optim.lr,
+            decay=optim.lr_decay,
+            floor=optim.lr_floor,
+        ),
+        focus=optim.word_focus,
+        pooling=optim.word_pooling,
+        sharpness=optim.sharpness,
+        clip=optim.clip,
+        gather=collective.gather_with_gradient,
+        synchronize=collective.sum_gradients,
+    )
+
+
+def _read(vocabulary: Vocabulary, captions: tuple[str, ...]) -> tuple[Tensor, Tensor]:
+    """Turn captions into word numbers, [b, max words], and lengths, [b].
+
+    A caption without a known word (one in another script, say) is read as the end mark alone:
+    one such caption must not end a training.
+    """
+    return pad([vocabulary.read(text) or [0] for text in captions], vocabulary.max_words)
+
+
+@torch.no_grad()
+def measure(
+    config: PretrainConfig,
+    pair: Pair,
+    dataset: PreparedDataset,
+    vocabulary: Vocabulary,
+    device: torch.device,
+) -> RPrecision | None:
+    """Measure how often a held-out image finds its first caption, by the sentence vectors.
+
+    Returns:
+        The measure; None if the held-out images are not of at least two classes.
+    """
+    examples = islice(dataset.each("validation"), config.held_out)
+    seen: list[tuple[Tensor, Tensor]] = []
+    classes: list[int] = []
+    pair.images.eval()
+    while some := list(islice(examples, MEASURED_AT_ONCE)):
+        margin = (some[0].image.shape[-1] - config.pair.image_size) // 2
+        stop = margin + config.pair.image_size
+        images = torch.stack([e.image[:, margin:stop, margin:stop] for e in some])
+        tokens, lengths = _read(vocabulary, tuple(example.caption for example in some))
+        _, wholes = pair.images(images.to(device).float() / 127.5 - 1)
+        _, sentences = pair.captions(tokens.to(device), lengths)
+        seen.append((wholes.cpu(), sentences.cpu()))
+        classes += [example.class_key for example in some]
+    pair.images.train()
+    if len(set(classes)) < 2:
+        return None
+    wholes, sentences = (torch.cat(parts) for parts in zip(*seen, strict=True))
+    return r_precision(wholes, sentences, torch.tensor(classes))
+
+
+def describe(found: RPrecision) -> str:
+    """Say a measure with what it must be compared with."""
+    return (
+        f"R-precision {found.share:.1%} of {found.images:,} held-out images among "
+        f"{found.candidates} captions (by chance {found.chance:.1%})"
+    )
+
+
+def _warn(tracker: Tracker | None, tag: str, value: str, text: str) -> None:
+    print_line(f"warning: {text}")
+    if tracker:
+        tracker.tag(tag, value)
+
+
+def _tell(tracker: Tracker, step: int, last: int, measured: dict[str, float]) -> None:
+    """Say how it goes and log it."""
+    speed = measured["speed/images_per_s"]
+    left = (last - step) * measured["images_seen"] / step / speed
+    sentence = measured["loss/sentence_to_caption"] + measured["loss/sentence_to_image"]
+    words = measured["loss/words_to_caption"] + measured["loss/words_to_image"]
+    print_line(
+        f"step {step:,}/{last:,}  images {measured['images_seen']:,.0f}  words {words:.3f}  "
+        f"sentence {sentence:.3f}  {speed:.1f} img/s  "
+        f"data wait {measured['speed/data_wait_share']:.0%}  ETA {duration(left)}"
+    )
+    tracker.metrics(step, measured)

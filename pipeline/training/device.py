@@ -1,0 +1,152 @@
+"""How exactly a run computes: bfloat16 or float32 in its layers, TF32 or not in float32 products.
+
+bfloat16 is an option and not taken from the device, so that the record of a run says what its
+numbers are. It has the range of float32, so no loss is scaled; `ratgan.ops.precision` says what
+stays in float32. A GPU multiplies in it several times as fast and moves half the bytes; a CPU
+without instructions for it imitates them, slower than float32.
+"""
+
+import os
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, contextmanager
+
+import torch
+from torch._dynamo import config as dynamo
+from torch.utils import deterministic as deterministic_mode
+
+from pipeline.config import Precision
+from ratgan.generator import Generator
+
+FIRST_WITH_BFLOAT16 = (8, 0)  # compute capability of NVIDIA's Ampere
+VARIANTS = 64  # that torch may build: of each block, with gradient and without, by size of a part
+
+
+def configure_precision(
+    precision: Precision, *, tf32: bool, deterministic: bool, device: torch.device
+) -> str:
+    """Set this process up to compute so, and say how.
+
+    Args:
+        precision: Of the layers.
+        tf32: Let a GPU round the factors of float32 products and convolutions to TF32.
+        deterministic: Let a GPU use only kernels that give the same bits each time; else the
+            fastest, tried out in the first steps. Those of a CPU always do.
+        device: To train on; the rest is set on GPUs only.
+
+    Raises:
+        ValueError: If the device cannot.
+    """
+    if device.type != "cuda":
+        return f"layers in {precision}"
+    if precision == "bfloat16" and torch.cuda.get_device_capability(device) < FIRST_WITH_BFLOAT16:
+        raise ValueError(
+            f"precision=bfloat16 needs a GPU that computes in it (Ampere and later), and "
+            f"{torch.cuda.get_device_name(device)} does not. Use --precision float32."
+        )
+    torch.set_float32_matmul_precision("high" if tf32 else "highest")
+    torch.backends.cudnn.allow_tf32 = tf32
+    torch.backends.cudnn.benchmark = not deterministic
+    torch.backends.cudnn.deterministic = deterministic
+    # Where an operation has none, torch warns and takes what there is.
+    torch.use_deterministic_algorithms(deterministic, warn_only=True)
+    # Slower, and for nothing: all memory is written before it is read.
+    deterministic_mode.fill_uninitialized_memory = False  # type: ignore[attr-defined]
+    if deterministic:  # cuBLAS repeats itself with a workspace of fixed size only
+        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+    return (
+        f"layers in {precision}, float32 products {'rounded to TF32' if tf32 else 'exact'}, "
+        f"{'deterministic' if deterministic else 'the fastest'} kernels"
+    )
+
+
+def autocast(precision: Precision, device: torch.device) -> AbstractContextManager[object]:
+    """Let layers compute in this precision; with float32, change nothing."""
+    return torch.autocast(device.type, torch.bfloat16, enabled=precision == "bfloat16")
+
+
+@contextmanager
+def explained(
+    *, batch_size: int, workers: int, accumulate: int, device: torch.device
+) -> Iterator[None]:
+    """Turn a lack of memory inside ``with`` into an error that says how to train the same batch.
+
+    Args:
+        batch_size: Images of a step over all workers.
+        workers: Their number.
+        accumulate: Parts in which each takes its share.
+        device: Whose memory it is.
+
+    Raises:
+        ValueError: If the device had no memory left.
+    """
+    try:
+        yield
+    except (torch.OutOfMemoryError, MemoryError, RuntimeError) as error:
+        if not _is_lack_of_memory(error):
+            raise
+        share = batch_size // workers
+        smaller = smaller_parts(share, accumulate)
+        raise ValueError(
+            f"{device} has no memory left for a step: optim.batch_size={batch_size} gives each of "
+            f"{workers} worker{'s' if workers > 1 else ''} {share} images, "
+            f"{-(-share // accumulate)} of them at once (optim.accumulate={accumulate})"
+            f"{_use(device)}. "
+            + (
+                f"Use --optim.accumulate {smaller}: the same batch and result in parts of "
+                f"{share // smaller}, 7 % slower."
+                if smaller
+                else "No part is smaller than one image: use a device with more memory, or a new "
+                "run with a smaller --model.base-channels or --model.image-size."
+            )
+        ) from error
+
+
+def smaller_parts(share: int, accumulate: int) -> int | None:
+    """Find the least number of equal parts that are at most half as large; None if there is none.
+
+    Args:
+        share: Images of a worker.
+        accumulate: Parts now.
+    """
+    largest = -(-share // accumulate)
+    return next(
+        (n for n in range(1, share + 1) if share % n == 0 and 2 * share // n <= largest), None
+    )
+
+
+def _is_lack_of_memory(error: Exception) -> bool:
+    # On a CPU torch has no type of its own for it.
+    ours = isinstance(error, torch.OutOfMemoryError | MemoryError)
+    return ours or "DefaultCPUAllocator: can't allocate memory" in str(error)
+
+
+def _use(device: torch.device) -> str:
+    if device.type != "cuda":
+        return ""
+    free, total = (size / 2**30 for size in torch.cuda.mem_get_info(device))
+    return f"; {total - free:.1f} of {total:.1f} GiB are in use"
+
+
+def compile_blocks(generator: Generator, device: torch.device) -> None:
+    """Compile the blocks in place; names of weights stay, so checkpoints do too.
+
+    Args:
+        generator: Its blocks are built when they first run, in seconds to minutes.
+        device: It runs on.
+
+    Raises:
+        ValueError: If nothing can be compiled on this machine.
+    """
+    try:
+        torch.compile(lambda x: x.sin() + 1)(torch.ones(2, device=device))
+    except Exception as error:
+        reason = str(error).strip().splitlines() or [""]
+        raise ValueError(
+            f"compile=True, and torch cannot compile here ({type(error).__name__}: {reason[0]}). "
+            "It needs a C++ compiler (on Debian: apt install g++), and on a GPU also Triton. "
+            "Install it, or use --no-compile."
+        ) from error
+    # Beyond its own limit torch would quietly run the remaining blocks as they are.
+    dynamo.recompile_limit = max(dynamo.recompile_limit, VARIANTS)
+    for block in generator.blocks:
+        block.compile(dynamic=False)  # a run has one or two sizes; code for any size is slower

@@ -1,0 +1,110 @@
+"""A training run, from the driver's side: check, start or resume, train, hand over the model."""
+
+from typing import Any
+
+from pipeline.common.console import print_line
+from pipeline.config import TrainConfig
+from pipeline.data.dataset import PreparedDataset
+from pipeline.distributed.graceful_stop import StopRequests
+from pipeline.evaluation.quick_evaluation import refuse_unmeasurable
+from pipeline.storage.folder import Folder
+from pipeline.tracking.run_description import Purpose
+from pipeline.tracking.tracker import PartOf, Tracker
+from pipeline.training.gan_worker import work
+from pipeline.training.launch import Launch, check, is_finished, run_job, with_places
+from pipeline.training.model_card import model_card
+from ratgan.weights.saved_model import MODEL_JSON
+
+
+def check_training(config: TrainConfig) -> Launch:
+    """Check what can be known before a training starts.
+
+    Raises:
+        ValueError: If dataset and options do not fit together.
+        OSError: If nothing can be written to the output folder.
+    """
+    start = check(
+        with_places(config),
+        image_size=config.model.image_size,
+        option="model.image_size",
+        batch=config.optim.batch_size,
+    )
+    refuse_unmeasurable(start.dataset, config.model.image_size, config.best_by)
+    return start
+
+
+def train(
+    config: TrainConfig, *, stop: StopRequests | None = None, part_of: PartOf | None = None
+) -> Folder:
+    """Train as the config says; a run that was cut short goes on from its last checkpoint.
+
+    Args:
+        config: Of the run.
+        stop: By which a stop may be asked for, beside the signal.
+        part_of: What the run is part of.
+
+    Returns:
+        Folder of the run; the model is in its `model`.
+
+    Raises:
+        StoppedError: If a stop was asked for; the last step is in a checkpoint then.
+        ValueError: If dataset, run and options do not fit together; nothing was started then.
+    """
+    start = check_training(config)
+    config = with_places(config)
+    if is_finished(start, f"Its model: {start.run}/model"):
+        return start.run
+
+    def export_result(checkpoint: Folder, state: dict[str, Any], tracker: Tracker) -> None:
+        _hand_over(config, start.run, start.dataset, checkpoint, state, tracker)
+
+    size, name = config.model.image_size, _registered_name(config, start.dataset)
+    purpose = Purpose(
+        f"RAT-GAN, text to image at {size} × {size} px",
+        (
+            f"Model: `{start.run}/model`; draw with "
+            f'`python jobs/generate.py --model {start.run}/model "a caption"`',
+            f"In MLflow it becomes a version of the registered model `{name}`, whose alias `best` "
+            "names the best of all versions: "
+            f'`mlflow models serve -m "models:/{name}@best" --env-manager local`',
+        ),
+    )
+    run_job(start, work, export_result, purpose, stop=stop, part_of=part_of)
+    print_line(f"finished. model {start.run}/model")
+    return start.run
+
+
+def _registered_name(config: TrainConfig, dataset: PreparedDataset) -> str:
+    """Name the registered model: what is comparable at all comes under one name."""
+    source = dataset.manifest.source["name"]
+    return config.tracking.registered_model or f"ratgan-{source}-{config.model.image_size}"
+
+
+def _hand_over(
+    config: TrainConfig,
+    run: Folder,
+    dataset: PreparedDataset,
+    checkpoint: Folder,
+    state: dict[str, Any],
+    tracker: Tracker,
+) -> None:
+    """Put the last checkpoint's model into the run's folder and into MLflow, with its card."""
+    captions = [example.caption for example in dataset.examples("train", 4)]
+    model = checkpoint / "model"
+    # The file that names the hashes of others comes last.
+    names = sorted(model.names(), key=lambda name: (name == MODEL_JSON, name))
+    card = model_card(config, state, dataset.manifest, captions)
+    files = {"README.md": card.encode()} | {name: model.read(name) for name in names}
+    for name, content in files.items():
+        (run / "model").write(name, content)
+    size = config.model.image_size
+    tracker.model(
+        files,
+        captions,
+        dataset.manifest.encoder.name,
+        step=state["step"],
+        name=_registered_name(config, dataset),
+        description=f"RAT-GAN trained on {dataset.manifest.source['name']} at {size} × {size} px: "
+        "captions in, images out. The alias `best` names the best version, the tag `best` says "
+        "why it is.",
+    )

@@ -1,0 +1,1 @@
+"""Operators: own convolution, folding, precision, memory format."""

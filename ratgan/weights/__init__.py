@@ -1,0 +1,1 @@
+"""Saved models, published weights, restricted unpickling."""

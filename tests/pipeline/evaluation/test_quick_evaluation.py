@@ -1,0 +1,123 @@
+"""Quality measured while a run trains: it changes no weight, finds the best, and can be resumed."""
+
+import json
+import random
+
+import numpy as np
+import pytest
+import torch
+from mlflow import MlflowClient
+
+from pipeline.config import RESUMABLE_CHANGES, TrainConfig
+from pipeline.evaluation.networks import find_model
+from pipeline.evaluation.quick_evaluation import DISTANCE, QuickEvaluation, said, score
+from pipeline.training.train import train
+from ratgan.metrics.builtin import BuiltIn
+from ratgan.metrics.frechet import frechet_distance
+from ratgan.metrics.statistics import FeatureStatistics
+from ratgan.randomness import sample_noise
+from ratgan.sampling import sample
+from tests.pipeline.training.test_train import config, weights
+from tests.ratgan.networks import small_generator
+
+pytestmark = [pytest.mark.slow, pytest.mark.rest]
+
+MEASURING = {"evaluate_every": 2, "evaluate_images": 40, "checkpoint_every": 2}
+
+
+@pytest.fixture(scope="module")
+def measured(shapes, tmp_path_factory):
+    """A run of 8 steps that was measured every 2, through."""
+    output = tmp_path_factory.mktemp("measured")
+    train(config(shapes, output, **MEASURING))
+    return output
+
+
+def curve(output, key: str) -> dict[int, float]:
+    run_id = json.loads((output / "run" / "run.json").read_text())["mlflow_run_id"]
+    client = MlflowClient(f"sqlite:///{output}/mlflow.db")
+    return {point.step: point.value for point in client.get_metric_history(run_id, key)}
+
+
+def test_a_measured_run_trains_the_same_and_keeps_its_best_checkpoint(measured, shapes, tmp_path):
+    train(config(shapes, tmp_path, checkpoint_every=2))
+
+    assert weights(tmp_path / "run", 8) == weights(measured / "run", 8)
+    distances = curve(measured, DISTANCE)
+    assert sorted(distances) == [2, 4, 6, 8]
+    assert all(seconds > 0 for seconds in curve(measured, "speed/evaluation_s").values())
+    best = min(distances, key=lambda step: distances[step])
+    kept = sorted(path.name for path in (measured / "run" / "checkpoints").iterdir())
+    assert kept == [f"step-{step:08d}" for step in sorted({best, 6, 8})]
+    state = json.loads((measured / "run/checkpoints/step-00000008/state.json").read_text())
+    assert state["best"] == {
+        "step": best,
+        "metric": DISTANCE,
+        "value": distances[best],
+        "higher_is_better": False,
+    }
+    run = str(measured / "run")
+    assert find_model(run, checkpoint="best", weights="average").step == best
+
+
+def test_a_measured_run_resumes_bit_for_bit(measured, shapes, tmp_path, capsys):
+    train(config(shapes, tmp_path, total_steps=4, **MEASURING))
+
+    train(config(shapes, tmp_path, **MEASURING | {"evaluate_every": 4, "best_by": "fd_builtin"}))
+
+    screen = capsys.readouterr().out
+    assert "resuming from step 4" in screen
+    assert "fd[builtin] " in screen
+    assert weights(tmp_path / "run", 8) == weights(measured / "run", 8)
+    distances = curve(tmp_path, DISTANCE)
+    assert distances == {step: curve(measured, DISTANCE)[step] for step in (2, 4, 8)}
+    card = (tmp_path / "run/model/README.md").read_text()
+    assert f"40 images: `{DISTANCE}` {distances[8]:.4g}." in card
+
+
+def test_measuring_draws_from_no_global_generator_and_gives_the_same_again(shapes):
+    evaluation = QuickEvaluation(
+        shapes, count=40, image_size=32, seed=3, device=torch.device("cpu")
+    )
+    generator = small_generator(sentence_dim=shapes.transform.dim)
+    legacy = np.random.get_state()[1].tolist()  # noqa: NPY002
+    before = torch.get_rng_state().tolist(), legacy, random.getstate()
+
+    first, second = evaluation.measure(generator), evaluation.measure(generator)
+
+    legacy = np.random.get_state()[1].tolist()  # noqa: NPY002
+    assert (torch.get_rng_state().tolist(), legacy, random.getstate()) == before
+    assert first[DISTANCE] == second[DISTANCE]
+    # 40 images for 30 captions, against training images: 30 real ones would not span 182 numbers.
+    sentences = torch.stack([example.sentence for example in shapes.examples("validation")])
+    drawn = sample(
+        generator,
+        torch.cat([sentences, sentences[:10]]),
+        sample_noise(3, 40, generator.noise_dim),
+    )
+    real = torch.stack([example.image for example in shapes.examples("train")])[..., 4:36, 4:36]
+    seen = [FeatureStatistics.of(BuiltIn()(images.float()).vectors) for images in (real, drawn)]
+    assert first[DISTANCE] == pytest.approx(frechet_distance(*seen), rel=1e-6)
+
+
+def test_what_was_measured_is_said_and_decides_which_is_best():
+    values = {DISTANCE: 0.25, "eval/agreement": 0.5, "speed/evaluation_s": 1.25}
+
+    assert said(values) == "  fd[builtin] 0.250  agreement 50% in 1.2 s"
+    assert said({}) == ""
+    nearer = score(values | {DISTANCE: 0.2}, "fd_builtin")
+    assert nearer.beats(score(values, "fd_builtin"))
+    more = score(values | {"eval/agreement": 0.6}, "agreement")
+    assert more.beats(score(values, "agreement"))
+    assert score({}, "fd_builtin") is None
+
+
+def test_what_cannot_be_measured_is_refused_at_once(shapes, tmp_path):
+    with pytest.raises(
+        ValueError, match=r"evaluate_every=3 must be a multiple of log_every=2.*; 4"
+    ):
+        config(shapes, tmp_path, evaluate_every=3)
+    with pytest.raises(ValueError, match=r"best_by=agreement .*images of two shapes are not read"):
+        train(config(shapes, tmp_path, best_by="agreement"))
+    assert {"evaluate_every", "evaluate_images", "keep_best", "best_by"} <= RESUMABLE_CHANGES
+    assert TrainConfig(total_steps=1).evaluate_every == 0

@@ -1,0 +1,178 @@
+"""What holds for every source: order, ids, places, and what foreign names may do."""
+
+import json
+import re
+import shlex
+import subprocess
+import sys
+import uuid
+from dataclasses import replace
+from pathlib import Path
+from typing import get_args
+
+import fsspec
+import pytest
+
+from pipeline.cli.main import parse
+from pipeline.preparation.config import PrepareConfig
+from pipeline.preparation.decoding.images import RejectedError
+from pipeline.preparation.sources import AnySource
+from pipeline.preparation.sources.coco import CocoSource
+from pipeline.preparation.sources.folder import FolderSource
+from pipeline.preparation.sources.source import SPLITS
+from pipeline.preparation.sources.table import TableSource
+from tests.conftest import write_coco
+from tests.corpus_paths import BAD_PATHS, FILES, MISSING, lay_traps
+from tests.pipeline.preparation.sources.layouts import (
+    every_source,
+    jpeg,
+    outcome,
+    sources_at,
+    write,
+    write_table,
+)
+
+
+@pytest.fixture(scope="module")
+def places(s3_server, tmp_path_factory):
+    """The same datasets in a local folder and in a bucket of a real S3 server."""
+    root = tmp_path_factory.mktemp("originals")
+    local = every_source(root)
+    host, port = s3_server
+    endpoint = {"endpoint_url": f"http://{host}:{port}", "key": "test", "secret": "test"}
+    with pytest.MonkeyPatch.context() as patch:
+        # fsspec keeps file systems by their options, and an address in the environment is none.
+        patch.setitem(fsspec.config.conf, "s3", endpoint)
+        patch.setenv("AWS_DEFAULT_REGION", "us-east-1")
+        filesystem = fsspec.filesystem("s3")
+        bucket = f"originals-{uuid.uuid4().hex[:8]}"  # of no other test on that server
+        filesystem.mkdir(bucket)
+        filesystem.put(f"{root}/", f"{bucket}/", recursive=True)
+        yield local, sources_at(f"s3://{bucket}")
+
+
+def test_every_source_lists_the_same_in_the_same_order_each_time(tmp_path):
+    sources = every_source(tmp_path)
+
+    assert {source.name for source in sources.values()} | {"shapes"} == {
+        get_args(kind)[0].name for kind in get_args(AnySource)
+    }
+    for name, source in sources.items():
+        records = list(source.records())
+        assert records == list(source.records()), name
+        assert len({record.id for record in records}) == len(records) >= 3, name
+        assert all(record.location and record.split in SPLITS for record in records), name
+        assert all(outcome(source, record) for record in records), name
+
+
+def test_every_source_shows_a_command_that_parses():
+    kinds = [get_args(kind)[0] for kind in get_args(AnySource)]
+
+    for kind in kinds:
+        (command,) = re.findall(r"python jobs/prepare\.py .*", kind.__doc__)
+        config = parse(PrepareConfig, shlex.split(command)[2:])
+        assert type(config.source) is kind
+        assert config.source.name == command.split()[2]
+    assert len(kinds) == 7
+
+
+def test_what_is_in_a_bucket_is_listed_and_read_as_from_a_disk(places):
+    local, remote = places
+
+    for name, source in local.items():
+        here, there = list(source.records()), list(remote[name].records())
+        assert [replace(r, size=None) for r in here] == [replace(r, size=None) for r in there], name
+        for record, twin in zip(here, there, strict=True):
+            assert outcome(source, record) == outcome(remote[name], twin), f"{name} {record.id}"
+
+
+@pytest.mark.parametrize(
+    ("kind", "bad"),
+    [(kind, bad) for kind in ("coco", "table") for bad in BAD_PATHS]
+    + [("folder", bad) for bad in FILES],
+)
+def test_a_foreign_name_leads_nowhere_but_below_the_root(kind, bad, tmp_path):
+    root = tmp_path / "a" / "b"
+    if kind == "coco":
+        content = write_coco(root, "train2017", {1: ["one"]})
+        write_coco(root, "val2017", {1: ["one"]})
+        content["images"][0]["file_name"] = bad
+        write(root / "annotations/captions_train2017.json", json.dumps(content))
+        lay_traps(root / "train2017", jpeg())
+        source = CocoSource(root=str(root))
+    elif kind == "table":
+        write_table(root / "rows.csv", [{"image": bad, "caption": "one"}])
+        lay_traps(root, jpeg())
+        source = TableSource(root=str(root / "rows.csv"), validation=0)
+    else:
+        root.mkdir(parents=True)
+        lay_traps(root, jpeg())
+        source = FolderSource(root=str(root), validation=0)
+        if "\\" in bad:
+            write(root / bad, jpeg())
+
+    records = [r for r in source.records() if r.split == "train" and r.id != "good.jpg"]
+
+    if kind == "folder":
+        records = [r for r in records if r.id == bad]
+        if not records:  # the listing of the folder left it out, which is as good
+            return
+    assert len(records) == 1
+    if BAD_PATHS[bad] is None:
+        assert source.read_image(records[0]) == jpeg()
+    elif BAD_PATHS[bad] == MISSING:
+        with pytest.raises(FileNotFoundError):
+            source.read_image(records[0])
+    else:
+        with pytest.raises(RejectedError, match=BAD_PATHS[bad]):
+            source.read_image(records[0])
+
+
+def test_captions_behind_a_link_out_of_the_root_are_refused(tmp_path):
+    root = tmp_path / "a"
+    write(root / "1.jpg", jpeg())
+    secret = write(tmp_path / "secret", "token")
+    (root / "1.txt").symlink_to(secret)
+    source = FolderSource(root=str(root))
+
+    (record,) = source.records()
+
+    with pytest.raises(
+        RejectedError, match=r"PATH_UNSAFE: '1\.txt' leads out of the folder by a link"
+    ):
+        source.read_captions(record)
+
+
+MEASURE = """
+from pipeline.preparation.sources.join_on_disk import Catalogue
+# Not of resource.getrusage, which begins with the peak of the process that started this one.
+def peak(): return int(open("/proc/self/status").read().split("VmHWM:")[1].split()[0]) / 1024
+before = peak()
+with Catalogue("here") as catalogue:
+    for i in range(200_000):
+        if i % 5 == 0:
+            catalogue.image(f"{(i * 7919) % 200_000:012d}", f"{i}.jpg", split="train")
+        key = f"{(i - i % 5) * 7919 % 200_000:012d}"
+        catalogue.caption(key, "a bird on a branch " * 5, number=i)
+    records = captions = 0
+    last = ""
+    for record in catalogue.records():
+        assert last < record.id
+        last, records, captions = record.id, records + 1, captions + len(record.captions)
+print(records, captions, peak() - before)
+"""
+
+
+@pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="it is read from /proc")
+def test_a_listing_of_many_captions_stays_small_in_memory():
+    done = subprocess.run(
+        [sys.executable, "-c", MEASURE],
+        cwd=Path(__file__).parents[4],
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    records, captions, grown = map(float, done.stdout.split())
+
+    assert (records, captions) == (40_000, 200_000)
+    assert grown < 24, "MiB; the captions alone have 18, as Python's texts and lists over 60"

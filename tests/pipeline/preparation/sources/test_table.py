@@ -1,0 +1,355 @@
+"""Tables of images and captions, in each format, and what they hold in practice."""
+
+import json
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from pipeline.preparation.decoding.images import RejectedError
+from pipeline.preparation.sources.table import TableSource
+from tests.pipeline.preparation.sources.layouts import jpeg, outcome, write, write_table
+
+ROWS = [
+    {"image": "pics/b.jpg", "caption": "a bird"},
+    {"image": "pics/a.jpg", "caption": "a cat"},
+    {"image": "pics/b.jpg", "caption": "ein Vogel, grün"},
+]
+
+
+def source_at(root, **options):
+    return TableSource(root=str(root), **{"validation": 0, **options})
+
+
+def listed(root, **options):
+    return {r.id: r for r in source_at(root, **options).records()}
+
+
+def captions(root, **options):
+    return {name: r.captions for name, r in listed(root, **options).items()}
+
+
+@pytest.mark.parametrize("ending", ["csv", "tsv", "jsonl", "parquet"])
+def test_rows_of_the_same_image_are_joined(tmp_path, ending):
+    table = write_table(tmp_path / f"rows.{ending}", ROWS)
+    for name in "ab":
+        write(tmp_path / f"pics/{name}.jpg", jpeg())
+
+    records = listed(table)
+
+    assert {n: r.captions for n, r in records.items()} == {
+        "pics/a.jpg": ("a cat",),
+        "pics/b.jpg": ("a bird", "ein Vogel, grün"),
+    }
+    for record in records.values():
+        assert outcome(source_at(table), record)[1] == jpeg()
+
+
+@pytest.mark.parametrize("ending", ["jsonl", "parquet"])
+def test_a_row_can_hold_several_captions(tmp_path, ending):
+    table = write_table(tmp_path / f"rows.{ending}", [{"image": "a.jpg", "caption": ["x", "y "]}])
+
+    assert captions(table) == {"a.jpg": ("x", "y ")}
+
+
+def test_a_text_can_hold_several_captions(tmp_path):
+    table = write_table(tmp_path / "rows.csv", [{"image": "a.jpg", "caption": "x|y| "}])
+
+    assert captions(table, separator="|") == {"a.jpg": ("x", "y")}
+
+
+def test_columns_have_the_names_that_the_user_says(tmp_path):
+    rows = [
+        {"file": "1.jpg", "n": 7, "says": "one", "part": "TRAIN", "kind": "bird"},
+        {"file": "2.jpg", "n": 8, "says": "two", "part": "test", "kind": "cat"},
+        {"file": "3.jpg", "n": 9, "says": "three", "part": "restval", "kind": "cat"},
+    ]
+    names = {"image": "file", "caption": "says", "id": "n", "split": "part", "label": "kind"}
+    for ending in ("csv", "jsonl", "parquet"):
+        table = write_table(tmp_path / f"rows.{ending}", rows)
+
+        records = listed(table, **names, images=str(tmp_path / "pics"))
+
+        assert {n: (r.split, r.label, r.location) for n, r in records.items()} == {
+            "7": ("train", "bird", "1.jpg"),
+            "8": ("validation", "cat", "2.jpg"),
+        }
+        more = listed(table, **names, train_values=("train", "restval"))
+        assert {n: r.split for n, r in more.items()}["9"] == "train"
+
+
+def test_rows_of_other_splits_are_said_to_be_left_out(tmp_path, capsys):
+    rows = [{"image": f"{s}.jpg", "caption": "x", "split": s} for s in ("train", "other", "")]
+    table = write_table(tmp_path / "rows.csv", rows)
+
+    assert list(listed(table, split="split")) == ["train.jpg"]
+    assert "1 rows are of split 'other': left out" in capsys.readouterr().out
+
+
+def test_one_image_in_two_splits_is_refused_with_its_row(tmp_path):
+    rows = [{"image": "a.jpg", "caption": "x", "split": s} for s in ("train", "val")]
+    table = write_table(tmp_path / "rows.csv", rows)
+
+    with pytest.raises(
+        ValueError, match=r"rows\.csv, row 3: image 'a\.jpg' occurs twice, as split"
+    ):
+        listed(table, split="split")
+
+
+def test_one_name_for_two_images_is_refused(tmp_path):
+    rows = [{"image": f"{i}.jpg", "caption": "x", "id": "same"} for i in range(2)]
+    table = write_table(tmp_path / "rows.csv", rows)
+
+    with pytest.raises(ValueError, match=r"'same' names two images, '0\.jpg' and '1\.jpg'"):
+        listed(table, id="id")
+
+
+def test_the_folder_of_the_images_may_be_another_and_is_resolved_at_once(tmp_path, monkeypatch):
+    table = write_table(tmp_path / "tables/rows.csv", [{"image": "a.jpg", "caption": "x"}])
+    write(tmp_path / "pics/a.jpg", jpeg())
+    monkeypatch.chdir(tmp_path)
+    source = source_at(table, images="pics")
+    monkeypatch.chdir("/")  # workers run elsewhere
+
+    (record,) = source.records()
+
+    assert source.read_image(record) == jpeg()
+
+
+@pytest.mark.parametrize("struct", [False, True])
+def test_parquet_can_hold_the_images_themselves(tmp_path, struct):
+    cells = [{"bytes": jpeg(i), "path": f"{i}.jpg"} if struct else jpeg(i) for i in range(5)]
+    rows = [{"image": cell, "caption": f"cell {i}"} for i, cell in enumerate(cells)]
+    table = write_table(tmp_path / "rows.parquet", rows)  # two rows in a group
+    source = source_at(table)
+
+    records = list(source.records())
+
+    assert [outcome(source, r) for r in records] == [([f"cell {i}"], jpeg(i)) for i in range(5)]
+    assert [r.location for r in records][2:4] == ["rows.parquet#1.0", "rows.parquet#1.1"]
+
+
+def test_images_in_a_table_keep_the_order_of_its_rows_whatever_their_names(tmp_path):
+    rows = [{"image": jpeg(i), "caption": "x", "id": name} for i, name in enumerate("zma")]
+    table = write_table(tmp_path / "rows.parquet", rows)
+
+    assert list(listed(table, id="id")) == ["z", "m", "a"]
+
+
+def test_a_cell_without_bytes_names_its_file_or_is_rejected(tmp_path):
+    image = pa.array(
+        [{"bytes": None, "path": "a.jpg"}, {"bytes": None, "path": None}, None],
+        pa.struct([("bytes", pa.binary()), ("path", pa.string())]),
+    )
+    table = pa.table({"image": image, "caption": ["x", "y", "z"]})
+    pq.write_table(table, tmp_path / "rows.parquet")
+    write(tmp_path / "a.jpg", jpeg())
+    source = source_at(tmp_path / "rows.parquet")
+
+    first, *others = source.records()
+
+    assert source.read_image(first) == jpeg()
+    for record in others:
+        with pytest.raises(RejectedError, match="IMG_MISSING"):
+            source.read_image(record)
+
+
+def test_a_damaged_group_of_images_costs_its_own_rows(tmp_path):
+    rows = [{"image": jpeg(i), "caption": f"{i}"} for i in range(4)]
+    pq.write_table(pa.Table.from_pylist(rows), tmp_path / "rows.parquet", row_group_size=2)
+    chunk = pq.ParquetFile(tmp_path / "rows.parquet").metadata.row_group(0).column(0)
+    content = bytearray((tmp_path / "rows.parquet").read_bytes())
+    start = chunk.dictionary_page_offset or chunk.data_page_offset
+    content[start : start + chunk.total_compressed_size] = b"x" * chunk.total_compressed_size
+    (tmp_path / "rows.parquet").write_bytes(content)
+    source = source_at(tmp_path / "rows.parquet")
+
+    records = list(source.records())
+
+    for record in records[:2]:
+        with pytest.raises(RejectedError, match=r"IMG_CORRUPT: rows\.parquet, row group 0: "):
+            source.read_image(record)
+    assert [source.read_image(r) for r in records[2:]] == [jpeg(2), jpeg(3)]
+
+
+def test_columns_of_other_types_that_hold_text_are_read(tmp_path):
+    table = pa.table(
+        {
+            "image": pa.array(["a.jpg", "b.jpg"]).dictionary_encode(),
+            "caption": pa.array([["x"], ["y"]], pa.large_list(pa.large_string())),
+            "label": pa.array([3, None], pa.int8()),
+        }
+    )
+    pq.write_table(table, tmp_path / "rows.parquet")
+
+    records = listed(tmp_path / "rows.parquet", label="label")
+
+    assert [(r.captions, r.label) for r in records.values()] == [(("x",), "3"), (("y",), None)]
+
+
+def test_several_tables_and_the_held_out_ones(tmp_path):
+    for name in ("train-0", "train-1", "test-0"):
+        write_table(tmp_path / f"data/{name}.csv", [{"image": f"{name}.jpg", "caption": "x"}])
+    write_table(tmp_path / "other/x.csv", [{"image": "x.jpg", "caption": "x"}])
+
+    records = listed(tmp_path / "data", validation_files="test-*")
+
+    assert {n: r.split for n, r in records.items()} == {
+        "test-0.jpg": "validation",
+        "train-0.jpg": "train",
+        "train-1.jpg": "train",
+    }
+    assert len(listed(tmp_path / "data/train-*.csv")) == 2
+    assert len(listed(f"{tmp_path}/data/train-{{0..1}}.csv")) == 2
+    assert len(listed(tmp_path)) == 4
+    assert {r.location for r in listed(tmp_path).values()} > {"data/train-0.jpg", "other/x.jpg"}
+
+
+def test_pattern_that_matches_nothing_or_misses_a_file_is_said(tmp_path):
+    write_table(tmp_path / "0.csv", [{"image": "a.jpg", "caption": "x"}])
+
+    with pytest.raises(ValueError, match=r"1 of 2 files of '\{0\.\.1\}\.csv' do not exist, 1\.csv"):
+        listed(f"{tmp_path}/{{0..1}}.csv")
+    with pytest.raises(ValueError, match=r"holds nothing that matches 'x\*\.csv'"):
+        listed(tmp_path / "x*.csv")
+    with pytest.raises(ValueError, match=r"nowhere does not exist\. Name a file, a folder"):
+        listed(tmp_path / "nowhere")
+    with pytest.raises(ValueError, match=r"'val-.' matches 0 of 1 files, 0\.csv for one"):
+        listed(tmp_path / "0.csv", validation_files="val-*")
+
+
+def test_rows_that_lack_something_are_listed_so_that_they_are_counted(tmp_path):
+    write(
+        tmp_path / "rows.csv",
+        "image,caption\na.jpg,\n,alone\nb.jpg\nc.jpg,x,too many\n\nd.jpg,fine\n",
+    )
+    source = source_at(tmp_path / "rows.csv")
+
+    records = {r.id: r for r in source.records()}
+
+    assert records["a.jpg"].captions == ()
+    assert records["rows.csv#000000000003"].location == ""
+    assert records["d.jpg"].captions == ("fine",)
+    for line, found in ((4, 1), (5, 3)):
+        with pytest.raises(RejectedError, match=f"CAP_FORMAT: rows.csv, row {line}: {found} field"):
+            source.read_captions(records[f"rows.csv#{line:012d}"])
+    assert len(records) == 5
+
+
+def test_bytes_that_are_not_text_cost_their_own_row(tmp_path):
+    write(tmp_path / "rows.csv", b"\xef\xbb\xbfimage,caption\na.jpg,caf\xe9\nb.jpg,a\0b\n")
+    text = pa.array([b"caf\xe9", b"fine"], pa.binary()).view(pa.string())
+    table = pa.table({"image": ["a.jpg", "b.jpg"], "caption": text})
+    pq.write_table(table, tmp_path / "rows.parquet")
+
+    assert captions(tmp_path / "rows.csv") == {"a.jpg": ("caf\udce9",), "b.jpg": ("a\0b",)}
+    assert captions(tmp_path / "rows.parquet") == {"a.jpg": ("caf\udce9",), "b.jpg": ("fine",)}
+
+
+def test_long_fields_quotes_and_line_breaks_are_read(tmp_path):
+    long = "x" * 1_000_000
+    write(tmp_path / "rows.csv", f'image,caption\na.jpg,"{long}"\nb.jpg,"a ""big""\ndog, red"\n')
+
+    assert captions(tmp_path / "rows.csv") == {"a.jpg": (long,), "b.jpg": ('a "big"\ndog, red',)}
+
+
+def test_another_delimiter_with_blanks_is_read(tmp_path):
+    write(tmp_path / "rows.csv", "image_name| n| comment\n1.jpg| 0| a dog\n1.jpg| 1| runs\n")
+
+    read = captions(tmp_path / "rows.csv", delimiter="|", image="image_name", caption="comment")
+
+    assert read == {"1.jpg": (" a dog", " runs")}
+
+
+def test_json_lines_of_another_shape_cost_their_own_row(tmp_path):
+    lines = [
+        '{"image": "a.jpg", "caption": "fine"}',
+        "{cut",
+        "[1]",
+        '{"image": 3.5, "caption": "x"}',
+        '{"image": "b.jpg", "caption": {"en": "x"}}',
+        '{"image": "c.jpg", "caption": "half \\ud800"}',
+        '{"caption": "alone"}',
+    ]
+    write(tmp_path / "rows.jsonl", "\n".join(lines))
+    source = source_at(tmp_path / "rows.jsonl")
+
+    refused = {}
+    for record in source.records():
+        try:
+            source.read_captions(record)
+        except RejectedError as problem:
+            refused[record.id[-1]] = str(problem)
+
+    assert list(refused) == ["2", "3", "4", "5"]
+    assert refused["2"].startswith("CAP_FORMAT: rows.jsonl, row 2: not valid JSON")
+    assert refused["3"].endswith("row 3: a JSON list, not an object")
+    assert refused["4"].endswith("row 4: image is '3.5', not a text or a number")
+    assert refused["5"].endswith("caption is \"{'en': 'x'}\", not a text or a list of such")
+    assert len(list(source.records())) == 7
+
+
+def test_an_address_is_never_fetched_and_its_password_never_kept(tmp_path):
+    rows = [{"image": "https://user:secret@h/x.jpg", "caption": "x"}]
+    source = source_at(write_table(tmp_path / "rows.csv", rows))
+
+    (record,) = source.records()
+
+    assert record.id == record.location == "https://h/x.jpg"
+    with pytest.raises(RejectedError, match=r"PATH_UNSAFE: .*download the images first"):
+        source.read_image(record)
+
+
+BROKEN = {
+    "no such column": ("rows.csv", "file,text\n", r"has no column 'image'.*there: 'file', 'text'"),
+    "a column twice": ("rows.csv", "image,caption,image\n", "has two columns 'image'"),
+    "no header": ("rows.csv", "", r"has no column 'image'\. Columns there: none"),
+    "no rows": ("rows.csv", "image,caption\n", "holds no rows"),
+    "an open quote": (
+        "rows.csv",
+        'image,caption\na.jpg,x\nb.jpg,"open\nc.jpg,y\n',
+        r"rows\.csv, line 4: unexpected end of data\. Is a quotation mark left open",
+    ),
+    "an endless field": (
+        "rows.csv",
+        'image,caption\na.jpg,"' + "x" * (17 * 2**20),
+        r"line 2: field larger than field limit",
+    ),
+    "UTF-16": ("rows.csv", "image,caption\n".encode("utf-16"), "is UTF-16. Save it as UTF-8"),
+    "a JSON list": ("rows.jsonl", '[{"image": "a"}]', "is not JSON lines: line 1 is a JSON list"),
+    "not JSON": ("rows.jsonl", "image,caption\n", "line 1 is not valid JSON"),
+    "other keys": ("rows.jsonl", json.dumps({"file": 1}), "has no column 'image'.*there: 'file'"),
+    "an endless line": ("rows.jsonl", "x" * (17 * 2**20), "line 1 has over 16,777,216 bytes"),
+    "a web page": ("rows.parquet", "<html>404</html>", r"rows\.parquet is not parquet that can be"),
+    "an empty file": ("rows.parquet", "", r"rows\.parquet is not parquet that can be"),
+}
+
+
+@pytest.mark.parametrize("case", BROKEN)
+def test_what_is_wrong_with_a_table_is_said(case, tmp_path):
+    name, content, message = BROKEN[case]
+    write(tmp_path / name, content)
+
+    with pytest.raises(ValueError, match=f"(?s){message}"):
+        listed(tmp_path / name)
+
+
+def test_a_cut_parquet_and_a_column_of_numbers_are_said(tmp_path):
+    table = write_table(tmp_path / "rows.parquet", [{"image": 3, "caption": "x"}])
+
+    with pytest.raises(ValueError, match=r"column 'image' is int64\. Images are paths"):
+        listed(table)
+    content = table.read_bytes()
+    for cut in (content[: len(content) // 2], content[:-1], content[:-8], b"PAR1"):
+        table.write_bytes(cut)
+        with pytest.raises(ValueError, match=r"rows\.parquet is not parquet that can be read"):
+            listed(table)
+
+
+def test_a_row_of_neither_image_nor_caption_is_counted(tmp_path):
+    table = write(tmp_path / "rows.csv", b"image,caption,n\na.jpg,a cat,1\n,,2\n\n")
+
+    (row,) = [record for name, record in listed(table).items() if name != "a.jpg"]
+
+    with pytest.raises(RejectedError, match=r"CAP_EMPTY.*neither an image nor a caption"):
+        outcome(source_at(table), row)

@@ -1,0 +1,150 @@
+"""WebDataset tars: samples by name, read in place."""
+
+import gzip
+import io
+import json
+import tarfile
+
+import pytest
+
+from pipeline.preparation.decoding.images import RejectedError
+from pipeline.preparation.sources.webdataset import WebDatasetSource
+from tests.pipeline.preparation.sources.layouts import jpeg, outcome, write, write_tar
+
+
+def source_at(root, **options):
+    return WebDatasetSource(root=str(root), **{"validation": 0, **options})
+
+
+def listed(root, **options):
+    return {r.id: r for r in source_at(root, **options).records()}
+
+
+def test_members_are_grouped_by_their_name_before_the_first_dot(tmp_path):
+    tar = write_tar(
+        tmp_path / "0.tar",
+        {
+            "b/001.json": json.dumps({"url": "http://x", "caption": "from json"}),
+            "a.jpg": jpeg(1),
+            "b/001.JPG": jpeg(2),
+            "a.txt": "from text\n\nagain\n",
+            "a.json": json.dumps({"key": "no caption here"}),
+            "a.seg.png": "another kind",
+            "a.cls": "3",
+        },
+    )
+    source = source_at(tar)
+
+    records = list(source.records())
+
+    assert [r.id for r in records] == ["0.tar/a.jpg", "0.tar/b/001.JPG"]
+    assert outcome(source, records[0]) == ([b"from text", b"again"], jpeg(1))
+    assert outcome(source, records[1]) == (["from json"], jpeg(2))
+    assert records[0].size == len(jpeg(1))
+
+
+@pytest.mark.parametrize("style", [tarfile.GNU_FORMAT, tarfile.PAX_FORMAT, tarfile.USTAR_FORMAT])
+def test_each_format_of_tar_gives_the_right_bytes(tmp_path, style):
+    name = "long/" * 18 + "x.jpg"
+    with tarfile.open(tmp_path / "0.tar", "w", format=style) as tar:
+        for i in range(3):
+            header = tarfile.TarInfo(f"{i}{name}")
+            header.size = len(jpeg(i))
+            tar.addfile(header, io.BytesIO(jpeg(i)))
+    source = source_at(tmp_path / "0.tar")
+
+    assert [source.read_image(r) for r in source.records()] == [jpeg(i) for i in range(3)]
+
+
+def test_samples_of_the_same_name_in_two_tars_are_two(tmp_path):
+    for tar in ("train-0", "train-1", "val-0"):
+        write_tar(tmp_path / f"{tar}.tar", {"0.jpg": jpeg(), "0.txt": tar})
+
+    records = listed(tmp_path, validation_files="val-*.tar")
+
+    assert {n: r.split for n, r in records.items()} == {
+        "train-0.tar/0.jpg": "train",
+        "train-1.tar/0.jpg": "train",
+        "val-0.tar/0.jpg": "validation",
+    }
+    assert len(listed(f"{tmp_path}/train-{{0..1}}.tar")) == 2
+    assert len(listed(tmp_path / "*-0.tar")) == 2
+
+
+def test_what_lacks_its_image_or_caption_is_listed_so_that_it_is_counted(tmp_path):
+    tar = write_tar(tmp_path / "0.tar", {"a.jpg": jpeg(), "b.txt": "alone", "c.jpg": b""})
+    source = source_at(tar)
+
+    records = listed(tar)
+
+    assert records["0.tar/a.jpg"].texts == ()
+    assert records["0.tar/b"].location == ""
+    assert source.read_image(records["0.tar/c.jpg"]) == b""
+
+
+def test_links_devices_and_names_that_lead_out_are_never_followed(tmp_path):
+    with tarfile.open(tmp_path / "0.tar", "w") as tar:
+        for kind in (tarfile.SYMTYPE, tarfile.LNKTYPE, tarfile.CHRTYPE, tarfile.FIFOTYPE):
+            header = tarfile.TarInfo(f"{kind.decode()}.jpg")
+            header.type, header.linkname = kind, "/etc/passwd"
+            tar.addfile(header)
+        header = tarfile.TarInfo("../../etc/x.jpg")
+        header.size = len(jpeg())
+        tar.addfile(header, io.BytesIO(jpeg()))
+    source = source_at(tmp_path / "0.tar")
+
+    (record,) = source.records()
+
+    assert record.id == "0.tar/../../etc/x.jpg"
+    assert source.read_image(record) == jpeg()
+
+
+@pytest.mark.parametrize("cut", ["in data", "in a header", "header changed"])
+def test_a_damaged_tar_gives_what_is_complete_and_one_reject(tmp_path, cut):
+    tar = write_tar(tmp_path / "0.tar", {f"{i}.jpg": jpeg(i) for i in range(3)})
+    with tarfile.open(tar) as whole:
+        last = whole.getmembers()[-1]
+    content = bytearray(tar.read_bytes())
+    if cut == "in data":
+        del content[last.offset_data + 100 :]
+    elif cut == "in a header":
+        del content[last.offset + 100 :]
+    else:
+        content[last.offset : last.offset + 200] = b"x" * 200
+    tar.write_bytes(content)
+    source = source_at(tar)
+
+    records = listed(tar)
+
+    assert set(records) == {"0.tar", "0.tar/0.jpg", "0.tar/1.jpg"}
+    assert source.read_image(records["0.tar/1.jpg"]) == jpeg(1)
+    for read in (source.read_captions, source.read_image):
+        with pytest.raises(RejectedError, match=r"TAR_CUT: .*0\.tar is (cut short|damaged)"):
+            read(records["0.tar"])
+
+
+def test_a_caption_too_large_is_refused_unread(tmp_path):
+    tar = write_tar(tmp_path / "0.tar", {"a.jpg": jpeg(), "a.txt": "x" * 70_000})
+    source = source_at(tar)
+
+    (record,) = source.records()
+
+    with pytest.raises(RejectedError, match=r"CAP_TOO_LONG: 0\.tar/a\.txt has 70,000 bytes"):
+        source.read_captions(record)
+
+
+def test_what_is_wrong_with_the_tars_is_said(tmp_path):
+    whole = write_tar(tmp_path / "0.tar", {"a.txt": "x"}).read_bytes()
+    with pytest.raises(ValueError, match="no tar holds an image"):
+        listed(tmp_path)
+    write(tmp_path / "0.tar", gzip.compress(whole))
+    with pytest.raises(ValueError, match=r"0\.tar is not a tar file that can be read: .*Copy it"):
+        listed(tmp_path)
+    write(tmp_path / "0.tar", "")
+    with pytest.raises(ValueError, match=r"0\.tar is not a tar file that can be read: empty file"):
+        listed(tmp_path)
+    (tmp_path / "0.tar").rename(tmp_path / "0.tar.gz")
+    with pytest.raises(ValueError, match=r"0\.tar\.gz is compressed.*Unpack it to a \.tar"):
+        listed(tmp_path)
+    with pytest.raises(ValueError, match=r"nowhere does not exist\. Name a file, a folder"):
+        listed(tmp_path / "nowhere")

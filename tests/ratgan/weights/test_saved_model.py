@@ -1,0 +1,164 @@
+"""A saved model: what goes in comes out, and what is damaged is refused."""
+
+import hashlib
+import json
+
+import pytest
+import torch
+
+import ratgan
+from ratgan.randomness import sample_noise
+from ratgan.sampling import sample
+from ratgan.text.damsm import CaptionNetwork, pack
+from ratgan.text.minilm import WEIGHTS_SHA256
+from ratgan.text.transform import SentenceTransform
+from ratgan.text.vocabulary import Vocabulary
+from ratgan.weights.saved_model import (
+    MODEL_JSON,
+    MODEL_TENSORS,
+    TEXT_ENCODER,
+    pack_model,
+)
+from ratgan.weights.strict import load_strictly
+from tests.ratgan.networks import small_generator
+
+ENCODER = {"name": "minilm", "sha256": WEIGHTS_SHA256}
+
+
+@pytest.fixture
+def saved(tmp_path):
+    torch.manual_seed(0)
+    transform = SentenceTransform(torch.randn(384), torch.randn(384, 9), "whiten")
+    files = pack_model(small_generator(), transform, ENCODER, {"run": "test", "step": 3})
+    for name, content in files.items():
+        (tmp_path / name).write_bytes(content)
+    return tmp_path
+
+
+def test_loaded_model_draws_what_the_saved_generator_draws(saved):
+    model = ratgan.load(saved)
+
+    images = model.draw(["a bird", "a tree"], seed=4)
+
+    expected = sample(small_generator(), model.encode(["a bird", "a tree"]), sample_noise(4, 2, 7))
+    assert torch.equal(images, expected)
+    assert model.origin == {"run": "test", "step": 3}
+    assert model.transform.kind == "whiten"
+
+
+def test_calling_a_model_gives_pillow_images_that_depend_on_the_seed(saved):
+    model = ratgan.load(saved)
+
+    (first,) = model("a small red bird", seed=1)
+    (again,) = model("a small red bird", seed=1)
+    (other,) = model("a small red bird", seed=2)
+
+    assert first.size == (32, 32)
+    assert first.tobytes() == again.tobytes()
+    assert first.tobytes() != other.tobytes()
+
+
+def test_a_training_checkpoint_can_be_loaded_by_its_own_folder(saved, tmp_path):
+    checkpoint = tmp_path / "step-1"
+    checkpoint.mkdir()
+    (checkpoint / "model").symlink_to(saved)
+
+    assert ratgan.load(checkpoint).origin["step"] == 3
+
+
+def test_one_flipped_byte_is_noticed(saved):
+    content = bytearray((saved / MODEL_TENSORS).read_bytes())
+    content[-5] ^= 1
+    (saved / MODEL_TENSORS).write_bytes(content)
+
+    with pytest.raises(ValueError, match=r"model\.safetensors is damaged"):
+        ratgan.load(saved)
+
+
+@pytest.mark.parametrize("content", ["{", "[]", "{}", '"text"'])
+def test_a_damaged_record_is_refused(saved, content):
+    (saved / MODEL_JSON).write_text(content)
+
+    with pytest.raises(ValueError, match=r"model\.json is damaged"):
+        ratgan.load(saved)
+
+
+def test_another_format_version_is_refused(saved):
+    record = json.loads((saved / MODEL_JSON).read_text()) | {"format_version": 99}
+    (saved / MODEL_JSON).write_text(json.dumps(record))
+
+    with pytest.raises(ValueError, match="has format 99, and this version reads 1"):
+        ratgan.load(saved)
+
+
+def test_a_folder_without_a_model_says_where_models_are(tmp_path):
+    with pytest.raises(FileNotFoundError, match="Runs keep theirs in OUTPUT/NAME/model"):
+        ratgan.load(tmp_path)
+
+
+def test_another_text_encoder_than_in_training_is_refused(saved):
+    record = json.loads((saved / MODEL_JSON).read_text())
+    record["encoder"]["sha256"] = "0" * 64
+    (saved / MODEL_JSON).write_text(json.dumps(record))
+
+    with pytest.raises(ValueError, match="trained with minilm of sha256 0000"):
+        ratgan.load(saved)("a bird")
+
+
+def pack_with_own_encoder(folder):
+    """Save a model that brings its text encoder along."""
+    vocabulary = Vocabulary.of(["a small red bird"])
+    network = CaptionNetwork(len(vocabulary.words), embedding_dim=6, dim=10)
+    encoder_file = pack(network, vocabulary)
+    record = {"name": "damsm", "sha256": hashlib.sha256(encoder_file).hexdigest()}
+    transform = SentenceTransform(torch.randn(10), torch.randn(10, 9), "whiten")
+    folder.mkdir()
+    for name, content in pack_model(small_generator(), transform, record, {}, encoder_file).items():
+        (folder / name).write_bytes(content)
+    return folder
+
+
+def test_a_model_brings_its_text_encoder_along(tmp_path):
+    model = ratgan.load(pack_with_own_encoder(tmp_path / "model"))
+    for file in (tmp_path / "model").iterdir():
+        file.unlink()  # a copy from a bucket is gone after loading
+
+    assert model("a red bird, unknowingly")[0].size == (32, 32)
+    with pytest.raises(ValueError, match="knows no word of 'zebras'"):
+        model("zebras")
+
+
+def test_another_text_encoder_in_the_folder_is_refused(tmp_path):
+    folder = pack_with_own_encoder(tmp_path / "model")
+    other = pack_with_own_encoder(tmp_path / "other")
+    (folder / TEXT_ENCODER).write_bytes((other / TEXT_ENCODER).read_bytes())
+
+    with pytest.raises(ValueError, match="trained with damsm of sha256"):
+        ratgan.load(folder)
+
+
+def test_a_text_encoder_elsewhere_is_found_where_the_record_or_the_caller_says(tmp_path):
+    folder = pack_with_own_encoder(tmp_path / "model")
+    elsewhere = (folder / TEXT_ENCODER).rename(tmp_path / "elsewhere.safetensors")
+
+    with pytest.raises(ValueError, match="damsm needs its weights named"):
+        ratgan.load(folder)("a bird")
+    by_caller = ratgan.load(folder, encoder_path=elsewhere).draw("a bird")
+    record = json.loads((folder / MODEL_JSON).read_text())
+    record["encoder"]["location"] = str(elsewhere)
+    (folder / MODEL_JSON).write_text(json.dumps(record))
+
+    assert torch.equal(ratgan.load(folder).draw("a bird"), by_caller)
+
+
+def test_an_empty_caption_is_refused(saved):
+    with pytest.raises(ValueError, match="a caption is empty"):
+        ratgan.load(saved)(["a bird", "  "])
+
+
+def test_tensors_that_do_not_fit_are_named():
+    module = torch.nn.Linear(2, 3)
+    tensors = {"weight": torch.zeros(3, 5), "extra": torch.zeros(1)}
+
+    with pytest.raises(ValueError, match=r"missing bias; unknown extra; weight is \[3, 5\]"):
+        load_strictly(module, tensors, "file")
