@@ -5,7 +5,7 @@
 
 Each worker is a process of its own with gloo between them, reads its share of a prepared dataset
 with the loader of a training, and does the steps of one (`do_step` of
-`pipeline.training.gan_worker`): order, captions, crops, noise and mismatched pairs are those of a
+`pipeline.training.gan_step`): order, captions, crops, noise and mismatched pairs are those of a
 run. In float64 the inputs, which come in float32, are widened. The last line is JSON.
 """
 
@@ -27,7 +27,7 @@ from pipeline.distributed import collective
 from pipeline.preparation.config import PrepareConfig
 from pipeline.preparation.prepare import prepare
 from pipeline.preparation.sources.shapes import ShapesSource
-from pipeline.training import gan_worker
+from pipeline.training import gan_step
 from ratgan.step import train_step
 
 WAYS = ((1, 1), (1, 2), (2, 1), (2, 2), (4, 1), (4, 2))  # workers, parts of each one's share
@@ -71,21 +71,21 @@ def train(config: TrainConfig, steps: int, *, precise: bool = True) -> dict[str,
         captions=True,
     )
     device = torch.device("cpu")
-    gan = gan_worker.build(config, dataset.transform.dim, device)
+    gan = gan_step.build(config, dataset.transform.dim, device)
     for network in NETWORKS if precise else ():
         getattr(gan, network).double()
-    gan_worker.train_step = _widened if precise else train_step  # type: ignore[attr-defined]
+    gan_step.train_step = _widened if precise else train_step  # type: ignore[attr-defined]
     losses: dict[str, list[Tensor]] = {}
     try:
         for step, batch in enumerate(incoming.batches(0, steps)):
-            values = gan_worker.do_step(
+            values = gan_step.do_step(
                 gan, config, batch, dataset.transform, device, number=step, step=step
             )
             for key, value in values.items():
                 if key.startswith("loss/"):
                     losses.setdefault(key, []).append(collective.mean(value))
     finally:
-        gan_worker.train_step = train_step  # type: ignore[attr-defined]
+        gan_step.train_step = train_step  # type: ignore[attr-defined]
     return {key: torch.stack(each) for key, each in losses.items()} | {
         f"{network}.{name}": parameter.detach()
         for network in NETWORKS

@@ -128,10 +128,10 @@ def resume(
     restore: Callable[[Folder], None],
     *,
     extras: bool = True,
-) -> int:
-    """Restore the newest checkpoint, the same on every worker, and return its step.
+) -> dict[str, Any]:
+    """Restore the newest checkpoint, the same on every worker.
 
-    What is otherwise than it was before is said, and stays in the run's record.
+    Differences to the start that made it are printed, and stay in the run's record.
 
     Args:
         job: Of this start.
@@ -140,24 +140,28 @@ def resume(
         device: To agree by.
         restore: Puts what is trained back to where a checkpoint left it.
         extras: Checkpoints that came at no interval count too.
+
+    Returns:
+        State of the checkpoint, with its `step`; empty if there is none.
     """
     found = None
     if collective.rank() == 0:
         found = newest_checkpoint(checkpoints, extras=extras, set_aside=True)
     step = collective.from_rank_zero(found[1]["step"] if found else 0, device)
-    if step:
-        folder = checkpoints / f"{PREFIX}{step:08d}"
-        before = folder.read_json(STATE)
-        options = refuse_changes(before["config"], config)
-        restore(folder)
-        if collective.rank() == 0:
-            print_line(f"resuming from step {step:,} ({folder})")
-            changes = _changes(before, job, options, device)
-            for line in changes:
-                print_line(f"  {line}")
-            if changes:
-                Tracker(Folder(job.run)).tag(f"resumed.{step}", "; ".join(changes))
-    return step
+    if not step:
+        return {}
+    folder = checkpoints / f"{PREFIX}{step:08d}"
+    state: dict[str, Any] = folder.read_json(STATE)
+    options = refuse_changes(state["config"], config)
+    restore(folder)
+    if collective.rank() == 0:
+        print_line(f"resuming from step {step:,} ({folder})")
+        changes = _changes(state, job, options, device)
+        for line in changes:
+            print_line(f"  {line}")
+        if changes:
+            Tracker(Folder(job.run)).tag(f"resumed.{step}", "; ".join(changes))
+    return state
 
 
 def run_state(

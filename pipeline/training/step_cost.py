@@ -17,9 +17,9 @@ from pipeline.training.damsm.config import PretrainConfig
 from pipeline.training.damsm.worker import build as build_pair
 from pipeline.training.damsm.worker import do_step as do_pair_step
 from pipeline.training.device import configure_precision
-from pipeline.training.gan_worker import build as build_gan
-from pipeline.training.gan_worker import do_step as do_gan_step
-from pipeline.training.gan_worker import networks
+from pipeline.training.gan_step import build as build_gan
+from pipeline.training.gan_step import do_step as do_gan_step
+from pipeline.training.gan_step import networks
 from ratgan.ops.op_counter import Counter, NoUpdate
 from ratgan.step import Gan
 from ratgan.text.image_branch import untrained_inception

@@ -15,7 +15,7 @@ from pipeline.common.errors import root_cause
 from pipeline.config import TrainConfig
 from pipeline.storage import lock
 from pipeline.storage.folder import Folder
-from pipeline.training import gan_worker, launch, loop
+from pipeline.training import gan_step, launch, loop
 from pipeline.training.train import train
 from tests.chaos import invariants
 from tests.chaos.commands import step_reached
@@ -40,7 +40,7 @@ def test_a_killed_worker_is_replaced_and_the_weights_are_the_same(
         # Not before the last checkpoint is there: it is written beside the steps, as time allows.
         saved = f"{tmp_path}/killed/run/checkpoints/step-{step - 1:08d}/COMMITTED"
         bounds = f"rank={rank},step={step},once={tmp_path}/struck-{step},after={saved}"
-        return f"kill@gan_worker.step:{bounds}"
+        return f"kill@worker.step:{bounds}"
 
     with start(run, tmp_path, ";".join(kill(step, rank) for step, rank in kills.items())) as job:
         ended = job.wait()
@@ -77,7 +77,7 @@ def test_a_run_asked_to_stop_saves_its_step_and_goes_on_to_the_same_weights(
     # The run is not taken over, however long its owner's sign of life takes on a busy machine.
     monkeypatch.setattr(lock, "BEATS_TO_WATCH", 30)
 
-    with start(endless, tmp_path, "slow@gan_worker.step") as job:
+    with start(endless, tmp_path, "slow@worker.step") as job:
         job.wait_for("step 4/")
         if not workers:
             with pytest.raises(ValueError, match=r"is in use already, by .*train"):
@@ -144,13 +144,13 @@ def test_torn_records_of_ray_are_no_hindrance(whole, shapes, tmp_path, record_pr
 
 def test_a_clock_that_jumps_changes_nothing(whole, shapes, tmp_path, monkeypatch, record_property):
     taken, clock, clock_ns = iter((-3600, 7200, -3600)), time.time, time.time_ns
-    ahead_s, step = [0], gan_worker.train_step
+    ahead_s, step = [0], gan_step.train_step
 
     def jumping(*arguments, **keywords):
         ahead_s[0] += next(taken, 0)
         return step(*arguments, **keywords)
 
-    monkeypatch.setattr(gan_worker, "train_step", jumping)
+    monkeypatch.setattr(gan_step, "train_step", jumping)
     monkeypatch.setattr(time, "time", lambda: clock() + ahead_s[0])
     monkeypatch.setattr(time, "time_ns", lambda: clock_ns() + 10**9 * ahead_s[0])
 

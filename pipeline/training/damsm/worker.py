@@ -101,7 +101,8 @@ def _pretrain(
     pair = build(config, vocabulary, device)
     files = partial(pair_files, pair=pair, vocabulary=vocabulary)
 
-    step = resume(job, config, saver.root, device, lambda folder: restore(folder, pair))
+    state = resume(job, config, saver.root, device, lambda folder: restore(folder, pair))
+    step: int = state.get("step", 0)
     last = config.steps(plan.images)
     tracker = Tracker(Folder(job.run)) if collective.rank() == 0 else None
     pace = StragglerDetector(partial(_warn, tracker))

@@ -7,7 +7,7 @@ from pipeline.config import RunConfig, TrainConfig
 from pipeline.distributed import capacity
 from pipeline.distributed.capacity import GrowthWatch, wait_for_room
 from pipeline.distributed.worker_count import WorkerRange, sizes
-from pipeline.training.gan_worker import parts_of_share
+from pipeline.training.gan_step import parts_of_share
 from tests.waiting import wait_until
 
 PATIENCE_S = 120

@@ -12,7 +12,7 @@ from mlflow import MlflowClient
 from safetensors.torch import load_file
 
 from pipeline.distributed.graceful_stop import StoppedError, StopWatch
-from pipeline.training import gan_worker, loop
+from pipeline.training import gan_step, loop
 from pipeline.training.train import train
 from tests.pipeline.training.test_train import config, weights
 from tests.waiting import wait_until
@@ -42,13 +42,13 @@ def ask_to_stop(monkeypatch):
 def bad(monkeypatch):
     """Numbers of batches whose noise is not finite."""
     numbers: set[int] = set()
-    draw = gan_worker.step_noise
+    draw = gan_step.step_noise
 
     def step_noise(seed, number, *sizes):
         noise = draw(seed, number, *sizes)
         return noise * float("nan") if number in numbers else noise
 
-    monkeypatch.setattr(gan_worker, "step_noise", step_noise)
+    monkeypatch.setattr(gan_step, "step_noise", step_noise)
     return numbers
 
 
@@ -107,7 +107,7 @@ def test_a_run_goes_on_from_the_way_back_and_not_from_the_stop_before_it(
     health = {"skipped_in_a_row": 2}
     train(config(shapes, tmp_path / "cut", total_steps=7, health=health))
     run = config(shapes, tmp_path / "cut", total_steps=12, health=health)
-    step, started = gan_worker.train_step, []
+    step, started = gan_step.train_step, []
 
     def asked_after_the_way_back(*arguments, **keywords):
         started.append(1)
@@ -116,7 +116,7 @@ def test_a_run_goes_on_from_the_way_back_and_not_from_the_stop_before_it(
         return step(*arguments, **keywords)
 
     with monkeypatch.context() as patch:
-        patch.setattr(gan_worker, "train_step", asked_after_the_way_back)
+        patch.setattr(gan_step, "train_step", asked_after_the_way_back)
         with pytest.raises(StoppedError):
             train(run)
 
@@ -145,7 +145,7 @@ def test_a_run_asked_to_stop_among_bad_batches_stops_at_the_next_good_one(
 ):
     bad.update((5, 6))
     run = config(shapes, tmp_path / "cut", total_steps=10)
-    step, started = gan_worker.train_step, []
+    step, started = gan_step.train_step, []
 
     def asked_at_step_6(*arguments, **keywords):
         started.append(1)
@@ -154,7 +154,7 @@ def test_a_run_asked_to_stop_among_bad_batches_stops_at_the_next_good_one(
         return step(*arguments, **keywords)
 
     with monkeypatch.context() as patch:
-        patch.setattr(gan_worker, "train_step", asked_at_step_6)
+        patch.setattr(gan_step, "train_step", asked_at_step_6)
         with pytest.raises(StoppedError):
             train(run)
 
@@ -168,7 +168,7 @@ def test_a_run_without_memory_says_how_to_train_the_same_batch(monkeypatch, shap
     def no_memory(*_, **__):
         raise torch.OutOfMemoryError("CUDA out of memory.")
 
-    monkeypatch.setattr(gan_worker, "train_step", no_memory)
+    monkeypatch.setattr(gan_step, "train_step", no_memory)
 
     with pytest.raises(Exception, match=r"Use --optim\.accumulate 2: the same batch"):
         train(config(shapes, tmp_path))

@@ -1,0 +1,146 @@
+"""One training step of the GAN on a worker's share of a batch.
+
+Dimensions in this file:
+    B images of a batch over all workers, b this worker's share, S sentence size, Z noise size.
+"""
+
+import torch
+from torch import Tensor
+
+from pipeline.common.failpoints import reach
+from pipeline.config import TrainConfig
+from pipeline.data.loader import Batch
+from pipeline.distributed import collective
+from pipeline.training.device import autocast, explained
+from ratgan.discriminator import Discriminator
+from ratgan.generator import Generator
+from ratgan.ops.memory_format import placed
+from ratgan.randomness import mismatched_partners, published_partners, step_noise
+from ratgan.step import Gan, train_step
+from ratgan.text.transform import SentenceTransform
+from ratgan.text.vocabulary import MAX_WORDS, split_words
+
+
+def networks(config: TrainConfig, sentence_dim: int) -> tuple[Generator, Discriminator]:
+    """Build both networks; equal on every worker, since the seed is."""
+    torch.manual_seed(config.seed)
+    model = config.model
+    generator = Generator(
+        image_size=model.image_size,
+        sentence_dim=sentence_dim,
+        base_channels=model.base_channels,
+        noise_dim=model.noise_dim,
+        controller_dim=model.controller_dim,
+        affine_dim=model.affine_dim,
+        affines_per_block=model.affines_per_block,
+        recurrent=model.recurrent,
+    )
+    discriminator = Discriminator(
+        image_size=model.image_size,
+        sentence_dim=sentence_dim,
+        base_channels=model.base_channels,
+        attention=model.attention,
+    )
+    return generator, discriminator
+
+
+def build(config: TrainConfig, sentence_dim: int, device: torch.device) -> Gan:
+    """Build networks and optimizers on the device they train on."""
+    generator, discriminator = networks(config, sentence_dim)
+    return Gan.create(
+        placed(generator, device),
+        placed(discriminator, device),
+        generator_lr=config.optim.generator_lr,
+        discriminator_lr=config.optim.discriminator_lr,
+        betas=config.optim.betas,
+    )
+
+
+def do_step(
+    gan: Gan,
+    config: TrainConfig,
+    batch: Batch,
+    transform: SentenceTransform,
+    device: torch.device,
+    *,
+    number: int,
+    step: int,
+) -> dict[str, Tensor]:
+    """Do one step on this worker's share of a batch.
+
+    Args:
+        gan: Updated in place.
+        config: Of the run.
+        batch: This worker's share.
+        transform: Of raw sentence vectors, on the device.
+        device: To train on.
+        number: Of the batch; decides noise and pairs.
+        step: Steps done before.
+    """
+    optim, accumulate = config.optim, parts_of_share(config, collective.world())
+    # The pairing is that of the whole batch, whoever holds which part of it.
+    raw = collective.gather(batch.sentences.to(device, non_blocking=True))
+    sentences = transform(raw)  # [B, S]
+    partners, weights = _pair(config, batch, number, device)
+    noise = _share(step_noise(config.seed, number, len(sentences), config.model.noise_dim))
+    if reach("worker.step", step=step, rank=collective.rank()):
+        noise = noise * float("nan")
+    with (
+        explained(
+            batch_size=optim.batch_size,
+            workers=collective.world(),
+            accumulate=accumulate,
+            device=device,
+        ),
+        autocast(config.precision, device),
+    ):
+        return train_step(
+            gan,
+            images=placed(batch.images.to(device, non_blocking=True).float() / 127.5 - 1, device),
+            sentences=_share(sentences),
+            mismatched=sentences[_share(partners).to(device)],
+            mismatched_weights=None if weights is None else _share(weights).to(device),
+            noise=noise.to(device),  # [b, Z]
+            penalty_weight=optim.penalty_weight,
+            penalty_power=optim.penalty_power,
+            average_decay=_decay(optim.average_decay, step),
+            update=optim.update,
+            accumulate=accumulate,
+            synchronize=collective.average_gradients,
+        )
+
+
+def parts_of_share(config: TrainConfig, workers: int) -> int:
+    """Return in how many parts a worker takes its share.
+
+    With fewer workers than there may be each has a larger share. It takes it in more parts, so that
+    the memory of none has to hold more at once than with all of them.
+    """
+    accumulate, most = config.optim.accumulate, config.workers
+    if config.min_workers is None or most is None or workers == most:
+        return accumulate
+    at_once = -(-config.optim.batch_size // most // accumulate)  # images
+    return -(-config.optim.batch_size // workers // at_once)
+
+
+def _pair(
+    config: TrainConfig, batch: Batch, step: int, device: torch.device
+) -> tuple[Tensor, Tensor | None]:
+    """Choose the mismatched sentence of every image of the whole batch, and its weight."""
+    if config.optim.mismatched == "published":
+        read = [split_words(caption)[:MAX_WORDS] for caption in batch.captions]
+        words = torch.tensor([len(each) for each in read])
+        return published_partners(collective.gather_on(device, words))
+    keys = torch.stack([batch.image_keys, batch.class_keys], dim=1)  # [b, 2]
+    images, classes = collective.gather_on(device, keys).unbind(1)
+    return mismatched_partners(config.seed, step, images, classes), None
+
+
+def _share(whole: Tensor) -> Tensor:
+    """Return this worker's part of something that belongs to the whole batch."""
+    return whole.chunk(collective.world())[collective.rank()]
+
+
+def _decay(decay: float, step: int) -> float:
+    """Forget the first, untrained weights quickly: (1 + n) / (10 + n) until it passes `decay`."""
+    return min(decay, (1 + step) / (10 + step))
