@@ -23,8 +23,8 @@ def load_from(location: str, encoder_path: str | None = None) -> TextToImage:
 def local_copy(location: str, names: tuple[str, ...]) -> Iterator[str]:
     """Give a folder on this machine that holds those of the files that are at a place."""
     folder = Folder(location)
-    if folder.is_local:
-        yield folder.path
+    if folder.local_path:
+        yield folder.local_path
         return
     with tempfile.TemporaryDirectory() as copy:
         for name in names:

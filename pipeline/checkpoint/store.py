@@ -294,11 +294,11 @@ def _set_aside(root: Folder, folder: Folder, problem: str) -> None:
     aside = root / f"{DAMAGED}{name}"
     try:
         aside.remove()
-        if not folder.is_local:
+        if not folder.backend.atomic_rename:
             # In a bucket each object is moved by itself: without its marker, a folder of which
             # some are still here is no checkpoint.
             folder.delete(MARKER)
-        folder.fs.mv(folder.path, aside.path, recursive=True)
+        folder.rename(aside)
     except Exception as error:  # each object store has errors of its own
         logger.warning(
             "checkpoint %s is passed over: %s; it could not be set aside: %s",

@@ -61,7 +61,7 @@ class OutputFolder:
         Raises:
             ValueError: If it does: `--overwrite` must never delete somebody's originals.
         """
-        if not self.folder.is_s3 and self.folder.fs.isfile(self.folder.path):
+        if self.folder.is_file():
             raise ValueError(f"{self.folder} is a file. Name a new or empty folder with --output.")
         strange = [
             name

@@ -7,7 +7,6 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from pipeline.storage import local_disk
 from pipeline.storage.folder import Folder
 
 
@@ -17,7 +16,7 @@ class DiskFullError(OSError):
 
 def free_bytes(folder: Folder) -> int | None:
     """Return the bytes that can still be written to a folder; None in a bucket."""
-    return local_disk.free_bytes(folder.path) if folder.is_local else None
+    return folder.backend.free_bytes(folder.path)
 
 
 def check_room(folder: Folder, size: int, what: str) -> None:
@@ -76,8 +75,8 @@ def readable(size: int) -> str:
 def leaving_nothing(folder: Folder) -> Iterator[None]:
     """Remove the folders that a probe of a place has made on the way."""
     made: list[Path] = []
-    if folder.is_local:
-        path = Path(folder.path)
+    if folder.local_path:
+        path = Path(folder.local_path)
         made = [each for each in (path, *path.parents) if not each.exists()]
     try:
         yield

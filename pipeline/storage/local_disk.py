@@ -1,16 +1,139 @@
-"""What only a local disk has: links, folders to walk through, room that runs out."""
+"""Folders on a local disk, or one that is mounted: atomic by renames and hard links."""
 
 import contextlib
 import errno
 import os
 import re
+import shutil
 import stat
+import uuid
 from collections.abc import Iterator
+from pathlib import Path
+from typing import IO
+from urllib.parse import unquote, urlsplit
+
+from pipeline.common.failpoints import reach
+from pipeline.storage.backend import Backend
 
 # A full disk, a quota that is used up, a limit on the size of one file.
 NO_ROOM = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
 # As `Folder` names a file before it is whole, and a probe.
 _ABANDONED = re.compile(r".*\.[0-9a-f]{8}\.tmp|(.*/)?\.probe-[0-9a-f]{8}")
+
+
+class LocalDisk(Backend):
+    """Files of this machine."""
+
+    on_this_machine = True
+    atomic_rename = True
+
+    def path_of(self, location: str) -> str:
+        """Return the path; an address is one like file:///data."""
+        if "://" not in location:
+            return location
+        return os.path.abspath(unquote(urlsplit(location).path))
+
+    def exists(self, path: str) -> bool:
+        """Tell whether a file or folder is there."""
+        return os.path.exists(path)
+
+    def is_file(self, path: str) -> bool:
+        """Tell whether a file is there, and no folder."""
+        return os.path.isfile(path)
+
+    def names(self, path: str) -> list[str]:
+        """List what is directly in a folder; a file holds itself."""
+        try:
+            return os.listdir(path)
+        except FileNotFoundError:
+            return []
+        except NotADirectoryError:
+            return [os.path.basename(path)]
+
+    def walk(self, path: str) -> Iterator[tuple[str, int]]:
+        """Yield every file below.
+
+        Links to folders are not followed, a link to nowhere has size 0, and a name that is not
+        valid UTF-8 comes as Python spells it (with surrogates): it opens, but cannot be encoded,
+        and `safe_path` refuses it.
+        """
+        return walk(path)
+
+    def size(self, path: str) -> int:
+        """Return the size of a file in bytes; 0 for a link to nowhere."""
+        try:
+            return os.stat(path).st_size
+        except FileNotFoundError:
+            os.lstat(path)
+            return 0
+
+    def read(self, path: str, start: int | None, end: int | None) -> bytes:
+        """Read the bytes from `start` up to `end`."""
+        with open(path, "rb") as stream:
+            stream.seek(start or 0)
+            return stream.read() if end is None else stream.read(end - (start or 0))
+
+    def open(self, path: str) -> IO[bytes]:
+        """Open a file for reading."""
+        return open(path, "rb")
+
+    def write(self, path: str, content: bytes) -> None:
+        """Write a file. The rename is the commit; the data is on the disk before the name is."""
+        with _temporary(path, content) as temporary:
+            reach("storage.before_rename", file=path)
+            os.replace(temporary, path)
+
+    def create(self, path: str, content: bytes) -> bool:
+        """Write a file if there is none of that name; of many who try, one can."""
+        with _temporary(path, content) as temporary:
+            return link(temporary, path, content)
+
+    def delete(self, path: str) -> None:
+        """Delete a file."""
+        os.remove(path)
+
+    def remove(self, path: str) -> None:
+        """Delete a folder and all in it, or a file."""
+        if os.path.isdir(path):
+            shutil.rmtree(path)
+        else:
+            os.remove(path)
+
+    def rename(self, path: str, to: str) -> None:
+        """Rename a folder."""
+        os.rename(path, to)
+
+    def explained(
+        self, error: Exception, doing: str, address: str, path: str, size: int
+    ) -> Exception:
+        """Say of a full disk what was needed and what is free."""
+        if isinstance(error, OSError) and error.errno in NO_ROOM:
+            return OSError(error.errno, no_room(error, doing, address, path, size))
+        return error
+
+    def free_bytes(self, path: str) -> int:
+        """Return the bytes that can still be written below a path."""
+        return free_bytes(path)
+
+    def remove_abandoned(self, path: str) -> None:
+        """Delete what writers that were killed left below a folder."""
+        remove_abandoned(path)
+
+
+@contextlib.contextmanager
+def _temporary(target: str, content: bytes) -> Iterator[str]:
+    """Give a file with the content, safely on the disk, for a moment."""
+    temporary = f"{target}.{uuid.uuid4().hex[:8]}.tmp"
+    os.makedirs(os.path.dirname(target), exist_ok=True)
+    try:
+        with open(temporary, "wb") as stream:
+            stream.write(content)
+            stream.flush()
+            reach("storage.before_fsync", file=target)
+            os.fsync(stream.fileno())
+        yield temporary
+    finally:
+        Path(temporary).unlink(missing_ok=True)  # renamed, if all went well
 
 
 def walk(folder: str) -> Iterator[tuple[str, int]]:

@@ -15,12 +15,13 @@ anything (botocore's default), so nothing is asked again after a write.
 
 import asyncio
 import contextlib
+import errno
 import io
 import logging
 import random
 import time
 from collections.abc import Callable, Iterator
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import IO, TYPE_CHECKING, Any, TypeVar
 
 import aiohttp
 import fsspec
@@ -30,6 +31,7 @@ from s3fs import S3FileSystem  # type: ignore[import-untyped]
 from urllib3.exceptions import IncompleteRead
 
 from pipeline.common.redaction import redacted
+from pipeline.storage.backend import Backend
 
 if TYPE_CHECKING:
     from _typeshed import WriteableBuffer
@@ -122,8 +124,8 @@ def pause_s(attempts: int) -> float:
     return random.uniform(0, min(PAUSE_S * 2 ** (attempts - 1), LONGEST_PAUSE_S))
 
 
-def open_s3(location: str) -> tuple[PatientS3, str]:
-    """Return the file system of an `s3://` address and the path in it."""
+def open_s3() -> PatientS3:
+    """Return the file system of `s3://` addresses, as the user configured it."""
     configured = {**fsspec.config.conf.get("s3", {}), **fsspec.config.conf.get("s3a", {})}
     client = {
         "connect_timeout": CONNECT_TIMEOUT_S,
@@ -133,8 +135,126 @@ def open_s3(location: str) -> tuple[PatientS3, str]:
     }
     # Listings change under our feet: other workers write to the same folder.
     options = {"use_listings_cache": False, **configured, "config_kwargs": client}
-    filesystem = PatientS3(**options)
-    return filesystem, filesystem._strip_protocol(location)
+    return PatientS3(**options)
+
+
+class StillThereError(PermissionError):
+    """S3 says that it deleted, and has not."""
+
+
+class S3(Backend):
+    """Objects in S3, or in a store that speaks its language; a folder is a prefix of names."""
+
+    def __init__(self) -> None:
+        self.fs = open_s3()
+
+    def path_of(self, location: str) -> str:
+        """Return bucket and key."""
+        return str(self.fs._strip_protocol(location))
+
+    def exists(self, path: str) -> bool:
+        """Tell whether an object or a prefix is there."""
+        patiently(lambda: self.fs.info(path))  # `exists` takes every error on a bucket for "no"
+        return True
+
+    def is_file(self, path: str) -> bool:
+        """Tell whether an object is there."""
+        return patiently(lambda: bool(self.fs.isfile(path)))
+
+    def names(self, path: str) -> list[str]:
+        """List what is directly below a prefix."""
+        # `ls` of s3fs lists the whole folder above when it finds nothing.
+        return [entry.rstrip("/") for entry, _ in self._entries(path, Delimiter="/")]
+
+    def walk(self, path: str) -> Iterator[tuple[str, int]]:
+        """Yield every object below a prefix, a page at a time."""
+        return ((name, size) for name, size in self._entries(path) if name[-1:] != "/")
+
+    def _entries(self, path: str, **options: Any) -> Iterator[tuple[str, int]]:
+        """Yield names below a prefix with their sizes; prefixes end with a slash."""
+        prefix = len(path.partition("/")[2])
+        prefix += bool(prefix)
+        for page in pages(self.fs, path, **options):
+            for folder in page.get("CommonPrefixes", ()):
+                yield folder["Prefix"][prefix:], 0
+            for entry in page.get("Contents", ()):
+                if entry["Key"][prefix:]:  # the empty object that some tools make as a folder
+                    yield entry["Key"][prefix:], int(entry["Size"])
+
+    def size(self, path: str) -> int:
+        """Return the size of an object in bytes."""
+        return patiently(lambda: int(self.fs.size(path)))
+
+    def read(self, path: str, start: int | None, end: int | None) -> bytes:
+        """Read the bytes from `start` up to `end`."""
+        # One request for all of it, which also lets S3's checksum be verified.
+        options = {"max_concurrency": 1} if start is None and end is None else {}
+        try:
+            return patiently(lambda: bytes(self.fs.cat_file(path, start=start, end=end, **options)))
+        except OSError as error:
+            if answer_code(error) == "InvalidRange":
+                return b""  # past the end, as on a disk
+            raise
+
+    def open(self, path: str) -> IO[bytes]:
+        """Open an object; each read is as patient as `read`."""
+
+        def read(start: int, end: int) -> bytes:
+            try:
+                return self.read(path, start, end)
+            except Exception as error:
+                raise self.explained(error, "reading", f"s3://{path}", path, 0) from error
+
+        return io.BufferedReader(ByteRanges(read, self.size(path)), 2**16)
+
+    def write(self, path: str, content: bytes) -> None:
+        """Write an object."""
+        upload(self.fs, path, content)
+
+    def create(self, path: str, content: bytes) -> bool:
+        """Write an object if there is none of that name (`If-None-Match`)."""
+        try:
+            patiently(lambda: self.fs.pipe_file(path, content, mode="create"))
+        except FileExistsError:
+            return False
+        return True
+
+    def delete(self, path: str) -> None:
+        """Delete an object."""
+        patiently(lambda: self.fs.rm_file(path))
+
+    def remove(self, path: str) -> None:
+        """Delete all objects below a prefix."""
+        patiently(lambda: self.fs.rm(path, recursive=True))
+        # s3fs passes over what S3 refuses to delete one by one.
+        with contextlib.suppress(FileNotFoundError):
+            patiently(lambda: self.fs.info(path))
+            raise StillThereError(
+                f"deleting s3://{path}: some of it is there still. Allow s3:DeleteObject, or see "
+                "whether something writes to it."
+            )
+
+    def rename(self, path: str, to: str) -> None:
+        """Move each object below a prefix by itself."""
+        self.fs.mv(path, to, recursive=True)
+
+    def explained(
+        self, error: Exception, doing: str, address: str, path: str, size: int
+    ) -> Exception:
+        """Say what S3 answered, and what to do."""
+        missing = isinstance(error, FileNotFoundError) and not size
+        if missing and answer_code(error) != "NoSuchBucket":
+            return FileNotFoundError(errno.ENOENT, "no such file", address)
+        if isinstance(error, FileExistsError | StillThereError):
+            return error
+        return explained(error, doing, address)
+
+    def last_fault(self, *, forget: bool = False) -> str:
+        """Return what S3 answered last that was worth another attempt."""
+        found = self.fs.last_fault
+        if forget:
+            self.fs.last_fault = ""
+        return found
 
 
 def patiently(operation: Callable[[], T]) -> T:

@@ -81,8 +81,8 @@ def _hidden_problem(name: str) -> str | None:
 
 def _way_out(folder: Folder, name: str) -> str | None:
     """Say so if a link leads out of a local folder."""
-    if not folder.is_local:
+    if not folder.local_path:
         return None
-    root = os.path.realpath(folder.path)
+    root = os.path.realpath(folder.local_path)
     found = os.path.realpath(f"{root}/{name}")
     return None if found.startswith(f"{root.rstrip('/')}/") else "leads out of the folder by a link"

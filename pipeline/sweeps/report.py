@@ -66,7 +66,7 @@ def winner_command(folder: Folder, train: TrainConfig, name: str, values: dict[s
     config = with_values(train, values).model_copy(update={"name": f"{name}-winner"})
     preset = config.model_dump(mode="json", exclude={"tracking": {"uri"}})
     # A preset is read from a local file: one in a bucket is copied first.
-    place = f"{folder}/{WINNER}" if folder.is_local else WINNER
+    place = f"{folder}/{WINNER}" if folder.local_path else WINNER
     command = f"python jobs/train_coco.py --preset {place}"
     text = (
         f"# The winner of {name}: "

@@ -143,7 +143,7 @@ class TrialRun(tune.Trainable):  # type: ignore[misc]
         self.run = StudyFolder(Folder(plan.folder), plan.name).run(self.number)
         self.requests = StopRequests(self.run)
         self.curve = Curve(self.run, plan.metric)
-        self.poll_s = LOCAL_POLL_S if self.run.is_local else BUCKET_POLL_S
+        self.poll_s = LOCAL_POLL_S if self.run.local_path else BUCKET_POLL_S
         self.points: deque[Point] = deque()
         self.total = 0
         self.ended = threading.Event()

@@ -316,7 +316,7 @@ class Sender(threading.Thread):
 
     def run(self) -> None:
         """Deliver until the end; the work of the thread."""
-        poll_s = LOCAL_POLL_S if self.delivery.run.is_local else BUCKET_POLL_S
+        poll_s = LOCAL_POLL_S if self.delivery.run.local_path else BUCKET_POLL_S
         failures = 0
         while not self.delivery.stopped.is_set():
             ending = self._ending.is_set()  # before the look, which sees all that was told by then

@@ -77,7 +77,7 @@ class Spool:
         line = redacted(json.dumps(record)).encode() + b"\n"
         with self._pending_lock:
             self._pending.append(line)
-        if self.folder.is_local:
+        if self.folder.local_path:
             self._try(self._write)
         self._flush_soon()
 
@@ -127,7 +127,7 @@ class Spool:
                 raise
 
     def _put(self, content: bytes) -> None:
-        if not self.folder.is_local:
+        if not self.folder.local_path:
             self.folder.write(_segment(self._done), content)
             self._done += 1
             return
@@ -174,8 +174,7 @@ def _lines(folder: Folder, name: str, offset: int, size: int) -> Iterator[bytes]
     at_once = READ_AT_ONCE
     while offset < size:
         stop = min(size, offset + at_once)
-        # By keyword: the third positional argument of s3fs is the version of an object.
-        content: bytes = folder.fs.cat_file(folder.file(name), start=offset, end=stop)
+        content = folder.read(name, offset, stop)
         *lines, _ = content.split(b"\n")
         if not lines:
             if offset + at_once >= size:

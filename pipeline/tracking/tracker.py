@@ -39,14 +39,14 @@ def tracking_uri(configured: str | None, output: Folder, *, create: bool = True)
     uri = configured or os.environ.get("MLFLOW_TRACKING_URI")
     if uri:
         return uri
-    if not output.is_local:
+    if output.local_path is None:
         raise ValueError(
             f"runs in {output} need an MLflow server that every node reaches: name it with "
             "MLFLOW_TRACKING_URI or --tracking.uri."
         )
     if create:
-        Path(output.path).mkdir(parents=True, exist_ok=True)
-    return f"sqlite:///{output.path}/mlflow.db"
+        Path(output.local_path).mkdir(parents=True, exist_ok=True)
+    return f"sqlite:///{output.local_path}/mlflow.db"
 
 
 @dataclass(frozen=True)

@@ -23,7 +23,6 @@ from pipeline.distributed.graceful_stop import StoppedError, StopRequests
 from pipeline.distributed.worker_count import WorkerRange, check_share, choose_crew, refuse_crowd
 from pipeline.ray_cluster.connection import connect, obtainable
 from pipeline.storage.folder import Folder, absolute
-from pipeline.storage.local_disk import remove_abandoned
 from pipeline.storage.lock import Lock
 from pipeline.tracking.run_description import Purpose, note
 from pipeline.tracking.run_record import read_record, update_record
@@ -203,8 +202,7 @@ def _run_job(
     part_of: PartOf | None,
 ) -> None:
     config, run = start.config, start.run
-    if run.is_local:
-        remove_abandoned(run.path)
+    run.remove_abandoned()
     known = read_record(run).get("mlflow_run_id", "new")
     uri = _tracking_uri(config)
     tracker = introduce(config, run, start.dataset, uri, part_of)

@@ -10,7 +10,7 @@ from pipeline.config import TrainConfig
 from pipeline.data.dataset import Example, PreparedDataset
 from pipeline.evaluation.quick_evaluation import said
 from pipeline.storage.folder import Folder
-from pipeline.storage.local_disk import NO_ROOM, remove_abandoned
+from pipeline.storage.local_disk import NO_ROOM
 from pipeline.tracking.tracker import Tracker
 from pipeline.training.diagnostics import CollapseDetector, StragglerDetector
 from pipeline.training.loop import Job
@@ -35,8 +35,7 @@ class Reporter:
     ) -> None:
         self.tracker = Tracker(Folder(job.run))
         self.folder = Folder(job.run) / "samples"
-        if self.folder.is_local:
-            remove_abandoned(self.folder.path)  # by a worker that was lost in this same start
+        self.folder.remove_abandoned()  # by a worker that was lost in this same start
         self.device = device
         self.attention = config.model.attention != "none"
         split = "validation" if dataset.manifest.rows("validation") else "train"

@@ -85,7 +85,7 @@ def test_a_listing_of_many_pages_survives_a_fault_on_each(folder, proxy, monkeyp
     for number in range(7):
         folder.write(f"part/{number}", b"x" * number)
     seen = []
-    for page in s3.pages(folder.fs, folder.path, MaxKeys=2):
+    for page in s3.pages(folder.backend.fs, folder.path, MaxKeys=2):
         seen += [entry["Key"] for entry in page["Contents"]]
         proxy.inject("503")
         proxy.inject("cut", size=20)
@@ -251,7 +251,7 @@ def parts(monkeypatch):
 
 
 def pending(folder):
-    return folder.fs.list_multipart_uploads("lake")
+    return folder.backend.fs.list_multipart_uploads("lake")
 
 
 def is_part(request):
@@ -281,10 +281,12 @@ def test_an_upload_in_parts_that_fails_leaves_no_object_and_no_parts(folder, pro
 
 def test_ctrl_c_in_an_upload_leaves_no_parts(folder, parts, monkeypatch):
     def pipe_file(path, content, chunksize):
-        folder.fs.call_s3("create_multipart_upload", Bucket="lake", Key="runs/small/large.bin")
+        folder.backend.fs.call_s3(
+            "create_multipart_upload", Bucket="lake", Key="runs/small/large.bin"
+        )
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(folder.fs, "pipe_file", pipe_file)
+    monkeypatch.setattr(folder.backend.fs, "pipe_file", pipe_file)
     with pytest.raises(KeyboardInterrupt):
         folder.write("large.bin", bytes(11 * 2**20))
 
@@ -293,7 +295,9 @@ def test_ctrl_c_in_an_upload_leaves_no_parts(folder, parts, monkeypatch):
 
 def test_parts_of_a_killed_writer_go_with_the_next_upload_of_the_same_name(folder, proxy, parts):
     for name in ("large.bin", "large.bin2"):
-        folder.fs.call_s3("create_multipart_upload", Bucket="lake", Key=f"runs/small/{name}")
+        folder.backend.fs.call_s3(
+            "create_multipart_upload", Bucket="lake", Key=f"runs/small/{name}"
+        )
 
     folder.write("large.bin", bytes(11 * 2**20))
 

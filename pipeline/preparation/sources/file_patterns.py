@@ -61,7 +61,7 @@ def base_folder(location: str) -> Folder:
     if special is not None:
         return Folder(location[: location.rfind("/", 0, special.start())])
     folder = Folder(location)
-    return Folder(location.rpartition("/")[0]) if folder.fs.isfile(folder.path) else folder
+    return Folder(location.rpartition("/")[0]) if folder.is_file() else folder
 
 
 def check_pattern(pattern: str | None, names: list[str]) -> None:

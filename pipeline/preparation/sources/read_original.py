@@ -57,7 +57,7 @@ def read_original(root: str, name: str, start: int | None = None, end: int | Non
     folder = _folder(root)
     try:
         plain = safe_name(folder, name)
-        if folder.is_local and end is None:
+        if folder.local_path and end is None:
             size = os.stat(folder.file(plain)).st_size
             if size > MAX_BYTES:  # memory need not hold it
                 detail = f"{size} bytes, at most {MAX_BYTES} are taken"
@@ -94,7 +94,7 @@ def safe_name(folder: Folder, name: str) -> str:
         inside(folder, plain)
     except ValueError as problem:
         raise RejectedError("PATH_UNSAFE", str(problem).removeprefix("PATH_UNSAFE: ")) from problem
-    if folder.is_local:
+    if folder.local_path:
         mode = os.stat(folder.file(plain)).st_mode
         if not stat.S_ISREG(mode) and not stat.S_ISDIR(mode):  # a pipe could block for ever
             raise RejectedError("PATH_UNSAFE", f"{plain!r} is not a file")

@@ -291,7 +291,7 @@ def test_one_that_cannot_be_set_aside_is_passed_over(tmp_path, monkeypatch, capl
     def refuse(*paths, **options) -> None:
         raise PermissionError("read-only")
 
-    monkeypatch.setattr(type(root.fs), "mv", refuse)
+    monkeypatch.setattr(type(root.backend), "rename", refuse)
 
     assert newest_checkpoint(root, set_aside=True)[1]["step"] == 1
     assert "passed over: weights is not what its hash says; it could not be set aside" in (
