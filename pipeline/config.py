@@ -135,8 +135,8 @@ class RunConfig(Settings):
     workers: Annotated[int, Field(ge=0)] | None = None
     """Training processes. Default: one for each GPU; without a GPU 0: in this process."""
     min_workers: PositiveInt | None = None
-    """The least to train with while the cluster has no room for all workers; as soon as it has,
-    there are more. Numbers that do not divide the batch are passed over. Default: all of them."""
+    """Minimum number of workers; the run grows when capacity returns. Only numbers that divide the
+    batch are used. Default: all workers are needed."""
     wait_for_room_s: Annotated[float, Field(ge=0)] = 300.0
     """Seconds to wait until the cluster has room for the workers, at the start or after a loss."""
     threads: PositiveInt | None = None

@@ -1,4 +1,4 @@
-"""Saving while training goes on: a step waits for a copy in memory, a thread does the rest.
+"""Asynchronous checkpoints: a step waits for a copy to host memory, a thread writes the files.
 
 One save is in flight at a time. The training hears of what went wrong at its next step; where a
 disk is full, only the third time in a row, or at the end.

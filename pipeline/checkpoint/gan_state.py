@@ -1,4 +1,4 @@
-"""What a checkpoint of a GAN holds, and how training goes on from it.
+"""State of a GAN training in a checkpoint: networks, moving average and optimizers.
 
     model/                    the averaged generator, as `ratgan.load` reads it
     discriminator.json …      the discriminator, as `ratgan.weights.saved_model` reads it

@@ -1,4 +1,4 @@
-"""A copy of tensors in host memory, made again and again in the same place.
+"""Copy tensors to host memory, into the same buffers each time.
 
 What is copied can be written at leisure while training changes the originals. The memory is
 taken once and kept: as much as the tensors have, and from a GPU up to twice that, since

@@ -1,4 +1,4 @@
-"""The moments of Adam by the names of the parameters, out of an optimizer and back into one."""
+"""Adam's moments by parameter name: read from an optimizer, and loaded back into one."""
 
 from collections.abc import Mapping
 

@@ -1,4 +1,4 @@
-"""Training checkpoints on disk: committed or not there.
+"""Commit, verify, retain and restore training checkpoints.
 
     checkpoints/
         step-00001000/

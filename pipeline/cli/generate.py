@@ -1,4 +1,4 @@
-"""Captions to pictures with a saved model; needs neither Ray nor a tracker."""
+"""Generate images for captions with a saved model; needs neither Ray nor a tracker."""
 
 import re
 import time
@@ -12,13 +12,14 @@ from PIL import Image
 from pydantic import Field, model_validator
 from torch import Tensor
 
-from pipeline.checkpoint.load_model import load_from, local_copy
+from pipeline.checkpoint.load_model import load_from
 from pipeline.common.console import DryRunReport, duration, print_line
 from pipeline.common.settings import Settings
 from pipeline.preparation.decoding.captions import clean_caption
 from pipeline.preparation.decoding.images import RejectedError, decode, square
 from pipeline.storage.disk_space import leaving_nothing
 from pipeline.storage.folder import Folder
+from pipeline.storage.local_copy import local_copy
 from ratgan.text_to_image import TextToImage
 from ratgan.visualize import attention_overlay, from_pil, grid, png, to_pil
 from ratgan.weights.saved_model import (

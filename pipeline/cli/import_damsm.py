@@ -1,4 +1,4 @@
-"""AttnGAN's text encoder into a file that preparation takes."""
+"""Convert AttnGAN's text encoder into a file that preparation takes."""
 
 from pathlib import Path
 from typing import Annotated

@@ -1,4 +1,4 @@
-"""Weights of the published RAT-GAN code to a model of ours: read, convert, account for, save."""
+"""Convert weights of the published RAT-GAN code into a saved model."""
 
 from typing import Annotated, Literal
 

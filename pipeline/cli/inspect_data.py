@@ -1,4 +1,4 @@
-"""What is in a prepared dataset: counts, words, sizes, rejects, and pictures with captions."""
+"""Report on a prepared dataset: counts, words, sizes, rejects, and a sheet of images."""
 
 import io
 import re

@@ -1,4 +1,4 @@
-"""From a command line to one call: presets, flags, and errors a person can act on."""
+"""Parse a command line, call the job, and show errors a person can act on."""
 
 import argparse
 import sys

@@ -1,4 +1,4 @@
-"""The whole way in minutes: draw shapes, prepare, train, generate, and measure what came out."""
+"""The quickstart: draw shapes, prepare, train, generate, and measure the result."""
 
 import time
 from typing import Any

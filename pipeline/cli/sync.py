@@ -1,4 +1,4 @@
-"""Sends to MLflow what runs measured while it did not answer."""
+"""Send to MLflow the metrics that runs logged while it did not answer."""
 
 from collections.abc import Iterator
 

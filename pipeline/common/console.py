@@ -1,4 +1,4 @@
-"""Lines on the console: messages, progress with a rate and the time left, and dry-run reports."""
+"""Print messages, progress with rate and time left, and dry-run reports to the console."""
 
 import sys
 import time

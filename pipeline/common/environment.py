@@ -1,4 +1,4 @@
-"""Environment of a process: versions and commit, recorded and compared; unsafe torch settings."""
+"""Record and compare versions and commit of a process; refuse unsafe torch settings."""
 
 import os
 import platform

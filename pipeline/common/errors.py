@@ -1,4 +1,4 @@
-"""Errors a user can act on, found behind those that Ray wraps around them, and how they look."""
+"""Find the error a user can act on behind those that Ray wraps around it, and print it."""
 
 import sys
 

@@ -1,4 +1,4 @@
-"""Named places where a test makes the program fail; without such a test they do nothing.
+"""Named points at which a test makes the program fail; without such a test they do nothing.
 
     RATGAN_FAULT=kill@checkpoint.before_marker            the first time it gets there
     RATGAN_FAULT=kill@checkpoint.before_marker:40         at step 40

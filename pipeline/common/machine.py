@@ -1,4 +1,4 @@
-"""Memory and CPUs this process may use: in a container fewer than the host has."""
+"""Memory and CPUs this process may use; in a container fewer than the host has."""
 
 import os
 from pathlib import Path

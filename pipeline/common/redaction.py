@@ -1,4 +1,4 @@
-"""Secrets taken out of all that is shown, logged and kept.
+"""Remove secrets from everything that is printed, logged or stored.
 
 What is taken for one: user and password in an address; the value of an environment variable that
 is named for a secret, and the password in one that is an address; what follows `password=`,

@@ -1,4 +1,4 @@
-"""The base of every record a user may fill in: frozen, and unknown keys are refused."""
+"""Base class of all options: frozen, and unknown keys are refused."""
 
 from typing import Any
 

@@ -1,4 +1,4 @@
-"""A prepared dataset: what it says of itself, checked, and its images one after another.
+"""Open a prepared dataset, check it, and read its images one after another.
 
 Dimensions in this file:
     S transformed sentence size, H W stored height and width.

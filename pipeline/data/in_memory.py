@@ -1,4 +1,4 @@
-"""A split held in memory, decoded: for datasets that fit, nothing is read or decoded twice.
+"""Hold a decoded split in memory, so that nothing is read or decoded twice.
 
 Dimensions in this file:
     N images of the split, H W stored height and width.

@@ -1,4 +1,4 @@
-"""From rows to batches of training: the plan's order, and one view of each image.
+"""Load training batches: the order of `SampleOrder`, and one view of each image.
 
 Dimensions in this file:
     b images of one worker's share of a batch, R raw sentence size, H W height and width.

@@ -1,4 +1,4 @@
-"""The contract of a prepared dataset: what its shards hold and what its manifest says.
+"""The data contract of a prepared dataset: schema of its shards, and its manifest.
 
 manifest.json                    written last: a folder without it is not a dataset
 sentence_transform.safetensors   raw sentence vectors → the generator's input

@@ -1,4 +1,4 @@
-"""Rows of a prepared dataset, held so that batches can be put together from them.
+"""Decoded rows of a prepared dataset, from which batches are assembled.
 
 Dimensions in this file:
     n rows, M captions of all of them, R raw sentence size, H W stored height and width.

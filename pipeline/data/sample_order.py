@@ -1,4 +1,4 @@
-"""In which order training sees the images: a function of seed and epoch alone.
+"""The order in which training sees the images: a function of seed and epoch alone.
 
 Training reads one endless stream of positions: position p is image p mod R of
 epoch p div R (R images), and step k takes positions k·B … (k+1)·B − 1 (B images

@@ -1,4 +1,4 @@
-"""How row groups come to a training worker: by its own threads, or by the cluster's CPUs."""
+"""Stream row groups to a training worker, by its own threads or by the cluster's CPUs."""
 
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence

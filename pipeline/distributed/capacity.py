@@ -1,4 +1,4 @@
-"""For how many workers a cluster has room: found out by reserving it.
+"""Find out how many workers a cluster has capacity for, by reserving it.
 
 What Ray says of a cluster lags behind: a node that was killed is counted for some seconds more, and
 workers on their way out still hold their places. So what it says is only a first look, and what
@@ -6,16 +6,14 @@ counts is whether the places can be had now.
 """
 
 import logging
-import threading
 import time
 from collections.abc import Callable
-from types import TracebackType
-from typing import Self
 
 import ray
 from ray.util.placement_group import placement_group, remove_placement_group
 
 from pipeline.common.console import print_line
+from pipeline.common.periodic_thread import PeriodicThread
 from pipeline.distributed.worker_count import READER, WorkerRange
 from pipeline.ray_cluster.connection import obtainable
 
@@ -94,8 +92,8 @@ def _reserved(bundles: list[dict[str, float]], within_s: float) -> bool:
         remove_placement_group(group)
 
 
-class GrowthWatch:
-    """Looks out, in a thread, for room for more workers than are at work.
+class GrowthWatch(PeriodicThread):
+    """Watches for room for more workers than are at work.
 
     Args:
         crew: The numbers to choose from.
@@ -109,40 +107,27 @@ class GrowthWatch:
     def __init__(self, crew: WorkerRange, size: int, on_room: Callable[[], None]) -> None:
         self.crew, self.size, self.on_room, self.found = crew, size, on_room, 0
         self.larger = [n for n in crew.sizes if n > size]
-        self._over = threading.Event()
-        self._thread = threading.Thread(target=self._look, name="growth-watch", daemon=True)
+        self._seen = 0
+        super().__init__(
+            "growth-watch", LOOK_EVERY_S, active=bool(self.larger), join_s=2 * RESERVE_S
+        )
 
-    def __enter__(self) -> Self:
-        if self.larger:
-            self._thread.start()
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        at: TracebackType | None,
-    ) -> None:
-        self._over.set()
-        if self.larger:
-            self._thread.join(timeout=2 * RESERVE_S)
-
-    def _look(self) -> None:
-        seen = 0
-        while not self._over.wait(LOOK_EVERY_S):
-            try:
-                found = self._room()
-                # Twice, since what comes may go at once, and starting again takes a while.
-                if found and seen and not self._over.is_set():
-                    self.on_room()
-                    self.found = found
-                    print_line(
-                        f"room for {found} workers: a checkpoint is saved, and they go on from it"
-                    )
-                    return
-                seen = found
-            except Exception as error:  # the cluster or the bucket is away: looked at again
-                logger.debug("no look at the cluster: %s", error)
+    def look(self) -> bool:
+        """Look at the cluster; return whether there is no room yet."""
+        try:
+            found = self._room()
+            # Twice, since what comes may go at once, and starting again takes a while.
+            if found and self._seen and not self.over.is_set():
+                self.on_room()
+                self.found = found
+                print_line(
+                    f"room for {found} workers: a checkpoint is saved, and they go on from it"
+                )
+                return False
+            self._seen = found
+        except Exception as error:  # the cluster or the bucket is away: looked at again
+            logger.debug("no look at the cluster: %s", error)
+        return True
 
     def _room(self) -> int:
         """Return the largest number there is room for beside those at work, or 0."""

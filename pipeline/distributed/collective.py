@@ -1,4 +1,4 @@
-"""What workers do together. Alone, each of these does nothing and costs nothing."""
+"""Collective operations of the workers; with one worker they do nothing and cost nothing."""
 
 import time
 from collections.abc import Iterable, Iterator

@@ -1,4 +1,4 @@
-"""Starting the workers: again when one is lost, and anew when there is room for more of them."""
+"""Start the workers; restart them after a failure, or with more when capacity returns."""
 
 import gc
 import os

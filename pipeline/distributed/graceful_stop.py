@@ -1,4 +1,4 @@
-"""Being asked to stop: training ends at the next step with a checkpoint, whoever asks.
+"""Graceful stop on SIGTERM and SIGINT: training ends at the next step with a checkpoint.
 
 `ray job stop` and schedulers send SIGTERM to the process that started the job, not to its workers,
 and Ctrl-C is SIGINT, which Ray's workers do not hear. So that process writes the request down in
@@ -13,10 +13,11 @@ import threading
 import time
 import uuid
 from collections.abc import Callable, Iterator
-from types import FrameType, TracebackType
+from types import FrameType
 from typing import Self
 
 from pipeline.common.console import print_line
+from pipeline.common.periodic_thread import PeriodicThread
 from pipeline.storage.folder import Folder
 
 logger = logging.getLogger(__name__)
@@ -117,8 +118,8 @@ class StopRequests:
                 time.sleep(LOOK_EVERY_S)
 
 
-class StopWatch:
-    """Looks out, in a thread, for a request to stop.
+class StopWatch(PeriodicThread):
+    """Watches for a request to stop.
 
     Args:
         run: Folder of the run.
@@ -141,34 +142,19 @@ class StopWatch:
         notice: Callable[[], str] = str,
         every_s: float = LOOK_EVERY_S,
     ) -> None:
-        self.run, self.token, self.looks, self.every_s = run, token, looks, every_s
-        self.notice, self.asked, self.reason = notice, False, ""
-        self._end = threading.Event()
-        self._thread = threading.Thread(target=self._look, name="stop-watch", daemon=True)
+        super().__init__("stop-watch", every_s, active=looks)
+        self.run, self.token, self.notice = run, token, notice
+        self.asked, self.reason = False, ""
 
-    def __enter__(self) -> Self:
-        if self.looks:
-            self._thread.start()
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        at: TracebackType | None,
-    ) -> None:
-        self._end.set()
-        if self.looks:
-            self._thread.join(timeout=10)
-
-    def _look(self) -> None:
-        while not self.asked and not self._end.wait(self.every_s):
-            if reason := self.notice():
-                self.reason, self.asked = reason, True
-                return
-            try:
-                if self.run.exists(REQUEST):
-                    mine = self.run.read_json(REQUEST).get("start") == self.token
-                    self.reason, self.asked = "asked to stop" if mine else "", mine
-            except (OSError, ValueError) as error:  # looked at again soon
-                logger.debug("no look at %s/%s: %s", self.run, REQUEST, error)
+    def look(self) -> bool:
+        """Look at the notice and for the request; return whether there is neither."""
+        if reason := self.notice():
+            self.reason, self.asked = reason, True
+            return False
+        try:
+            if self.run.exists(REQUEST):
+                mine = self.run.read_json(REQUEST).get("start") == self.token
+                self.reason, self.asked = "asked to stop" if mine else "", mine
+        except (OSError, ValueError) as error:  # looked at again soon
+            logger.debug("no look at %s/%s: %s", self.run, REQUEST, error)
+        return not self.asked

@@ -1,4 +1,4 @@
-"""What workers leave when one of them hangs, and what it tells about which one.
+"""The report that workers write when one of them hangs, and the verdict on which one it was.
 
     RUN/hangs/20260131T120000-worker-0.txt    a line of JSON, then the stacks of all its threads
 

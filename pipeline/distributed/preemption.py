@@ -1,4 +1,4 @@
-"""Notice that a machine is to be taken away: by its lender, or a cluster that drains its node.
+"""Detect preemption: a cloud provider or a draining cluster takes this machine away.
 
 A node that gets SIGTERM announces it and waits 30 s, as when Kubernetes ends a pod. Ray Train's own
 watch for it is one process more for each start, looks every 5 s only, and ends the training at

@@ -1,4 +1,4 @@
-"""Where the workers of a training meet: on the network their nodes are on.
+"""Set up the process group over the network that the workers' nodes share.
 
 Gloo listens where the machine's own name leads to, which on many systems is 127.0.0.1 or 127.0.1.1:
 workers on several machines would then each wait for the others at home.

@@ -1,4 +1,4 @@
-"""Finding a worker that hangs: a thread looks at how long its step has been taking.
+"""Detect a worker that hangs: a thread measures how long the current step has been running.
 
 A step is watched and nothing else: taking a batch, computing, waiting for the other workers. What
 is done between steps (saving, drawing, going back) takes as long as it takes; and while worker 0
@@ -17,10 +17,9 @@ import time
 from collections import deque
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from types import TracebackType
-from typing import Self
 
 from pipeline.common.console import print_line
+from pipeline.common.periodic_thread import PeriodicThread
 from pipeline.distributed import collective, hang_report
 from pipeline.storage.folder import Folder
 
@@ -33,7 +32,7 @@ OTHERS_S = 3.0  # for the others to leave theirs: Ray ends all workers when it m
 HUNG = 75  # exit status; EX_TEMPFAIL of sysexits.h: try again
 
 
-class Watchdog:
+class Watchdog(PeriodicThread):
     """Ends this process if a step of it does not end.
 
     Args:
@@ -43,29 +42,12 @@ class Watchdog:
     """
 
     def __init__(self, run: Folder, least_s: float, end: Callable[[], None] | None = None) -> None:
+        super().__init__("watchdog", min(TICK_S, least_s / 4), active=bool(least_s))
         self.run, self.least_s = run, least_s
-        self.tick_s = min(TICK_S, least_s / 4)
         self._end_process = end or _end_process
         self._ticks = 0
         self._taken_s: deque[float] = deque(maxlen=REMEMBERED)  # by the last steps
         self._current: tuple[int, int, int] | None = None  # step, tick at its start, thread
-        self._over = threading.Event()
-        self._thread = threading.Thread(target=self._look, name="watchdog", daemon=True)
-
-    def __enter__(self) -> Self:
-        if self.least_s:
-            self._thread.start()
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        at: TracebackType | None,
-    ) -> None:
-        self._over.set()
-        if self.least_s:
-            self._thread.join(timeout=10)
 
     @contextmanager
     def step(self, step: int, *, patient: bool = False) -> Iterator[None]:
@@ -89,22 +71,24 @@ class Watchdog:
         """Begin anew: the next steps start another stream of batches."""
         self._taken_s.clear()
 
-    def _look(self) -> None:
-        while not self._over.wait(self.tick_s):
-            # Our own ticks and not a clock: a process that was stopped, and a machine that slept or
-            # has no time for us, did not hang meanwhile.
-            self._ticks += 1
-            current, taken_s = self._current, self._taken_s.copy()
-            if current is None or not taken_s:
-                continue
-            waited_s = (self._ticks - current[1]) * self.tick_s
-            usual_s = statistics.median(taken_s)
-            if waited_s > max(self.least_s, TIMES * usual_s):
-                self._tell(current, waited_s, usual_s)
-                self._over.wait(OTHERS_S)
-                if self._current == current:
-                    self._end_process()
-                    return
+    def look(self) -> bool:
+        """Compare how long this step has been taking with the usual ones."""
+        # Our own ticks and not a clock: a process that was stopped, and a machine that slept or
+        # has no time for us, did not hang meanwhile.
+        self._ticks += 1
+        current, taken_s = self._current, self._taken_s.copy()
+        if current is None or not taken_s:
+            return True
+        waited_s = (self._ticks - current[1]) * self.every_s
+        usual_s = statistics.median(taken_s)
+        if waited_s <= max(self.least_s, TIMES * usual_s):
+            return True
+        self._tell(current, waited_s, usual_s)
+        self.over.wait(OTHERS_S)
+        if self._current != current:
+            return True
+        self._end_process()
+        return False
 
     def _tell(self, current: tuple[int, int, int], waited_s: float, usual_s: float) -> None:
         """Say it, and leave the stacks."""

@@ -1,4 +1,4 @@
-"""How many workers a training has, and whether on GPUs: decided, or refused for want of them."""
+"""Decide the number of workers and whether they use GPUs, or refuse for lack of resources."""
 
 from dataclasses import dataclass
 

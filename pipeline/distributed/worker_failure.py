@@ -1,4 +1,4 @@
-"""Telling the loss of a worker, which a new start mends, from an error, which it does not."""
+"""Distinguish worker failures, which are retryable, from errors, which are not."""
 
 import ray.exceptions
 

@@ -1,4 +1,4 @@
-"""Which caption each image of an evaluation is drawn for, and from which noise.
+"""Choose the caption and the noise of each image of an evaluation.
 
 Both are functions of the seed and the number of the image alone: so neither a restart nor the
 number of processes changes an image.

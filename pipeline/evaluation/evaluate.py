@@ -1,4 +1,4 @@
-"""How good is a model? Captions → images → features → sums → numbers, on Ray Data.
+"""Evaluate a model: captions → images → features → sums → measures, on Ray Data.
 
 Nothing passes through image files: an actor draws some images, looks at them, and keeps their
 features. What is finished is kept, so a stopped evaluation goes on.

@@ -1,4 +1,4 @@
-"""Features of a numbered set of images, kept chunk by chunk in a folder.
+"""Features of a numbered set of images, stored chunk by chunk in a folder.
 
     set.json                       what the set is of: images, extractor, pair, sizes
     chunk-00000.safetensors …      features of images 0 … C − 1, and so on

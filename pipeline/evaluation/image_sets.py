@@ -1,4 +1,4 @@
-"""The images of an evaluation, by number: drawn, of a prepared dataset, or originals in a folder.
+"""The images of an evaluation by number: generated, prepared, or originals in a folder.
 
 Dimensions in this file:
     n images, H W height and width, R raw and S transformed sentence size, Z noise size.

@@ -1,4 +1,4 @@
-"""From features to numbers: sets are summed chunk by chunk in their order, then compared.
+"""From features to measures: sets are summed chunk by chunk in order, then compared.
 
 Dimensions in this file:
     N images, n of them that are held in memory, D features, P size of the pair's vectors.

@@ -1,11 +1,8 @@
-"""Which generator is evaluated: of a run, a checkpoint or a saved model, local or in a bucket."""
+"""Find the networks of an evaluation: generator, feature extractor, pair of encoders."""
 
 import json
-import tempfile
-from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, Literal
 
 import torch
@@ -13,6 +10,7 @@ import torch
 from pipeline.checkpoint.load_model import load_from
 from pipeline.checkpoint.store import FILES, MARKER, PREFIX, STATE, newest_checkpoint, read_tensors
 from pipeline.storage.folder import Folder, absolute
+from pipeline.storage.local_copy import local_copy
 from pipeline.tracking.run_record import RUN_RECORD
 from ratgan.metrics.extractors import load_extractor
 from ratgan.metrics.features import Extractor
@@ -197,7 +195,7 @@ class ExtractorRef:
 
     def loaded(self, device: str | torch.device = "cpu") -> Extractor:
         """Load it; raises as `load_extractor` does."""
-        with local_copy(self.location) as path:
+        with _copy_of(self.location) as path:
             return load_extractor(
                 self.name, path, rule=self.rule, sha256=self.sha256, device=device
             )
@@ -219,7 +217,7 @@ class PairRef:
 
     def loaded(self, device: str | torch.device = "cpu") -> Pair:
         """Load it; raises as `load_pair` does."""
-        with local_copy(self.location) as folder, local_copy(self.inception) as inception:
+        with _copy_of(self.location) as folder, _copy_of(self.inception) as inception:
             return load_pair(self.name, str(folder), inception_weights=inception, device=device)
 
 
@@ -250,23 +248,5 @@ def find_pair(name: str, location: str, inception: str | None) -> PairRef:
     return PairRef(name, folder.location, weights)
 
 
-@contextmanager
-def local_copy(location: str | None) -> Iterator[str | None]:
-    """Give a path on this machine for a file or folder that may be in a bucket; None for None."""
-    if location is None or "://" not in location:
-        yield location
-        return
-    place, _, name = location.rpartition("/")
-    with tempfile.TemporaryDirectory() as copy:
-        target = Path(copy) / name
-        folder = Folder(location)
-        names = [each for each in folder.names() if each.endswith(ENDINGS)]
-        if names:
-            target.mkdir()
-            for each in names:
-                (target / each).write_bytes(folder.read(each))
-        elif Folder(place).exists(name):
-            target.write_bytes(Folder(place).read(name))
-        else:
-            raise FileNotFoundError(f"{location} does not exist.")
-        yield str(target)
+def _copy_of(location: str | None) -> AbstractContextManager[str | None]:
+    return nullcontext() if location is None else local_copy(location, ENDINGS)

@@ -1,4 +1,4 @@
-"""Protocols: what a number was measured by. Two numbers compare only if all of it is the same.
+"""Protocols: how a number was measured. Two numbers compare only if their protocols are equal.
 
 Four different distances are called FID in the literature of this model. So each number here is
 written with its protocol, and a published protocol is written down with its quirks, as far as they

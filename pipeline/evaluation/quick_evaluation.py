@@ -1,4 +1,4 @@
-"""A quick look at quality while a run trains: fixed captions, fixed noise, few images.
+"""Measure quality while a run trains: fixed captions, fixed noise, few images.
 
 Worker 0 does it alone, between two steps, and the others wait for it so long; how long is logged.
 Nothing is drawn from a generator of random numbers that training uses, so a run trains the same

@@ -1,4 +1,4 @@
-"""What an evaluation writes for people and programs: report.json, report.md, pictures."""
+"""Write and compare evaluation reports: report.json, report.md, images."""
 
 from typing import Annotated, Any
 

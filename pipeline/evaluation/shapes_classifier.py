@@ -1,4 +1,4 @@
-"""Reads off images of shapes what they show, and so measures who follows a caption; exact."""
+"""Classify images of shapes, and so measure exactly how well they follow their captions."""
 
 from collections.abc import Sequence
 

@@ -1,4 +1,4 @@
-"""What is to be evaluated, found and checked before anything is drawn."""
+"""Find and check what is to be evaluated, before anything is generated."""
 
 from dataclasses import dataclass
 from typing import Any

@@ -1,4 +1,4 @@
-"""What a preparation would do, without doing it: listed, checked, and timed on a few originals."""
+"""Dry run of a preparation: list, check, and time a few originals."""
 
 import tempfile
 import threading

@@ -1,4 +1,4 @@
-"""The same picture twice: found over the whole dataset once all shards are there.
+"""Find duplicate images in the whole dataset, once all shards are written.
 
 A picture in training and in validation makes every score a lie; twice in one split, it counts
 double. The copy in validation stays, so that a published validation set stays whole.

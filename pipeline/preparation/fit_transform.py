@@ -1,4 +1,4 @@
-"""The sentence transform of a dataset, fitted to its training captions shard by shard."""
+"""Fit the sentence transform of a dataset to its training captions, shard by shard."""
 
 from collections.abc import Iterable
 from typing import Any

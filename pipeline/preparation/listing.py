@@ -1,4 +1,4 @@
-"""The list of originals, cut into shards: made in one process, read by many.
+"""The list of originals, cut into shards: written by one process, read by many.
 
 A record's bytes never pass through the driver, nor does the list itself: it lies in small
 parquet files beside the shards to come, one for each, until the dataset is complete.

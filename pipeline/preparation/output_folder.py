@@ -1,4 +1,4 @@
-"""The folder that preparation writes to: what may be in it, what of it counts, who is at work.
+"""The output folder of a preparation: what it may hold, what counts, and who writes to it.
 
 A manifest makes it a dataset. Without one, `progress/` tells what was prepared so far, and with
 which options; only the same options go on there.

@@ -1,4 +1,4 @@
-"""Originals to a prepared dataset, with Ray Data: decode, crop, resize, encode captions, write.
+"""Prepare originals with Ray Data: decode, crop, resize, encode captions, write shards.
 
 1. One task lists the originals and cuts the list into the parts that become shards.
 2. Ray Data makes the shards. One that is whole already, from the same originals, is kept.

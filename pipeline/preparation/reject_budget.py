@@ -1,4 +1,4 @@
-"""How many originals may be left out before preparation stops, and what it then says."""
+"""Stop a preparation when more originals are rejected than allowed."""
 
 import re
 from collections import Counter

@@ -1,4 +1,4 @@
-"""One shard of a prepared dataset, from the list of its originals to its parquet file.
+"""Make one shard of a prepared dataset, from the list of its originals to its parquet file.
 
 The unit of work: a file is a function of its records and the recipe alone, so a shard that is
 there and whole is never made again, and what is killed costs no more than its shard.

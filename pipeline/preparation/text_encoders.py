@@ -1,4 +1,4 @@
-"""Text encoders as preparation finds them: by name and place, in whichever process."""
+"""Find and load the text encoder of a preparation in any process."""
 
 import hashlib
 import tempfile

@@ -1,4 +1,4 @@
-"""Being let into a Ray cluster: what stands in the way is said at once, by its name.
+"""Check that a Ray cluster accepts this process; name what is in the way.
 
 Ray itself tries for 22 s to join a cluster that asks for a token, and then says that it failed to
 connect.

@@ -1,4 +1,4 @@
-"""Joining or starting Ray: the cluster that is named, else a private Ray of this process."""
+"""Connect to Ray: the cluster that is named, or a private Ray of this process."""
 
 import json
 import logging

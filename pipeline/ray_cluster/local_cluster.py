@@ -1,4 +1,4 @@
-"""A Ray cluster on this machine: a head and some workers, shut to everybody without its token.
+"""Run a Ray cluster on this machine: a head and some workers, closed without its token.
 
     python -m pipeline.ray_cluster.local_cluster 2        # a head and two workers
     python -m pipeline.ray_cluster.local_cluster --stop
@@ -32,8 +32,10 @@ from pipeline.ray_cluster.token_file import token_file
 FIRST_PORT = 8260  # so that the dashboard is where everybody looks for it, at 8265
 PORTS_PER_NODE = 10
 START_S = 600.0
-# A node gives itself up where its agent takes more than 15 s to start, as on a machine with much to
-# do, and Ray has no option for that.
+# A node gives itself up where its agent takes more than 15 s to start, or GCS does not answer in
+# 30 s, as on a busy machine, and Ray has no option for that: it is started again. One that ends
+# sooner has an error, and counts for more.
+SOON_S = 10.0
 STARTS_OF_A_NODE = 5
 STOP_S = 30.0  # for nodes to end what they started
 LEFT_S = 3.0  # for what they have not ended
@@ -225,12 +227,12 @@ def _until(plan: ClusterPlan, what: str, environment: dict[str, str]) -> Iterato
     Raises:
         OSError: If a node has ended too often, or it takes too long.
     """
-    give_up, ended = time.monotonic() + START_S, 0
+    give_up, ended = time.monotonic() + START_S, 0.0
     while time.monotonic() < give_up:
         yield
         for name, (pid, started) in _read(plan.folder).items():
             if _process(pid, started) is None:
-                ended += 1
+                ended += 1 if time.time() - started < SOON_S else 0.25
                 if ended < STARTS_OF_A_NODE:
                     _start_node(plan, int(name.partition("-")[2] or 0), environment)
                     continue

@@ -1,4 +1,4 @@
-"""Keeping a Ray cluster of one machine on 127.0.0.1, its nodes' own ports too.
+"""Keep a Ray cluster of one machine on 127.0.0.1, the ports of its nodes too.
 
 Ray gives a node the machine's address in its network, and then its store, managers and workers
 listen on all networks; only a node whose address is 127.0.0.1 listens there alone. On Linux Ray

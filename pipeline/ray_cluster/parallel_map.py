@@ -1,4 +1,4 @@
-"""A piece of work on each of many items, by Ray Data, the results in order."""
+"""Map a function over many items with Ray Data; results come in order."""
 
 import warnings
 from collections.abc import Callable, Iterator

@@ -1,4 +1,4 @@
-"""Whether a Ray cluster is shut: a stranger's knock at every port that its processes listen on.
+"""Audit a Ray cluster: probe every port its processes listen on, without a token.
 
 python -m pipeline.ray_cluster.port_audit    # on each machine of a cluster
 """

@@ -1,4 +1,4 @@
-"""Knocking at a port: does who listens there let a stranger in, or the owner of a token?
+"""Probe whether a Ray port requires a token.
 
 Ray answers in two ways: by HTTP (dashboard, agents) and by gRPC (the head's store, the nodes'
 managers, every worker process). Both are asked for something harmless.

@@ -13,6 +13,7 @@ import os
 import shutil
 import socket
 import tempfile
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -34,8 +35,9 @@ OWNER = "owner.lock"  # locked while the process that started this Ray lives
 LONGEST_FOLDER = 103 - 64
 LONGEST_TMPDIR = 103 - 32  # Python appends `/pymp-12345678/listener-12345678` for its own sockets
 # To start: Ray gives itself up where its agent takes more than 15 s to start, as on a machine with
-# much to do, and somebody may take the port that was free.
+# much to do, and somebody may take the port that was free. What fails sooner counts for more.
 TRIES = 5
+SOON_S = 10.0
 
 
 def start(*, cpus: int) -> None:
@@ -48,7 +50,9 @@ def start(*, cpus: int) -> None:
         OSError: If no folder is short enough for its sockets, or Ray does not start.
     """
     folder = _make_folder()
-    for left in reversed(range(TRIES)):
+    failed = 0.0
+    while True:
+        began = time.monotonic()
         try:
             with _environment(folder, _free_port()), _free_agent_port():
                 ray.init(
@@ -64,7 +68,8 @@ def start(*, cpus: int) -> None:
             return
         except Exception as error:
             ray.shutdown()
-            if not left:
+            failed += 1 if time.monotonic() - began < SOON_S else 0.25
+            if failed >= TRIES:
                 raise
             logger.warning("Ray did not start, and is started again: %s", error)
 

@@ -1,4 +1,4 @@
-"""Submitting a job: what would fail late or in riddles is said first; the rest is Ray's.
+"""Submit a job to a Ray cluster, after checks of token, address and upload size.
 
     cluster/submit.sh -- python jobs/train_coco.py --output s3://my-bucket/runs …
 

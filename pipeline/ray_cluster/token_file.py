@@ -1,4 +1,4 @@
-"""The file that holds a Ray cluster's token: for its owner alone, refused where others can read it.
+"""The file of a Ray cluster's token: created for its owner alone, refused if others can read it.
 
 Whoever has the token of a cluster runs programs on it.
 """

@@ -1,4 +1,4 @@
-"""Room on the disk: asked for before a write, and said plainly when it runs out."""
+"""Check free disk space before a write, and explain a full disk."""
 
 import errno
 import os

@@ -1,4 +1,4 @@
-"""Folders, local or in a bucket: the one place that knows where bytes are.
+"""Folders, local or in a bucket: reading, atomic writing, listing.
 
 A folder is named by a path or by any address fsspec opens (`s3://bucket/run`). Writing a file is
 atomic everywhere: a name either holds all of it or does not exist. What goes wrong is an OSError

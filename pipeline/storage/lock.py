@@ -1,4 +1,4 @@
-"""One owner at a time for a folder, local or in a bucket.
+"""A lock on a folder, local or in a bucket: one owner at a time.
 
     with Lock(folder, "prepare") as lock:
         …

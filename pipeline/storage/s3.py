@@ -1,4 +1,4 @@
-"""S3 that is patient with faults that pass, and clear about those that do not.
+"""The S3 backend: retries transient faults, and explains the others.
 
 One layer retries: each request is tried up to `ATTEMPTS` times, with growing random
 pauses between. botocore's own retries and those of s3fs are off, or a fault that

@@ -1,4 +1,4 @@
-"""Names from foreign data must stay inside their folder.
+"""Check names from foreign data: they must stay inside their folder.
 
 A dataset names its images; whoever wrote it may name `../../etc/passwd`. What is
 refused here never reaches a file system. The codes of rejected records start with

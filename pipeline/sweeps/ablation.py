@@ -1,4 +1,4 @@
-"""An ablation: every combination of some options, with several seeds, in one table with spreads."""
+"""Ablations: every combination of some options with several seeds, in a table with spreads."""
 
 from collections.abc import Sequence
 from typing import Any

@@ -1,4 +1,4 @@
-"""How many trials run at a time, and what each of them takes of the cluster."""
+"""Decide how many trials run at a time, and the resources of each."""
 
 import os
 from dataclasses import dataclass

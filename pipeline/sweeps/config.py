@@ -1,4 +1,4 @@
-"""Every option of a sweep; of an ablation too."""
+"""Every option of a sweep or an ablation."""
 
 import difflib
 from collections.abc import Mapping

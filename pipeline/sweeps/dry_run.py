@@ -1,4 +1,4 @@
-"""What a sweep or an ablation would do, said without doing it."""
+"""Dry run of a sweep or an ablation."""
 
 from pipeline.common.console import DryRunReport
 from pipeline.sweeps.config import AblateConfig, StudyConfig, SweepConfig

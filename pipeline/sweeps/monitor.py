@@ -1,4 +1,4 @@
-"""What the driver sees of trials while Tune runs them: kept in their records, and said in lines."""
+"""Follow trials while Ray Tune runs them: update their records and print their progress."""
 
 from typing import Any
 

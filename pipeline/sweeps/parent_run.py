@@ -1,4 +1,4 @@
-"""The study's own run in MLflow, above those of its trials.
+"""The parent run of a study in MLflow, above the runs of its trials.
 
 Its curves are those of the best trial so far, over the number of trials that are done: a list of
 runs that shows parents only is not empty, and says what the search has come to.

@@ -1,4 +1,4 @@
-"""What came of a study: a table, pictures, a summary, and the command that trains the winner."""
+"""Report on a study: table, plots, summary, and the preset of the winner."""
 
 import hashlib
 import io

@@ -1,4 +1,4 @@
-"""Which trials go on: Ray Tune's ASHA and population based training, made to last over a kill.
+"""Schedulers of trials: Ray Tune's ASHA and population based training, resumable after a kill.
 
 ASHA forgets nothing: the curves of trials that are done are told to it anew. Population based
 training decides from what runs now, and who took over whose weights is in the trials' records.

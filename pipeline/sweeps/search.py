@@ -1,4 +1,4 @@
-"""Which values the next trial gets: at random, all combinations, or what Optuna makes of the last.
+"""Search algorithms: random, grid, or Optuna.
 
 A choice depends on the seed, the number of the trial, and for Optuna on the trials that are
 done: nothing is lost with the process that made it.

@@ -1,4 +1,4 @@
-"""What a sweep varies: options and where their values come from, read from a small grammar.
+"""The search space of a sweep: options and their domains, parsed from a small grammar.
 
     optim.generator_lr=loguniform(5e-5, 5e-4)
     optim.penalty_weight=quniform(1, 4, 0.5)

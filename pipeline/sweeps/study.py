@@ -1,4 +1,4 @@
-"""A study: trials on Ray Tune, each in its record before it starts and after it ends.
+"""Run a study: trials on Ray Tune, each recorded before it starts and after it ends.
 
 Tune places trials on the cluster, ends and restarts them; what it knows is lost with the driver,
 and nothing is read back from it. The same command finds the trials' records and their runs, and

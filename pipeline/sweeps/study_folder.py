@@ -1,4 +1,4 @@
-"""What a sweep keeps of itself in its folder, so that the same command can finish it.
+"""The folder of a study: records from which the same command resumes it.
 
     sweep.json          what the sweep is: its options, and our id of its MLflow run
     trials/000.json     one for each trial, from before it starts; written by the driver alone

@@ -1,4 +1,4 @@
-"""A sweep: search for better options of a training, on Ray Tune."""
+"""Sweeps: search for better options of a training on Ray Tune."""
 
 from typing import Any
 

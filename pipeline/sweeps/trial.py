@@ -1,4 +1,4 @@
-"""One trial of a sweep, as Ray Tune runs it: the same `train` as ever, watched from beside.
+"""One trial of a sweep: it calls `train`, and reports the run's metrics to Ray Tune.
 
 The run trains in a thread. What it measures is read from its spool and reported to Tune, which
 never keeps it waiting; a trial that Tune ends is asked to stop as a signal asks a run: it saves

@@ -1,4 +1,4 @@
-"""Which of the models registered under one name is the best, and why: by measure, or not at all.
+"""Choose the best of the models registered under one name, by a measure or not at all.
 
 Numbers under unlike protocols are no comparison, so one protocol decides: the one that most
 versions were measured under. Where no version was, the newest is taken, and the reason says so.

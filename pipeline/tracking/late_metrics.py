@@ -1,4 +1,4 @@
-"""Numbers that are found after a run has ended, added to its record."""
+"""Add metrics to the record of a run that has ended."""
 
 from collections.abc import Mapping
 from types import MappingProxyType

@@ -1,4 +1,4 @@
-"""A trained model in MLflow: logged with its run, registered, and marked if it is the best.
+"""Log and register a trained model in MLflow, and set the alias of the best version.
 
 Each step can be done again and then changes nothing, so one that was cut short is just repeated.
 """

@@ -1,4 +1,4 @@
-"""The model as MLflow loads and serves it: a column of captions in, an array of images out."""
+"""The model that MLflow loads and serves: a column of captions in, an array of images out."""
 
 from typing import Any
 

@@ -1,4 +1,4 @@
-"""A run in MLflow: found or created, and given one record after the other.
+"""Create or find a run in MLflow, and write records to it.
 
 Whatever can go wrong is one of three things: MLflow cannot take it now (`UnavailableError`), will
 never take it (`RefusedError`), or the run was deleted there (`GoneError`).

@@ -1,4 +1,4 @@
-"""MLflow's store in a file: made under another name first, so that it is whole or not there.
+"""Create MLflow's SQLite file under a temporary name first, so that it is whole or absent.
 
 MLflow makes its tables one after the other, for seconds. A store that was cut short there can never
 be opened again.

@@ -1,4 +1,4 @@
-"""The note on a run in MLflow: what it is, how it goes on after a stop, where its result is."""
+"""The description of a run in MLflow: what it is, how to resume it, where its result is."""
 
 import re
 import shlex

@@ -1,4 +1,4 @@
-"""run.json: what a run keeps of itself: status, MLflow run, which step's result is there."""
+"""run.json: status of a run, its MLflow id, and the step whose result was exported."""
 
 import threading
 from typing import Any

@@ -1,4 +1,4 @@
-"""Takes what a run keeps in its spool to MLflow, beside the training and after it.
+"""Send the spool of a run to MLflow, during the training and after it.
 
     spool/sent.json    which run of which tracker has what
     spool/refused/     records that MLflow will never take, each with its reason

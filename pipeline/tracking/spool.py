@@ -1,4 +1,4 @@
-"""What a run tells its tracker, in the run's folder before anything is sent.
+"""The spool: records of a run, stored in its folder before they are sent to the tracker.
 
     spool/records/000001-5f3a9c21/00000000.jsonl    a record is a line of JSON
 

@@ -1,4 +1,4 @@
-"""What a run tells its tracker: options, points of curves, pictures, the model at the end.
+"""Log a run: options, metrics, images, datasets and the final model.
 
 All of it is kept in the run's folder (`spool.py`) and sent from there (`sender.py`): nothing
 here waits for a network.

@@ -1,4 +1,4 @@
-"""How exactly a run computes: bfloat16 or float32 in its layers, TF32 or not in float32 products.
+"""Configure the device of a run: precision, kernels, compiled blocks, and errors out of memory.
 
 bfloat16 is an option and not taken from the device, so that the record of a run says what its
 numbers are. It has the range of float32, so no loss is scaled; `ratgan.ops.precision` says what

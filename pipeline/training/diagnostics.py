@@ -1,4 +1,4 @@
-"""Is a run well? Steps left out and the way back from them, slow workers, two ways GANs die."""
+"""Detect mode collapse, a discriminator that has won, and stragglers."""
 
 import statistics
 from collections.abc import Callable, Sequence

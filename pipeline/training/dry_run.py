@@ -1,4 +1,4 @@
-"""What a training would do, without doing it: checked, computed, and timed by a step or two."""
+"""Dry run of a training: check, compute memory, and time a step or two."""
 
 from collections.abc import Callable
 from dataclasses import dataclass

@@ -1,4 +1,4 @@
-"""What each process of a GAN training does: restore, stream batches, step, report, save."""
+"""A worker of a GAN training: restore, stream batches, step, report, save."""
 
 import copy
 from dataclasses import dataclass
@@ -219,7 +219,7 @@ class GanTraining:
         quality = self.evaluation.measure(self.gan.average) if self.evaluation and measure else {}
         if self.reporter:
             self.reporter.line(self.step, self.last, measured | quality)
-            self.reporter.pace.interval(self.step, self.interval.own_s)
+            self.reporter.stragglers.interval(self.step, self.interval.own_s)
         self.interval = Interval(self.step)
         return quality
 

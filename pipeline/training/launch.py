@@ -1,4 +1,4 @@
-"""What every training job does before and around its workers: check, find, start, record."""
+"""Launch a training job: check, connect, start the workers, record the outcome."""
 
 import contextlib
 import os

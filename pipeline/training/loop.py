@@ -1,4 +1,4 @@
-"""What every training loop has: its job, where it starts, its stream of batches, its intervals."""
+"""Parts of every training loop: setup, resume, data reader, checkpoint state."""
 
 import platform
 from collections.abc import Callable, Iterator

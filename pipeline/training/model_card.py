@@ -1,4 +1,4 @@
-"""The card that lies beside a model: what it is, what made it, and how to use it."""
+"""The model card: what a model is, how it was trained, and how to use it."""
 
 from typing import Any
 

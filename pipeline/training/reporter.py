@@ -1,4 +1,4 @@
-"""What worker 0 tells of a training: a line on the screen, points of curves, pictures."""
+"""Rank-0 console, metric and sample logging."""
 
 import math
 
@@ -21,7 +21,7 @@ from ratgan.visualize import attention_overlay, grid, png
 
 
 class Reporter:
-    """What worker 0 tells: a line on the screen, points of curves, pictures.
+    """Logs for rank 0: a line on the console, metrics, sample grids.
 
     Args:
         config: Resolved options.
@@ -41,10 +41,10 @@ class Reporter:
         split = "validation" if dataset.manifest.rows("validation") else "train"
         examples: list[Example] = dataset.examples(split, config.samples)
         self.captions = [example.caption for example in examples]
-        self.watch = CollapseDetector(
+        self.collapse = CollapseDetector(
             self._warn, torch.stack([example.image for example in examples])
         )
-        self.pace = StragglerDetector(self._warn)
+        self.stragglers = StragglerDetector(self._warn)
         self.sentences = torch.stack([example.sentence for example in examples])
         self.noise = sample_noise(config.seed, len(examples), config.model.noise_dim)
         # Small pictures are shown larger, so that they can be seen and their captions read.
@@ -62,7 +62,7 @@ class Reporter:
             f"data wait {measured['speed/data_wait_share']:.0%}  mem {memory:.1f} GiB  "
             f"ETA {duration((last - step) * per_step / speed)}" + said(measured)
         )
-        measured |= self.watch.interval(step, measured)
+        measured |= self.collapse.interval(step, measured)
         finite = {name: value for name, value in measured.items() if math.isfinite(value)}
         self.tracker.metrics(step, finite)
 
@@ -83,7 +83,7 @@ class Reporter:
         images = sample(gan.average, self.sentences, self.noise)
         picture = grid(images, self.captions, scale=self.scale)
         self._picture("samples", step, picture)
-        seen = self.watch.samples(step, images)
+        seen = self.collapse.samples(step, images)
         if seen:
             self.tracker.metrics(step, seen)
         if not self.attention:

@@ -1,4 +1,4 @@
-"""Skipped steps, and going back to the last checkpoint after too many of them in a row."""
+"""Count skipped steps, and roll a run back after too many of them in a row."""
 
 from dataclasses import asdict, dataclass, fields
 from typing import Any

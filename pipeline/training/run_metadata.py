@@ -1,4 +1,4 @@
-"""What a training run says of itself to its tracker at its start."""
+"""Log the metadata of a training run at its start."""
 
 from pipeline.common.environment import git_state, versions
 from pipeline.common.redaction import redacted

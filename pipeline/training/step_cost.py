@@ -1,4 +1,4 @@
-"""What a training step takes on this machine: memory computed, time measured, on made-up data."""
+"""Measure what a training step costs on this machine: memory and time, on synthetic data."""
 
 import time
 import warnings

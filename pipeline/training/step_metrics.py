@@ -1,4 +1,4 @@
-"""What training takes of its machines, for MLflow's tab of system metrics.
+"""Metrics of training steps: means over an interval, speed, and use of the machine.
 
 Values go by the names that MLflow shows in that tab, ``system/…``. Each worker measures itself over
 an interval; worker 0 tells of all of them.

@@ -1,4 +1,4 @@
-"""A training run, from the driver's side: check, start or resume, train, hand over the model."""
+"""The driver of a GAN training: check, start or resume, train, export the model."""
 
 from typing import Any
 

@@ -1,4 +1,4 @@
-"""Captions as training sees them: one line of visible text, or a reason why not."""
+"""Clean captions: one line of visible text, or the reason why it is rejected."""
 
 import unicodedata
 from collections.abc import Iterator

@@ -1,4 +1,4 @@
-"""The child process in which originals are decoded; `isolated_decoder.py` starts and asks it.
+"""The child process that decodes originals; `isolated_decoder.py` starts it and asks it.
 
 It handles foreign data, so it takes and gives nothing but bytes and JSON. Only Pillow is imported:
 it must start in a moment, for any image may be the last of one.

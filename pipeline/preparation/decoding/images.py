@@ -1,4 +1,4 @@
-"""Originals to pixels, behind guards: the only place where foreign images are decoded.
+"""Decode foreign images to pixels, with limits; the only place that does.
 
 Pillow only: other decoders in reach end the process on some damaged files.
 """

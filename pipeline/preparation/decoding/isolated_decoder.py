@@ -1,4 +1,4 @@
-"""Decoding in a disposable child: an image that kills its decoder costs one row, never the job."""
+"""Decode in a disposable child process: an image that kills it costs one row, never the job."""
 
 import atexit
 import json

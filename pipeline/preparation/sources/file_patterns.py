@@ -1,4 +1,4 @@
-"""Files named by one of them, by the folder they are in, or by a pattern."""
+"""Find the files that a name, a folder or a pattern stands for."""
 
 import re
 from collections.abc import Iterator

@@ -1,4 +1,4 @@
-"""Images and captions joined on disk: what is listed in any order comes out in one, in pairs.
+"""Join images and captions on disk: listed in any order, read in pairs and in one order.
 
 Millions of captions do not fit into memory, and files list them in an order of their own. A
 temporary SQLite file sorts and joins them, and finds names that occur twice.

@@ -1,4 +1,4 @@
-"""Reading a file that a listing of originals names: never one outside of their folder."""
+"""Read a file that a listing of originals names; never one outside of their folder."""
 
 import errno
 import os

@@ -1,4 +1,4 @@
-"""What a source of captioned images offers: the interface of every file in this folder."""
+"""The interface of a source of captioned images."""
 
 import hashlib
 from abc import ABC, abstractmethod

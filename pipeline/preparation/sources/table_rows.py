@@ -1,4 +1,4 @@
-"""Rows of a table in a file, one after another: CSV, TSV, JSON lines or parquet.
+"""Read the rows of a table file one after another: CSV, TSV, JSON lines or parquet.
 
 What is wrong with one row comes as that row; what is wrong with the file is an error. Bytes that
 are not UTF-8 come as lone surrogates, which captions are checked for later.

@@ -1,4 +1,4 @@
-"""DAMSM pretraining, from the driver's side: check, start or resume, train, hand over."""
+"""The driver of DAMSM pretraining: check, start or resume, train, export the encoder."""
 
 from typing import Any
 

@@ -1,4 +1,4 @@
-"""What each process of DAMSM pretraining does: restore, stream, step, measure, checkpoint.
+"""A worker of DAMSM pretraining: restore, stream batches, step, measure, save.
 
 Dimensions in this file:
     B images of a batch over all workers, b this worker's share, L words of the longest

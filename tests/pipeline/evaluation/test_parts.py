@@ -11,11 +11,12 @@ import torch
 from pipeline.evaluation.config import EvaluateConfig
 from pipeline.evaluation.features import FeatureSet
 from pipeline.evaluation.image_sets import FolderImages, PreparedImages, as_pixels
-from pipeline.evaluation.networks import find_model, find_pair, local_copy
+from pipeline.evaluation.networks import ENDINGS, find_model, find_pair
 from pipeline.evaluation.protocols import PROTOCOLS
 from pipeline.evaluation.reference_images import column_digest, find_reference
 from pipeline.evaluation.task import check
 from pipeline.storage.folder import Folder
+from pipeline.storage.local_copy import local_copy
 from ratgan.metrics.frechet import frechet_distance
 from ratgan.metrics.statistics import FeatureStatistics
 from ratgan.weights.saved_model import pack_model
@@ -225,7 +226,7 @@ def test_a_pair_is_found_in_its_run_and_in_a_bucket(tmp_path, bucket, monkeypatc
 
     place = find_pair("damsm", "s3://lake/pair", None)
 
-    with local_copy(place.location) as folder:
+    with local_copy(place.location, ENDINGS) as folder:
         assert sorted(path.name for path in Path(folder).iterdir()) == [
             "image_branch.safetensors",
             "text_encoder.safetensors",

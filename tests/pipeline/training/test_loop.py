@@ -56,9 +56,9 @@ def test_what_is_otherwise_than_before_is_said_and_recorded(tmp_path, capsys, be
     config = CONFIG.model_copy(update={"allow_changes": ("seed",)})
     start = job(tmp_path, versions=versions() | {"commit": "bbb"})
 
-    step = resume(start, config, root, CPU, restored.append)
+    state = resume(start, config, root, CPU, restored.append)
 
-    assert (step, collective.world()) == (4, 1)
+    assert (state["step"], collective.world()) == (4, 1)
     assert restored[0].location == f"{root}/step-00000004"
     first, *lines = own(capsys.readouterr().out).splitlines()
     assert first.startswith("resuming from step 4")
@@ -70,12 +70,14 @@ def test_what_is_otherwise_than_before_is_said_and_recorded(tmp_path, capsys, be
 def test_a_checkpoint_from_before_workers_were_recorded_is_resumed(tmp_path, capsys):
     committed(Folder(str(tmp_path)))
 
-    assert resume(job(tmp_path), CONFIG, Folder(str(tmp_path)), CPU, lambda folder: None) == 4
+    state = resume(job(tmp_path), CONFIG, Folder(str(tmp_path)), CPU, lambda folder: None)
+
+    assert state["step"] == 4
     assert "to rounding" not in capsys.readouterr().out
 
 
 def test_without_a_checkpoint_training_starts_at_zero(tmp_path):
-    assert resume(job(tmp_path), CONFIG, Folder(str(tmp_path)), CPU, pytest.fail) == 0
+    assert resume(job(tmp_path), CONFIG, Folder(str(tmp_path)), CPU, pytest.fail) == {}
 
 
 def test_a_worker_trains_on_the_dataset_of_the_job_or_not_at_all(shapes, tmp_path):
