@@ -99,11 +99,7 @@ def redact_logs() -> None:
 
 
 class RedactedStream:
-    """Standard output or error that tells no secret; all else is the stream's own.
-
-    Args:
-        stream: To write to.
-    """
+    """Standard output or error that tells no secret; all else is the stream's own."""
 
     def __init__(self, stream: TextIO) -> None:
         self._stream = stream

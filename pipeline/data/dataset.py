@@ -83,9 +83,6 @@ class PreparedDataset:
     def verify_content(self, progress: Callable[[int], None]) -> None:
         """Read every shard and check that it is the manifest's, by its sha256.
 
-        Args:
-            progress: Told of each shard.
-
         Raises:
             ValueError: If one is not.
         """

@@ -58,12 +58,6 @@ def load(
 ) -> tuple[Rows, NDArray[np.int64]]:
     """Read and decode row groups.
 
-    Args:
-        dataset: That they are of.
-        units: All of a split.
-        columns: To read.
-        threads: That decode.
-
     Returns:
         All rows, and where those of each unit start among them.
     """

@@ -211,11 +211,6 @@ def prefetch(
 ) -> Iterator[Batch]:
     """Let a thread prepare batches ahead of the one that trains.
 
-    Args:
-        batches: Consumed by the thread.
-        device: That they are for.
-        depth: Batches that may wait.
-
     Raises:
         Exception: Whatever preparing a batch raised, when its turn comes.
     """

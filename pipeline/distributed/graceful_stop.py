@@ -32,17 +32,16 @@ class StoppedError(SystemExit):
 
     Args:
         number: Of the signal that asked; the exit status says it, as shells have it.
+        step: Of the checkpoint that was saved.
     """
 
-    def __init__(self, number: int = signal.SIGTERM) -> None:
+    def __init__(self, number: int = signal.SIGTERM, step: int = 0) -> None:
         super().__init__(128 + number)
+        self.step = step
 
 
 class StopRequests:
     """Takes signals in the process that started a job and hands them to its workers.
-
-    Args:
-        run: Folder of the run.
 
     Attributes:
         token: Of this start; a request that an earlier start left means nothing to this one.

@@ -71,13 +71,7 @@ def stacks() -> str:
 
 
 def leave(run: Folder, hang: Hang, text: str) -> None:
-    """Write down what this worker knows.
-
-    Args:
-        run: Folder of the run.
-        hang: What it knows.
-        text: Its stacks.
-    """
+    """Write down what this worker knows."""
     name = f"{datetime.now(UTC):%Y%m%dT%H%M%S}-worker-{hang.worker}.txt"
     (run / HANGS).write(name, f"{json.dumps(asdict(hang))}\n\n{text}".encode())
 

@@ -123,13 +123,7 @@ class DrawnImages:
 
 
 class OpenDrawnImages:
-    """A generator at work.
-
-    Args:
-        drawn: What it draws.
-        model: Loaded.
-        device: To draw on.
-    """
+    """A generator at work."""
 
     def __init__(self, drawn: DrawnImages, model: TextToImage, device: torch.device) -> None:
         self.drawn, self.model, self.device = drawn, model, device
@@ -209,12 +203,7 @@ class PreparedImages:
 
 
 class OpenPreparedImages:
-    """Real images of an open dataset.
-
-    Args:
-        prepared: Which ones.
-        device: To put them on.
-    """
+    """Real images of an open dataset."""
 
     def __init__(self, prepared: PreparedImages, device: torch.device) -> None:
         self.prepared, self.device = prepared, device
@@ -260,12 +249,7 @@ class FolderImages:
 
 
 class OpenFolderImages:
-    """Originals, decoded one by one.
-
-    Args:
-        images: Which ones.
-        device: To put them on.
-    """
+    """Originals, decoded one by one."""
 
     def __init__(self, images: FolderImages, device: torch.device) -> None:
         self.images, self.device = images, device

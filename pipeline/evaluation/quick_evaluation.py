@@ -68,9 +68,6 @@ class QuickEvaluation:
     def measure(self, generator: Generator) -> dict[str, float]:
         """Draw and measure.
 
-        Args:
-            generator: The moving average.
-
         Returns:
             Distance, agreement where captions have a known meaning, and the seconds it took, under
             the names they are logged by.

@@ -37,12 +37,7 @@ def fit_transform(
 
 
 class SumSentences:
-    """Adds up the sentence vectors of a shard.
-
-    Args:
-        folder: The dataset's.
-        dim: Size of the vectors.
-    """
+    """Adds up the sentence vectors of a shard."""
 
     def __init__(self, folder: Folder, dim: int) -> None:
         self.folder, self.dim = folder, dim

@@ -146,6 +146,28 @@ def _prepare(
     shards = _make_shards(config, listing, recipe, check_owner)
     if config.duplicates == "reject":
         shards = _drop_repeats(config, listing, recipe, shards)
+    encoder = Encoder(
+        name=place.name,
+        sha256=encoder_sha256,
+        dim=encoder_dim,
+        file=TEXT_ENCODER if encoder_file is not None else None,
+        location=place.location if encoder_file is None else None,
+    )
+    return _manifest_of(config, folder, encoder, listing, shards)
+
+
+def _manifest_of(
+    config: PrepareConfig,
+    folder: Folder,
+    encoder: Encoder,
+    listing: Listing,
+    shards: dict[str, Shard],
+) -> Manifest:
+    """Fit the sentence transform, and describe the finished shards.
+
+    Raises:
+        ValueError: If no training image is left.
+    """
     splits = {
         split: tuple(shards[part.shard] for part in listing.parts if part.split == split)
         for split in SPLITS
@@ -158,7 +180,7 @@ def _prepare(
             f"{top(reasons) or 'none'}."
         )
     transform = fit_transform(
-        folder, splits["train"], config.chosen_transform, encoder_dim, config.sentence_dim
+        folder, splits["train"], config.chosen_transform, encoder.dim, config.sentence_dim
     )
     manifest = Manifest(
         schema_version=SCHEMA_VERSION,
@@ -167,13 +189,7 @@ def _prepare(
         options=config.recorded_options(),
         cache_size=config.cache_size,
         mirrors=config.source.mirrors,
-        encoder=Encoder(
-            name=place.name,
-            sha256=encoder_sha256,
-            dim=encoder_dim,
-            file=TEXT_ENCODER if encoder_file is not None else None,
-            location=place.location if encoder_file is None else None,
-        ),
+        encoder=encoder,
         transform=write_transform(folder, transform),
         overlapping_splits=config.source.overlapping,
         splits=splits,

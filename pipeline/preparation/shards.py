@@ -69,11 +69,7 @@ class Recipe:
 
 
 class MakeShard:
-    """Makes shards, in whichever process; a shard that is whole already is left as it is.
-
-    Args:
-        recipe: How.
-    """
+    """Makes shards, in whichever process; a shard that is whole already is left as it is."""
 
     def __init__(self, recipe: Recipe) -> None:
         self.recipe = recipe

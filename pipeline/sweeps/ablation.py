@@ -46,10 +46,6 @@ def ablate(config: AblateConfig) -> Folder:
 def settings(config: AblateConfig, trials: Sequence[TrialRecord]) -> list[dict[str, Any]]:
     """Group runs by their options, and add up what they came to.
 
-    Args:
-        config: Of the ablation.
-        trials: Its runs.
-
     Returns:
         For each combination its values, and for each curve the last value of every run by seed.
     """

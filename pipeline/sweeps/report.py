@@ -28,14 +28,7 @@ BEST = "#d62728"
 
 
 def trial_table(trials: Sequence[TrialRecord], space: Space, metric: str, mode: Mode) -> str:
-    """Lay out trials in Markdown, in the order given.
-
-    Args:
-        trials: All of them.
-        space: What varied.
-        metric: Name.
-        mode: Direction.
-    """
+    """Lay out trials in Markdown, in the order given."""
     head = ["trial", *space, metric, "best step", "status", "seconds", "why"]
     rows = [head, ["---"] * len(head)]
     for trial in trials:

@@ -31,12 +31,7 @@ class Proposals(Protocol):
 
 
 class AtRandom:
-    """Draws each value from its domain.
-
-    Args:
-        space: What varies.
-        seed: Of the drawing.
-    """
+    """Draws each value from its domain."""
 
     wait = False
 

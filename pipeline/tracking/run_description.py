@@ -27,14 +27,7 @@ class Purpose:
 
 
 def note(purpose: Purpose, *, on: str, state: str, run: str) -> str:
-    """Write the note, in Markdown.
-
-    Args:
-        purpose: Of the run.
-        on: What it trains on.
-        state: How far it is.
-        run: Its folder.
-    """
+    """Write the note, in Markdown."""
     again = command()
     lines = [
         f"* State: {state}",

@@ -52,11 +52,7 @@ class Entry(NamedTuple):
 
 
 class Spool:
-    """One writer of records; they go to the end and are never changed.
-
-    Args:
-        folder: Of all writers.
-    """
+    """One writer of records; they go to the end and are never changed."""
 
     def __init__(self, folder: Folder) -> None:
         number = max((int(name.partition("-")[0]) for name in _writers(folder)), default=0) + 1
@@ -154,10 +150,6 @@ def read(folder: Folder, position: Position) -> Iterator[Entry]:
     """Read the records of all writers, in the order in which the writers started.
 
     A line without an end is being written, or was when its writer was killed: it is left.
-
-    Args:
-        folder: Of all writers.
-        position: Where to start.
     """
     for writer in _writers(folder):
         segment, offset = position.get(writer, [0, 0])

@@ -67,9 +67,6 @@ class Tracker:
 
     A step that is told twice, since a start was cut short after its last checkpoint, stays
     one point: the sender passes over what a curve already has.
-
-    Args:
-        run: Folder of the run.
     """
 
     def __init__(self, run: Folder) -> None:

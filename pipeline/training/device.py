@@ -102,11 +102,9 @@ def explained(
 
 
 def smaller_parts(share: int, accumulate: int) -> int | None:
-    """Find the least number of equal parts that are at most half as large; None if there is none.
+    """Find the least number of equal parts of a share that are at most half as large as now.
 
-    Args:
-        share: Images of a worker.
-        accumulate: Parts now.
+    None if there is none.
     """
     largest = -(-share // accumulate)
     return next(

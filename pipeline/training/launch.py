@@ -5,6 +5,7 @@ import os
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, TypeVar
 
 import torch
@@ -108,9 +109,6 @@ def check(config: options.RunConfig, *, image_size: int, option: str, batch: int
 def reached(start: Launch) -> dict[str, Any]:
     """Return the state of the checkpoint that a start goes on from; its step is 0 if there is none.
 
-    Args:
-        start: Checked.
-
     Raises:
         ValueError: If options or dataset are not those the run was started with.
     """
@@ -201,25 +199,60 @@ def _run_job(
     stop: StopRequests,
     part_of: PartOf | None,
 ) -> None:
-    config, run = start.config, start.run
+    run, began = start.run, time.monotonic()
     run.remove_abandoned()
-    known = read_record(run).get("mlflow_run_id", "new")
-    uri = _tracking_uri(config)
-    tracker = introduce(config, run, start.dataset, uri, part_of)
-    began = time.monotonic()
-
-    def tell_state(state: str) -> None:
-        tracker.note(note(purpose, on=in_words(start.dataset), state=state, run=str(run)))
-
-    tell_state(f"training for {start.total:,} steps of {start.batch} images, {crew}")
+    known, uri = read_record(run).get("mlflow_run_id", "new"), _tracking_uri(start.config)
+    tracker = introduce(start.config, run, start.dataset, uri, part_of)
+    describe = partial(_describe, tracker, purpose, start)
+    describe(f"training for {start.total:,} steps of {start.batch} images, {crew}")
     print_line(
-        f"run {config.name}: {start.dataset.manifest.rows('train'):,} images of "
+        f"run {start.config.name}: {start.dataset.manifest.rows('train'):,} images of "
         f"{start.dataset.folder}, {start.total:,} steps of {start.batch}, {crew}\n"
         f"  folder {run}\n  mlflow {redacted(uri)} run {known}"
     )
     _note_extension(start, tracker)
     sender = Sender(run, uri, print_line)
     sender.start()
+    status = "FAILED"
+    try:
+        checkpoint, state = _train_to_end(start, work, crew, lock, stop)
+        export_result(checkpoint, state, tracker)
+        tracker.flush()
+        update_record(run, handed_over=state["step"])
+        describe(
+            f"finished: {state['step']:,} steps, {state['images']:,} images; the last start took "
+            f"{duration(time.monotonic() - began)}, {crew}"
+        )
+        status = "FINISHED"
+    except StoppedError as stopped:
+        status = "KILLED"
+        describe(f"stopped at step {stopped.step:,} of {start.total:,}")
+        print_line(f"stopped at step {stopped.step:,}. The same command goes on from there.")
+        raise
+    except (KeyboardInterrupt, SystemExit) as end:
+        status = "KILLED"
+        describe("interrupted")
+        raise KeyboardInterrupt from end
+    except BaseException as error:
+        describe(f"failed: {_first_line(root_cause(error))}")
+        raise
+    finally:
+        tracker.finish(status)
+        with contextlib.suppress(OSError):  # what ended the run matters more
+            update_record(run, status=status)
+        say_what_is_left(run, sender)
+
+
+def _train_to_end(
+    start: Launch, work: Work, crew: WorkerRange, lock: Lock, stop: StopRequests
+) -> tuple[Folder, dict[str, Any]]:
+    """Run the workers, and return the last checkpoint with its state.
+
+    Raises:
+        StoppedError: If a stop was requested before the last step.
+        OSError: If the last step has no complete checkpoint.
+    """
+    config, run = start.config, start.run
     job = Job(
         # The tracker's address may hold a secret, and workers have no use for it.
         config=config.record(),
@@ -229,47 +262,26 @@ def _run_job(
         token=stop.token,
         lock=lock.number,
     )
-    status = "FAILED"
-    try:
-        train_through_losses(work, vars(job), config, run=run, crew=crew, stop=stop)
-        stop.trained = True
-        lock.check()
-        found = newest_checkpoint(run / "checkpoints")
-        done = found[1]["step"] if found else 0
-        if done < start.total and stop.asked:
-            tell_state(f"stopped at step {done:,} of {start.total:,}")
-            print_line(f"stopped at step {done:,}. The same command goes on from there.")
-            raise StoppedError(stop.number)
-        if found is None:
-            raise OSError(f"{run}/checkpoints holds no complete checkpoint.")
-        if done < start.total:
-            raise OSError(
-                f"{run}/checkpoints holds no complete checkpoint after step {done:,} of "
-                f"{start.total:,}. The same command goes on from there."
-            )
-        export_result(*found, tracker)
-        tracker.flush()
-        update_record(run, handed_over=found[1]["step"])
-        tell_state(
-            f"finished: {done:,} steps, {found[1]['images']:,} images; the last start took "
-            f"{duration(time.monotonic() - began)}, {crew}"
+    train_through_losses(work, vars(job), config, run=run, crew=crew, stop=stop)
+    stop.trained = True
+    lock.check()
+    found = newest_checkpoint(run / "checkpoints")
+    done = found[1]["step"] if found else 0
+    if done < start.total and stop.asked:
+        raise StoppedError(stop.number, done)
+    if found is None:
+        raise OSError(f"{run}/checkpoints holds no complete checkpoint.")
+    if done < start.total:
+        raise OSError(
+            f"{run}/checkpoints holds no complete checkpoint after step {done:,} of "
+            f"{start.total:,}. The same command goes on from there."
         )
-        status = "FINISHED"
-    except StoppedError:
-        status = "KILLED"
-        raise
-    except (KeyboardInterrupt, SystemExit) as end:
-        status = "KILLED"
-        tell_state("interrupted")
-        raise KeyboardInterrupt from end
-    except BaseException as error:
-        tell_state(f"failed: {_first_line(root_cause(error))}")
-        raise
-    finally:
-        tracker.finish(status)
-        with contextlib.suppress(OSError):  # what ended the run matters more
-            update_record(run, status=status)
-        say_what_is_left(run, sender)
+    return found
+
+
+def _describe(tracker: Tracker, purpose: Purpose, start: Launch, state: str) -> None:
+    """Write the description of the run in MLflow anew, with what it does now."""
+    tracker.note(note(purpose, on=in_words(start.dataset), state=state, run=str(start.run)))
 
 
 def _commit() -> dict[str, str]:

@@ -135,13 +135,7 @@ def gan_trial(
 
 
 def pair_trial(config: PretrainConfig, vocabulary: Vocabulary, device: torch.device) -> Trial:
-    """Prepare to try the step of DAMSM pretraining.
-
-    Args:
-        config: Of the run.
-        vocabulary: Of the training captions.
-        device: To try on.
-    """
+    """Prepare to try the step of DAMSM pretraining."""
     # What weights it has changes nothing here, and none are downloaded for it.
     trunk = None if config.pair.inception_weights else untrained_inception()
     pair = build_pair(config, vocabulary, device, trunk)

@@ -30,9 +30,6 @@ class MachineUse:
     def close(self, device: torch.device) -> dict[str, float]:
         """Return what was used since; every worker must call it, and each gets all of it.
 
-        Args:
-            device: That trains.
-
         Returns:
             By name, with the unit last: `percent` of a CPU core is 100 for a whole core, of a
             machine or GPU 100 for all of it. What a machine cannot tell is left out.

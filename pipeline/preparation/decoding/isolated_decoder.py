@@ -105,9 +105,6 @@ def _start(decoder: Decoder) -> "_Child":
 class _Child:
     """A running child and the line to it.
 
-    Args:
-        decoder: Its options.
-
     Raises:
         ChildProcessError: If it does not come up.
     """
