@@ -85,8 +85,11 @@ class LocalDisk(Backend):
 
     def create(self, path: str, content: bytes) -> bool:
         """Write a file if there is none of that name; of many who try, one can."""
-        with _temporary(path, content) as temporary:
-            return link(temporary, path, content)
+        try:
+            with _temporary(path, content) as temporary:
+                return link(temporary, path, content)
+        except FileExistsError:
+            return False
 
     def delete(self, path: str) -> None:
         """Delete a file."""

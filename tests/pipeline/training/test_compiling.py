@@ -43,7 +43,7 @@ def test_compiled_blocks_compute_the_same_and_keep_the_names_of_their_weights():
 
 def test_a_machine_that_cannot_compile_is_refused(tmp_path):
     code = (
-        "import torch; from pipeline.compiling import compile_blocks; "
+        "import torch; from pipeline.training.device import compile_blocks; "
         "compile_blocks(None, torch.device('cpu'))"
     )
     environment = os.environ | {
