@@ -98,6 +98,7 @@ def test_what_cannot_be_drawn_is_refused(model, tmp_path):
         draw(file=str(tmp_path / "latin.txt"))
 
 
+@pytest.mark.rest  # two processes that import torch
 def test_neither_drawing_nor_ratgan_brings_in_ray_or_mlflow(model, tmp_path):
     code = f"""
 import sys

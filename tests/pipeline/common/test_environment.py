@@ -152,6 +152,7 @@ def unpicklers():
     watching[0] = False
 
 
+@pytest.mark.rest
 @pytest.mark.slow
 def test_a_whole_training_unpickles_nothing(shapes, tmp_path, unpicklers):
     from tests.pipeline.training.test_train import config
