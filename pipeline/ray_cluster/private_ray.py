@@ -38,6 +38,7 @@ LONGEST_TMPDIR = 103 - 32  # Python appends `/pymp-12345678/listener-12345678` f
 # much to do, and somebody may take the port that was free. What fails sooner counts for more.
 TRIES = 5
 SOON_S = 10.0
+WITHOUT_OWNER_S = 3600.0
 
 
 def start(*, cpus: int) -> None:
@@ -156,7 +157,14 @@ def _remove_abandoned() -> None:
             with contextlib.suppress(OSError):
                 if folder.is_symlink() or folder.stat().st_uid != os.getuid():
                     continue
-                lock = os.open(folder / OWNER, os.O_WRONLY | os.O_NOFOLLOW)
+                try:
+                    lock = os.open(folder / OWNER, os.O_WRONLY | os.O_NOFOLLOW)
+                except FileNotFoundError:
+                    # What a Ray that was ending wrote when its folder was removed already. A new
+                    # folder has its lock within a moment.
+                    if time.time() - folder.stat().st_mtime > WITHOUT_OWNER_S:
+                        shutil.rmtree(folder, ignore_errors=True)
+                    continue
                 try:
                     fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
                     shutil.rmtree(folder, ignore_errors=True)

@@ -140,6 +140,8 @@ def test_the_folder_of_a_process_that_was_killed_is_removed_by_the_next(tmp_path
     )
     abandoned = Path(killed.stdout.strip())
     (tmp_path / "ratgan-ray.notours1").mkdir()
+    (tmp_path / "ratgan-ray.leftover").mkdir()
+    os.utime(tmp_path / "ratgan-ray.leftover", (0, 0))  # without an owner, and from long ago
     assert abandoned.exists()
 
     own = private_ray._make_folder()
