@@ -10,7 +10,8 @@ import uuid
 from collections.abc import Iterator
 from pathlib import Path
 from typing import IO
-from urllib.parse import unquote, urlsplit
+
+from fsspec.implementations.local import LocalFileSystem
 
 from pipeline.common.failpoints import reach
 from pipeline.storage.backend import Backend
@@ -29,9 +30,7 @@ class LocalDisk(Backend):
 
     def path_of(self, location: str) -> str:
         """Return the path; an address is one like file:///data."""
-        if "://" not in location:
-            return location
-        return os.path.abspath(unquote(urlsplit(location).path))
+        return str(LocalFileSystem._strip_protocol(location))
 
     def exists(self, path: str) -> bool:
         """Tell whether a file or folder is there."""
@@ -48,7 +47,9 @@ class LocalDisk(Backend):
         except FileNotFoundError:
             return []
         except NotADirectoryError:
-            return [os.path.basename(path)]
+            if os.path.isfile(path):
+                return [os.path.basename(path)]
+            raise
 
     def walk(self, path: str) -> Iterator[tuple[str, int]]:
         """Yield every file below.

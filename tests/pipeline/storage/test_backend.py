@@ -125,6 +125,16 @@ def test_every_backend_keeps_files_alike(folder):
     assert not moved.exists()
 
 
+@pytest.mark.parametrize("name", ["a", "50%25 of it", "with space"])
+def test_an_address_of_a_local_folder_is_that_folder(name, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    Folder(f"{tmp_path}/{name}").write("x", b"here")
+
+    for address in (f"file://{tmp_path}/{name}", f"local://{tmp_path}/{name}", f"file://{name}"):
+        assert Folder(address).local_path == f"{tmp_path}/{name}"
+        assert Folder(address).read("x") == b"here"
+
+
 @pytest.mark.slow
 def test_a_run_trains_to_a_backend_that_was_registered_and_goes_on_from_it(shapes, tmp_path):
     tracking = {"uri": f"sqlite:///{tmp_path}/mlflow.db"}
