@@ -27,16 +27,12 @@ from pipeline.common.machine import usable_cpus
 from pipeline.ray_cluster.loopback import ADDRESS, ENVIRONMENT, START_HOOK
 from pipeline.ray_cluster.port_audit import see_that_they_refuse
 from pipeline.ray_cluster.port_probe import Endpoint, count_nodes
+from pipeline.ray_cluster.start_budget import StartBudget
 from pipeline.ray_cluster.token_file import token_file
 
 FIRST_PORT = 8260  # so that the dashboard is where everybody looks for it, at 8265
 PORTS_PER_NODE = 10
 START_S = 600.0
-# A node gives itself up where its agent takes more than 15 s to start, or GCS does not answer in
-# 30 s, as on a busy machine, and Ray has no option for that: it is started again. One that ends
-# sooner has an error, and counts for more.
-SOON_S = 10.0
-STARTS_OF_A_NODE = 5
 STOP_S = 30.0  # for nodes to end what they started
 LEFT_S = 3.0  # for what they have not ended
 # `ray job stop` kills a job after so many seconds; a checkpoint must be saved by then. Ray: 3.
@@ -227,13 +223,12 @@ def _until(plan: ClusterPlan, what: str, environment: dict[str, str]) -> Iterato
     Raises:
         OSError: If a node has ended too often, or it takes too long.
     """
-    give_up, ended = time.monotonic() + START_S, 0.0
+    give_up, budget = time.monotonic() + START_S, StartBudget()
     while time.monotonic() < give_up:
         yield
         for name, (pid, started) in _read(plan.folder).items():
             if _process(pid, started) is None:
-                ended += 1 if time.time() - started < SOON_S else 0.25
-                if ended < STARTS_OF_A_NODE:
+                if budget.allows_another(time.time() - started):
                     _start_node(plan, int(name.partition("-")[2] or 0), environment)
                     continue
                 log = (plan.folder / f"{name}.log").read_text(errors="replace").strip()

@@ -23,6 +23,7 @@ import ray._private.parameter as parameter
 import ray._private.ray_constants as constants
 
 from pipeline.ray_cluster.loopback import ADDRESS, ENVIRONMENT
+from pipeline.ray_cluster.start_budget import StartBudget
 from pipeline.ray_cluster.token_file import create_token
 
 logger = logging.getLogger(__name__)
@@ -34,10 +35,6 @@ OWNER = "owner.lock"  # locked while the process that started this Ray lives
 # `/session_2026-01-31_23-59-59_123456_4194304/sockets/plasma_store` to the folder it is given.
 LONGEST_FOLDER = 103 - 64
 LONGEST_TMPDIR = 103 - 32  # Python appends `/pymp-12345678/listener-12345678` for its own sockets
-# To start: Ray gives itself up where its agent takes more than 15 s to start, as on a machine with
-# much to do, and somebody may take the port that was free. What fails sooner counts for more.
-TRIES = 5
-SOON_S = 10.0
 WITHOUT_OWNER_S = 3600.0
 
 
@@ -51,7 +48,7 @@ def start(*, cpus: int) -> None:
         OSError: If no folder is short enough for its sockets, or Ray does not start.
     """
     folder = _make_folder()
-    failed = 0.0
+    budget = StartBudget()
     while True:
         began = time.monotonic()
         try:
@@ -69,8 +66,7 @@ def start(*, cpus: int) -> None:
             return
         except Exception as error:
             ray.shutdown()
-            failed += 1 if time.monotonic() - began < SOON_S else 0.25
-            if failed >= TRIES:
+            if not budget.allows_another(time.monotonic() - began):
                 raise
             logger.warning("Ray did not start, and is started again: %s", error)
 

@@ -3,7 +3,7 @@
 A folder is named by a path or by any address fsspec opens (`s3://bucket/run`). Writing a file is
 atomic everywhere: a name either holds all of it or does not exist. What goes wrong is an OSError
 that names the place, the cause and what to do; on S3, faults that pass are waited out first (see
-`pipeline.storage.s3`). Each kind of storage is a `Backend` in a file of its own.
+`pipeline.storage.s3_retries`). Each kind of storage is a `Backend` in a file of its own.
 """
 
 import contextlib

@@ -3,7 +3,7 @@
 import fsspec
 import pytest
 
-from pipeline.storage import s3
+from pipeline.storage import s3_retries
 from pipeline.storage.folder import Folder
 from tests.chaos.proxy import ChaosProxy
 
@@ -34,7 +34,7 @@ def proxy(one_proxy, bucket, monkeypatch):
             "config_kwargs": {"read_timeout": PATIENCE_S, "connect_timeout": PATIENCE_S},
         },
     )
-    monkeypatch.setattr(s3, "PAUSE_S", 0.01)
+    monkeypatch.setattr(s3_retries, "PAUSE_S", 0.01)
     one_proxy.clear()
     one_proxy.listen()
     return one_proxy

@@ -11,7 +11,7 @@ from pathlib import Path
 import fsspec
 import pytest
 
-from pipeline.storage import s3
+from pipeline.storage import s3, s3_retries
 from pipeline.storage.folder import Folder
 from tests.chaos.lake import CONTENT, PATIENCE_S, SECRET, folder, one_proxy, proxy
 from tests.waiting import wait_until
@@ -61,7 +61,7 @@ def test_faults_that_pass_are_survived_by_everything(folder, proxy, kind, times)
 def test_a_server_that_says_nothing_is_given_up_after_the_time_the_user_set(
     folder, proxy, monkeypatch
 ):
-    monkeypatch.setattr(s3, "READ_TIMEOUT_S", PATIENCE_S)  # what the user does not set
+    monkeypatch.setattr(s3_retries, "READ_TIMEOUT_S", PATIENCE_S)  # what the user does not set
     configured = fsspec.config.conf["s3"] | {"config_kwargs": {"read_timeout": 1}}
     monkeypatch.setitem(fsspec.config.conf, "s3", configured)
     proxy.inject("hang", 2)
@@ -99,7 +99,7 @@ def test_one_layer_retries(folder, proxy):
     with pytest.raises(OSError, match=r"reading s3://lake/runs/small/model\.bin failed.*SlowDown"):
         folder.read("model.bin")
 
-    assert len(proxy.requests) == s3.ATTEMPTS
+    assert len(proxy.requests) == s3_retries.ATTEMPTS
 
 
 def test_the_retries_a_user_sets_are_the_only_ones(folder, proxy, monkeypatch):
@@ -137,7 +137,7 @@ def test_a_refusal_is_said_at_once_and_without_the_secret(folder, proxy, what):
 
 def test_a_wrong_endpoint_is_said_within_seconds(folder, proxy, monkeypatch):
     pauses = []
-    monkeypatch.setattr(s3, "pause_s", lambda attempts: pauses.append(attempts) or 0.0)
+    monkeypatch.setattr(s3_retries, "pause_s", lambda attempts: pauses.append(attempts) or 0.0)
     proxy.refuse()
 
     with pytest.raises(OSError, match=r"nothing answers there.*AWS_ENDPOINT_URL"):
@@ -146,7 +146,7 @@ def test_a_wrong_endpoint_is_said_within_seconds(folder, proxy, monkeypatch):
         folder.check_writable("output")
 
     # They would take 1.4 s at the longest.
-    assert pauses == 2 * [*range(1, s3.UNREACHABLE_ATTEMPTS)]
+    assert pauses == 2 * [*range(1, s3_retries.UNREACHABLE_ATTEMPTS)]
 
 
 def test_a_server_that_comes_back_is_found_again(folder, proxy):
@@ -231,7 +231,7 @@ def test_the_preflight_leaves_nothing(folder):
 
 
 def test_an_upload_that_is_cut_leaves_nothing_and_the_next_one_works(folder, proxy, monkeypatch):
-    monkeypatch.setattr(s3, "ATTEMPTS", 2)
+    monkeypatch.setattr(s3_retries, "ATTEMPTS", 2)
     proxy.inject("cut_upload", 1000, size=1000)
 
     with pytest.raises(OSError, match=r"writing s3://lake/runs/small/large\.bin failed"):

@@ -16,7 +16,7 @@ import fsspec
 import pytest
 
 from pipeline.storage import lock as locks
-from pipeline.storage import s3
+from pipeline.storage import s3_retries
 from pipeline.storage.folder import Folder
 from pipeline.storage.lock import FolderInUseError, Lock, LockLostError
 from tests.chaos.proxy import ChaosProxy
@@ -71,7 +71,7 @@ def lake(s3_server, bucket, monkeypatch):
             return put(self)
 
     monkeypatch.setattr(S3Response, "put_object", put_object)
-    monkeypatch.setattr(s3, "PAUSE_S", 0.01)
+    monkeypatch.setattr(s3_retries, "PAUSE_S", 0.01)
     with ChaosProxy(*s3_server) as proxy:
         settings = {"endpoint_url": proxy.url, "key": "test", "secret": "test"}
         monkeypatch.setitem(fsspec.config.conf, "s3", settings)
