@@ -13,6 +13,7 @@ import argparse
 import json
 import tempfile
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -28,6 +29,7 @@ from pipeline.preparation.config import PrepareConfig
 from pipeline.preparation.prepare import prepare
 from pipeline.preparation.sources.shapes import ShapesSource
 from pipeline.training import gan_step
+from ratgan.architectures import ARCHITECTURES, STANDARD
 from ratgan.step import train_step
 
 WAYS = ((1, 1), (1, 2), (2, 1), (2, 2), (4, 1), (4, 2))  # workers, parts of each one's share
@@ -74,7 +76,8 @@ def train(config: TrainConfig, steps: int, *, precise: bool = True) -> dict[str,
     gan = gan_step.build(config, dataset.transform.dim, device)
     for network in NETWORKS if precise else ():
         getattr(gan, network).double()
-    gan_step.train_step = _widened if precise else train_step  # type: ignore[attr-defined]
+    standard = ARCHITECTURES[STANDARD]
+    ARCHITECTURES[STANDARD] = replace(standard, step=_widened if precise else train_step)
     losses: dict[str, list[Tensor]] = {}
     try:
         for step, batch in enumerate(incoming.batches(0, steps)):
@@ -85,7 +88,7 @@ def train(config: TrainConfig, steps: int, *, precise: bool = True) -> dict[str,
                 if key.startswith("loss/"):
                     losses.setdefault(key, []).append(collective.mean(value))
     finally:
-        gan_step.train_step = train_step  # type: ignore[attr-defined]
+        ARCHITECTURES[STANDARD] = standard
     return {key: torch.stack(each) for key, each in losses.items()} | {
         f"{network}.{name}": parameter.detach()
         for network in NETWORKS

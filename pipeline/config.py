@@ -5,6 +5,7 @@ from typing import Annotated, Any, Literal, Self
 from pydantic import Field, ValidationError, model_validator
 
 from pipeline.common.settings import Settings
+from ratgan.architectures import STANDARD, find_architecture
 from ratgan.attention import AttentionKind
 
 PositiveInt = Annotated[int, Field(ge=1)]
@@ -32,6 +33,8 @@ class DataConfig(Settings):
 class ModelConfig(Settings):
     """The networks."""
 
+    architecture: str = STANDARD
+    """Architecture of both networks, by its name in ratgan/architectures.py."""
     image_size: Literal[32, 64, 128, 256, 512] = 256
     """Height and width of the images in pixels."""
     base_channels: PositiveInt = 64
@@ -50,6 +53,21 @@ class ModelConfig(Settings):
     attention: AttentionKind = "soft_threshold"
     """Spatial attention of the discriminator: the paper's, the published code's former one, or
     none, which that code trains with."""
+
+    @model_validator(mode="after")
+    def _check_architecture(self) -> Self:
+        taken = find_architecture(self.architecture).options() | {"architecture"}
+        fields = type(self).model_fields.items()
+        unused = [
+            f"{name}={getattr(self, name)}"
+            for name, field in fields
+            if name not in taken and getattr(self, name) != field.default
+        ]
+        if unused:
+            raise ValueError(
+                f"{', '.join(unused)}: no option of architecture {self.architecture}. Leave it out."
+            )
+        return self
 
     @model_validator(mode="after")
     def _check_controller(self) -> Self:

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from ratgan.attention import ATTENTIONS, AttentionKind, spread
 from ratgan.generator import IMAGE_SIZES, LEAK
+from ratgan.networks import TextDiscriminator
 from ratgan.ops.convolution import Conv2d
 from ratgan.ops.folding import convolve_then_average, convolve_twice
 from ratgan.ops.piecewise_linear import LeakyReLU, average_pool
@@ -122,7 +123,7 @@ class AttentionHead(PlainHead):
             return weights
 
 
-class Discriminator(nn.Module):
+class Discriminator(TextDiscriminator):
     """One-way conditional discriminator with spatial attention.
 
     Args:
@@ -194,7 +195,7 @@ class Discriminator(nn.Module):
         features: Tensor = self.trunk[1:](first.join(pooled, convolved))
         return features
 
-    def attention_maps(self, images: Tensor, sentence: Tensor) -> Tensor:
+    def attention_maps(self, images: Tensor, sentence: Tensor) -> Tensor | None:
         """Return where each sentence is looked for in its image, for pictures.
 
         Args:
@@ -202,12 +203,9 @@ class Discriminator(nn.Module):
             sentence: [B, S].
 
         Returns:
-            Weights that add up to 1, [B, 1, 8, 8].
-
-        Raises:
-            ValueError: If the discriminator has no attention.
+            Weights that add up to 1, [B, 1, 8, 8]; None without attention.
         """
         if not isinstance(self.head, AttentionHead):
-            raise ValueError("this discriminator was built with attention='none': it has no maps.")
+            return None
         weights: Tensor = self.head.attend(self.features(images), sentence)
         return weights

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from ratgan.affine import Affine, AffineBlocks, IsolatedConditioning, RecurrentController
+from ratgan.networks import TextGenerator
 from ratgan.ops.folding import upsample_then_convolve
 
 IMAGE_SIZES = (32, 64, 128, 256, 512)  # pixels; five doublings of the 4 × 4 start and fewer
@@ -73,7 +74,7 @@ def _modulate(features: Tensor, affines: Sequence[Affine]) -> Tensor:
     return features
 
 
-class Generator(nn.Module):
+class Generator(TextGenerator):
     """Recurrent affine generator (https://arxiv.org/abs/2204.10482).
 
     Defaults are those of the published model for 256 px: 7 blocks of 4 affine

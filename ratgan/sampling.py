@@ -7,11 +7,13 @@ Dimensions in this file:
 import torch
 from torch import Tensor
 
-from ratgan.generator import Generator
+from ratgan.networks import TextGenerator
 
 
 @torch.inference_mode()
-def sample(generator: Generator, sentences: Tensor, noise: Tensor, batch_size: int = 32) -> Tensor:
+def sample(
+    generator: TextGenerator, sentences: Tensor, noise: Tensor, batch_size: int = 32
+) -> Tensor:
     """Draw images.
 
     Args:

@@ -13,7 +13,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from ratgan.generator import Generator
+from ratgan.networks import TextGenerator
 from ratgan.randomness import sample_noise
 from ratgan.sampling import interpolate_noise, interpolate_sentences, sample
 from ratgan.text.encoder import TextEncoder
@@ -35,7 +35,7 @@ class TextToImage:
 
     def __init__(
         self,
-        generator: Generator,
+        generator: TextGenerator,
         transform: SentenceTransform,
         encoder: dict[str, str],
         origin: dict[str, Any],

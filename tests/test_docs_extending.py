@@ -93,7 +93,9 @@ def outcomes(tree) -> tuple[dict[str, list[str]], str]:
 @pytest.mark.rest
 @pytest.mark.slow  # ten seconds of imports: the process is a new one
 @pytest.mark.parametrize(
-    "title", ["A source of originals", "A text encoder", "A metric"], ids=lambda t: t.split()[-1]
+    "title",
+    ["A source of originals", "A text encoder", "A metric", "Another model"],
+    ids=lambda t: t.split()[-1],
 )
 def test_what_the_page_adds_passes_its_own_tests_and_those_of_the_house(title, outcomes):
     found, screen = outcomes
@@ -120,8 +122,8 @@ def test_every_block_of_code_on_the_page_is_tried():
     blocks = re.findall(r"^```\w+$", PAGE, re.MULTILINE)
     files = re.findall(r"^```(?:python|diff)$", PAGE, re.MULTILINE)
 
-    assert len(BLOCK.findall(PAGE)) == len(files) == 13
-    assert len(COMMAND.findall(PAGE)) == len(blocks) - len(files) == 3
+    assert len(BLOCK.findall(PAGE)) == len(files) == 16
+    assert len(COMMAND.findall(PAGE)) == len(blocks) - len(files) == 4
 
 
 def test_every_file_the_page_speaks_of_is_there_and_holds_what_it_says(tree):

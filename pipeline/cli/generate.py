@@ -192,6 +192,8 @@ def _attention(checkpoint: str, model: TextToImage, images: Tensor, captions: li
         )
     with torch.inference_mode():
         weights = discriminator.attention_maps(images.float() / 127.5 - 1, model.encode(captions))
+    if weights is None:
+        raise ValueError(f"the discriminator in {checkpoint} has no attention: there are no maps.")
     return attention_overlay(images, weights)
 
 

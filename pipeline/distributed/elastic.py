@@ -26,7 +26,7 @@ COLLECTIVE_TIMEOUT_S = 300  # a worker that is silent for so long is gone; Ray's
 Work = Callable[[dict[str, Any]], str]  # why it came to no end, empty if it did
 
 
-def train_through_losses(
+def train_with_restarts(
     work: Work,
     fields: dict[str, Any],
     config: options.RunConfig,
@@ -122,7 +122,7 @@ def _fit(
             name=f"{name}-{uuid.uuid4().hex[:8]}",
             storage_path=f"{run}/{RAY_RECORDS}",
             logging_config=LoggingConfig(log_level="CRITICAL"),
-            # Whatever fails is for `train_through_losses`; Ray would wait for a node for ever.
+            # Whatever fails is for `train_with_restarts`; Ray would wait for a node for ever.
             failure_config=FailureConfig(
                 max_failures=0, controller_failure_limit=0, max_preemption_failures=0
             ),

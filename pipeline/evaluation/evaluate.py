@@ -53,23 +53,17 @@ def evaluate(config: EvaluateConfig) -> EvaluationReport:
     done = _done_already(task)
     if done is not None:
         print_line(f"{task.output} is evaluated already.")
-        _tell(task, done)
+        _print_report(task, done)
         return done
     task.output.check_writable("output")
     actors, gpus = _actors(config)
     with Lock(task.output, "evaluate") as lock:
         if config.overwrite:
             (task.output / FEATURES).remove()
-        _say_what_is_done(task, actors, gpus)
-        real, generated, varied = _sets(task)
-        sets = [features for features in (real, generated, varied) if features is not None]
-        missing = [features.begin() for features in sets]
-        kept = sum(f.chunks - len(m) for f, m in zip(sets, missing, strict=True))
-        if kept:
-            print_line(f"  {kept:,} of {sum(f.chunks for f in sets):,} pieces are there already")
-        look(sets, missing, task.extractor, task.pair, actors=actors, gpus=gpus)
-        print_line("measuring")
-        report, pictures = _measured(task, real, generated, varied, started)
+        _print_what_is_done(task, actors, gpus)
+        sets = _sets(task)
+        _complete(task, sets, actors, gpus)
+        report, pictures = _measured(task, *sets, started)
         lock.check()
         for name, content in pictures.items():
             task.output.write(name, content)
@@ -78,7 +72,7 @@ def evaluate(config: EvaluateConfig) -> EvaluationReport:
         if not config.keep_features:
             (task.output / FEATURES).remove()
     _record(task, report)
-    _tell(task, report)
+    _print_report(task, report)
     return report
 
 
@@ -149,6 +143,17 @@ def _actors(config: EvaluateConfig) -> tuple[int, bool]:
             f"--actors {gpus}, or leave it out to use them all."
         )
     return actors, gpus > 0
+
+
+def _complete(task: Task, sets: tuple[FeatureSet | None, ...], actors: int, gpus: bool) -> None:
+    """Compute the features that an earlier, interrupted evaluation did not."""
+    wanted = [features for features in sets if features is not None]
+    missing = [features.begin() for features in wanted]
+    kept = sum(f.chunks - len(m) for f, m in zip(wanted, missing, strict=True))
+    if kept:
+        print_line(f"  {kept:,} of {sum(f.chunks for f in wanted):,} pieces are there already")
+    look(wanted, missing, task.extractor, task.pair, actors=actors, gpus=gpus)
+    print_line("measuring")
 
 
 def _sets(task: Task) -> tuple[FeatureSet | None, FeatureSet, FeatureSet]:
@@ -351,7 +356,7 @@ def _curve(task: Task, number: str) -> str:
     return f"eval/{number}_{task.protocol.count}" if quick else f"eval/{number}"
 
 
-def _say_what_is_done(task: Task, actors: int, gpus: bool) -> None:
+def _print_what_is_done(task: Task, actors: int, gpus: bool) -> None:
     protocol = task.protocol
     print_line(
         f"evaluating {task.model.location} ({task.model.weights} weights) by protocol "
@@ -362,7 +367,7 @@ def _say_what_is_done(task: Task, actors: int, gpus: bool) -> None:
     )
 
 
-def _tell(task: Task, report: EvaluationReport) -> None:
+def _print_report(task: Task, report: EvaluationReport) -> None:
     width = max(len(shown_name(name)) for name in report["numbers"]) + 2
     lines = [f"{shown_name(name):{width}}{v:>10.4g}" for name, v in report["numbers"].items()]
     seconds = report["seconds"]

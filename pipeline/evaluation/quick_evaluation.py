@@ -16,10 +16,10 @@ from torch import Tensor
 from pipeline.checkpoint.store import Score
 from pipeline.data.dataset import PreparedDataset
 from pipeline.evaluation.shapes_classifier import ShapesReader, unreadable
-from ratgan.generator import Generator
 from ratgan.metrics.builtin import DIM, BuiltIn
 from ratgan.metrics.frechet import frechet_distance
 from ratgan.metrics.statistics import FeatureStatistics
+from ratgan.networks import TextGenerator
 from ratgan.randomness import sample_noise
 from ratgan.sampling import sample
 
@@ -65,7 +65,7 @@ class QuickEvaluation:
         for images in _batches(islice(real, REAL_IMAGES)):
             self.real = self.real + self._statistics(_middle(images, image_size))
 
-    def measure(self, generator: Generator) -> dict[str, float]:
+    def measure(self, generator: TextGenerator) -> dict[str, float]:
         """Draw and measure.
 
         Returns:

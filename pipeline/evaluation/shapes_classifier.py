@@ -8,8 +8,8 @@ from torch import Tensor
 from pipeline.data.dataset import Example, PreparedDataset
 from pipeline.data.manifest import Manifest
 from pipeline.preparation.sources.shapes import COLOURS, PLACES, SHAPES, SIZES
-from ratgan.generator import Generator
 from ratgan.metrics.agreement import agreement, train_classifier
+from ratgan.networks import TextGenerator
 from ratgan.randomness import sample_noise
 from ratgan.sampling import sample
 
@@ -61,7 +61,7 @@ class ShapesReader:
         labels = _labels(self.held_out)
         self.accuracy = agreement(self.classifier, _images(self.held_out), labels)
 
-    def agreement_of(self, generator: Generator, *, seed: int) -> dict[str, float]:
+    def agreement_of(self, generator: TextGenerator, *, seed: int) -> dict[str, float]:
         """Return the share of pictures, drawn for the held-out captions, that show what they say.
 
         Args:

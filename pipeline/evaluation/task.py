@@ -68,19 +68,7 @@ def check(config: EvaluateConfig) -> Task:
         weights=wanted.weights,
         encoder_path=config.encoder_path,
     )
-    data = config.data or model.data
-    if data is None:
-        raise ValueError(
-            f"{config.model} does not say what it was trained on: name a prepared dataset, whose "
-            "captions are drawn, with --data."
-        )
-    dataset = PreparedDataset(absolute(data, "data"))
-    dataset.verify()
-    captions = dataset.manifest.rows(wanted.captions_of)
-    if not captions:
-        raise ValueError(
-            f"{dataset.folder} has no {wanted.captions_of} images, whose captions are drawn."
-        )
+    dataset = _dataset(config, wanted, model)
     weights = None if config.weights is None else absolute(config.weights, "weights")
     place = ExtractorRef(wanted.extractor, weights, wanted.resize, config.weights_sha256)
     extractor = place.loaded()
@@ -94,7 +82,7 @@ def check(config: EvaluateConfig) -> Task:
         statistics=config.reference_statistics,
     )
     protocol = wanted.resolved(
-        captions,
+        dataset.manifest.rows(wanted.captions_of),
         weights_sha256=extractor.sha256,
         reference_digest=real.digest,
         reference_count=real.count,
@@ -128,6 +116,23 @@ def check(config: EvaluateConfig) -> Task:
         output=_output(config, protocol, model, identity),
         identity=identity,
     )
+
+
+def _dataset(config: EvaluateConfig, wanted: Protocol, model: ModelRef) -> PreparedDataset:
+    """Open the dataset whose captions are drawn: the named one, or that of the training."""
+    data = config.data or model.data
+    if data is None:
+        raise ValueError(
+            f"{config.model} does not say what it was trained on: name a prepared dataset, whose "
+            "captions are drawn, with --data."
+        )
+    dataset = PreparedDataset(absolute(data, "data"))
+    dataset.verify()
+    if not dataset.manifest.rows(wanted.captions_of):
+        raise ValueError(
+            f"{dataset.folder} has no {wanted.captions_of} images, whose captions are drawn."
+        )
+    return dataset
 
 
 def _refuse_too_few(

@@ -15,7 +15,7 @@ from torch._dynamo import config as dynamo
 from torch.utils import deterministic as deterministic_mode
 
 from pipeline.config import Precision
-from ratgan.generator import Generator
+from ratgan.networks import TextGenerator
 
 FIRST_WITH_BFLOAT16 = (8, 0)  # compute capability of NVIDIA's Ampere
 VARIANTS = 64  # that torch may build: of each block, with gradient and without, by size of a part
@@ -125,7 +125,7 @@ def _use(device: torch.device) -> str:
     return f"; {total - free:.1f} of {total:.1f} GiB are in use"
 
 
-def compile_blocks(generator: Generator, device: torch.device) -> None:
+def compile_blocks(generator: TextGenerator, device: torch.device) -> None:
     """Compile the blocks in place; names of weights stay, so checkpoints do too.
 
     Args:

@@ -12,36 +12,20 @@ from pipeline.config import TrainConfig
 from pipeline.data.loader import Batch
 from pipeline.distributed import collective
 from pipeline.training.device import autocast, explained
-from ratgan.discriminator import Discriminator
-from ratgan.generator import Generator
+from ratgan.architectures import find_architecture
+from ratgan.networks import TextDiscriminator, TextGenerator
 from ratgan.ops.memory_format import placed
 from ratgan.randomness import mismatched_partners, published_partners, step_noise
-from ratgan.step import Gan, train_step
+from ratgan.step import Gan
 from ratgan.text.transform import SentenceTransform
 from ratgan.text.vocabulary import MAX_WORDS, split_words
 
 
-def networks(config: TrainConfig, sentence_dim: int) -> tuple[Generator, Discriminator]:
+def networks(config: TrainConfig, sentence_dim: int) -> tuple[TextGenerator, TextDiscriminator]:
     """Build both networks; equal on every worker, since the seed is."""
     torch.manual_seed(config.seed)
     model = config.model
-    generator = Generator(
-        image_size=model.image_size,
-        sentence_dim=sentence_dim,
-        base_channels=model.base_channels,
-        noise_dim=model.noise_dim,
-        controller_dim=model.controller_dim,
-        affine_dim=model.affine_dim,
-        affines_per_block=model.affines_per_block,
-        recurrent=model.recurrent,
-    )
-    discriminator = Discriminator(
-        image_size=model.image_size,
-        sentence_dim=sentence_dim,
-        base_channels=model.base_channels,
-        attention=model.attention,
-    )
-    return generator, discriminator
+    return find_architecture(model.architecture).build(model.model_dump(), sentence_dim)
 
 
 def build(config: TrainConfig, sentence_dim: int, device: torch.device) -> Gan:
@@ -94,7 +78,7 @@ def do_step(
         ),
         autocast(config.precision, device),
     ):
-        return train_step(
+        return find_architecture(config.model.architecture).step(
             gan,
             images=placed(batch.images.to(device, non_blocking=True).float() / 127.5 - 1, device),
             sentences=_share(sentences),

@@ -6,30 +6,27 @@ from functools import partial
 from typing import Any
 
 import torch
+from torch import Tensor
 
-from pipeline.checkpoint.async_saver import Saver
 from pipeline.checkpoint.gan_state import gan_files, gan_tensors, restore
 from pipeline.checkpoint.store import delete_after
 from pipeline.common.console import print_line
 from pipeline.config import TrainConfig
 from pipeline.data.dataset import PreparedDataset
-from pipeline.data.loader import prefetch
+from pipeline.data.loader import Batch, prefetch
 from pipeline.data.sample_order import SampleOrder
 from pipeline.distributed import collective
-from pipeline.distributed.graceful_stop import StopWatch
-from pipeline.distributed.watchdog import Watchdog
 from pipeline.evaluation.quick_evaluation import QuickEvaluation, score
 from pipeline.training.device import compile_blocks, configure_precision
 from pipeline.training.gan_step import build, do_step
 from pipeline.training.loop import (
-    Job,
-    begin,
+    Worker,
     flush_metrics_before,
     open_dataset,
+    open_worker,
     reader,
     resume,
     run_state,
-    watched,
 )
 from pipeline.training.reporter import Reporter
 from pipeline.training.rollback import BatchOffset, Skips, refuse_to_go_back
@@ -45,35 +42,35 @@ def work(fields: dict[str, Any]) -> str:
     Returns:
         Why it stopped before its last step, on worker 0; empty if it did not.
     """
-    return watched(_train, *begin(fields, TrainConfig))
-
-
-def _train(
-    job: Job,
-    config: TrainConfig,
-    device: torch.device,
-    saver: Saver,
-    stop: StopWatch,
-    watchdog: Watchdog,
-) -> bool:
-    """Train until the last step or a requested stop; return whether all steps are done."""
-    training = GanTraining(job, config, device, saver)
-    due, stopping = Due(), False
-    while training.step < training.last and not stopping:
-        # Rank 0 alone draws, measures and saves; the other workers wait for it in their next step.
-        with watchdog.step(training.step, patient=due.on_rank_zero and not training.reporter):
-            training.advance()
-            stopping = collective.any_of(stop.asked, device) and training.may_stop()
-        due = training.due(stopping)
-        if due.sample:
-            training.draw_samples()
-        quality = training.log(measure=due.measure) if due.log else {}
-        if due.log and training.diverges():
-            training.roll_back()
-            watchdog.warm_up()
-        elif due.save:
-            training.save(quality)
-    return training.step >= training.last
+    with open_worker(fields, TrainConfig) as worker:
+        config, device, watchdog = worker.config, worker.device, worker.watchdog
+        training, due, stopping = GanTraining(worker), Due(), False
+        while training.step < training.last and not stopping:
+            # Rank 0 alone draws, measures and saves; the others wait for it in their next step.
+            patient = due.on_rank_zero and not training.reporter
+            with watchdog.step(training.step, patient=patient):
+                batch, number = training.next_batch()
+                values = do_step(
+                    training.gan,
+                    config,
+                    batch,
+                    training.transform,
+                    device,
+                    number=number,
+                    step=training.step,
+                )
+                training.count(values)
+                stopping = collective.any_of(worker.stop.asked, device) and training.may_stop()
+            due = training.due(stopping)
+            if due.sample:
+                training.draw_samples()
+            quality = training.log(measure=due.measure) if due.log else {}
+            if due.log and training.diverges():
+                training.roll_back()
+                watchdog.warm_up()
+            elif due.save:
+                training.save(quality)
+    return "" if training.step >= training.last else worker.stop.reason
 
 
 @dataclass(frozen=True)
@@ -102,10 +99,7 @@ class GanTraining:
     """A GAN training in one worker: networks, batches, and the position of the run.
 
     Args:
-        job: Of this start.
-        config: Of the run.
-        device: To train on.
-        saver: Of checkpoints; used on rank 0.
+        worker: That trains.
 
     Attributes:
         step: Steps done.
@@ -113,8 +107,9 @@ class GanTraining:
         reporter: On rank 0; None on the others.
     """
 
-    def __init__(self, job: Job, config: TrainConfig, device: torch.device, saver: Saver) -> None:
-        self.job, self.config, self.device, self.saver = job, config, device, saver
+    def __init__(self, worker: Worker[TrainConfig]) -> None:
+        job, config, device = worker.job, worker.config, worker.device
+        self.job, self.config, self.device, self.saver = job, config, device, worker.saver
         dataset = self.dataset = open_dataset(job, config.data.path)
         self.order = SampleOrder(dataset.units("train"), config.optim.batch_size, config.seed)
         self.last = config.steps(self.order.images)
@@ -169,18 +164,19 @@ class GanTraining:
         self.batches = prefetch(self.reader.batches(first, last), self.device)
         self.interval = Interval(self.step)
 
-    def advance(self) -> None:
-        """Do one step."""
-        batch, number = self.interval.wait_for(self.batches), self.step + self.offset.passed_over
-        values = do_step(
-            self.gan,
-            self.config,
-            batch,
-            self.transform,
-            self.device,
-            number=number,
-            step=self.step,
-        )
+    def next_batch(self) -> tuple[Batch, int]:
+        """Wait for the batch of the next step; return it with its number."""
+        return self.interval.wait_for(self.batches), self.step + self.offset.passed_over
+
+    def count(self, values: dict[str, Tensor]) -> None:
+        """Count a step that was done.
+
+        Args:
+            values: That it returned.
+
+        Raises:
+            Exception: That a save in the background ended with.
+        """
         self.step += 1
         self.skips.add(values.pop("health/skipped"))
         self.saver.check()

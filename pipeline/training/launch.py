@@ -3,7 +3,7 @@
 import contextlib
 import os
 import time
-from collections.abc import Callable
+from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import partial
 from typing import Any, TypeVar
@@ -19,7 +19,6 @@ from pipeline.common.machine import usable_cpus
 from pipeline.common.redaction import redacted
 from pipeline.config import refuse_changes
 from pipeline.data.dataset import PreparedDataset
-from pipeline.distributed.elastic import Work, train_through_losses
 from pipeline.distributed.graceful_stop import StoppedError, StopRequests
 from pipeline.distributed.worker_count import WorkerRange, check_share, choose_crew, refuse_crowd
 from pipeline.ray_cluster.connection import connect, obtainable
@@ -156,25 +155,75 @@ def is_finished(start: Launch, result: str) -> bool:
     return True
 
 
-def run_job(
+class RunningJob:
+    """A training job that holds its run: what the driver needs to train and to export.
+
+    Attributes:
+        crew: How many workers there may be.
+        fields: Of the `Job` that each worker is given.
+        stop: Requests to stop.
+        tracker: Of the run.
+        state: Of the last checkpoint, when all steps are done; empty before.
+    """
+
+    def __init__(
+        self, start: Launch, crew: WorkerRange, lock: Lock, stop: StopRequests, tracker: Tracker
+    ) -> None:
+        self.start, self.crew, self.lock = start, crew, lock
+        self.stop, self.tracker = stop, tracker
+        self.state: dict[str, Any] = {}
+        job = Job(
+            # The tracker's address may hold a secret, and workers have no use for it.
+            config=start.config.record(),
+            run=start.run.location,
+            versions=versions() | _commit(),
+            dataset=start.dataset.digest,
+            token=stop.token,
+            lock=lock.number,
+        )
+        self.fields = vars(job)
+
+    def last_checkpoint(self) -> Folder:
+        """Return the checkpoint of the last step, when the workers have come to their end.
+
+        Raises:
+            StoppedError: If a stop was requested before the last step.
+            OSError: If the last step has no complete checkpoint.
+        """
+        run, total = self.start.run, self.start.total
+        self.stop.trained = True
+        self.lock.check()
+        found = newest_checkpoint(run / "checkpoints")
+        done = found[1]["step"] if found else 0
+        if done < total and self.stop.asked:
+            raise StoppedError(self.stop.number, done)
+        if found is None:
+            raise OSError(f"{run}/checkpoints holds no complete checkpoint.")
+        if done < total:
+            raise OSError(
+                f"{run}/checkpoints holds no complete checkpoint after step {done:,} of "
+                f"{total:,}. The same command goes on from there."
+            )
+        checkpoint, self.state = found
+        return checkpoint
+
+
+@contextlib.contextmanager
+def running_job(
     start: Launch,
-    work: Work,
-    export_result: Callable[[Folder, dict[str, Any], Tracker], None],
     purpose: Purpose,
     *,
     stop: StopRequests | None = None,
     part_of: PartOf | None = None,
-) -> None:
-    """Run a function in every worker, then hand over what came of it; all of it recorded.
+) -> Iterator[RunningJob]:
+    """Hold the run's lock, start Ray, and record the run from its start to its outcome.
 
     The tracker is never in the way: what it does not take is kept in the run's folder, and a
-    training that ends without it has ended well.
+    training that ends without it has ended well. The export of a result is done again by a later
+    start if it was cut short.
 
     Args:
         start: Checked.
-        work: What each worker does, given the fields of a `Job`.
-        export_result: Puts the result into the run's folder and into MLflow, given the last
-            checkpoint, its state and the run there. Done again if it was cut short.
         purpose: Of the run, for the note on it.
         stop: By which a stop may be asked for, beside the signal.
         part_of: What the run is part of.
@@ -186,97 +235,48 @@ def run_job(
     crew = _connect(start.config, start.batch)
     requests = stop or StopRequests(start.run)
     with Lock(start.run, "train", on_lost=_end_at_once) as lock, requests.taken() as stop:
-        _run_job(start, work, export_result, purpose, crew, lock, stop, part_of)
-
-
-def _run_job(
-    start: Launch,
-    work: Work,
-    export_result: Callable[[Folder, dict[str, Any], Tracker], None],
-    purpose: Purpose,
-    crew: WorkerRange,
-    lock: Lock,
-    stop: StopRequests,
-    part_of: PartOf | None,
-) -> None:
-    run, began = start.run, time.monotonic()
-    run.remove_abandoned()
-    known, uri = read_record(run).get("mlflow_run_id", "new"), _tracking_uri(start.config)
-    tracker = introduce(start.config, run, start.dataset, uri, part_of)
-    describe = partial(_describe, tracker, purpose, start)
-    describe(f"training for {start.total:,} steps of {start.batch} images, {crew}")
-    print_line(
-        f"run {start.config.name}: {start.dataset.manifest.rows('train'):,} images of "
-        f"{start.dataset.folder}, {start.total:,} steps of {start.batch}, {crew}\n"
-        f"  folder {run}\n  mlflow {redacted(uri)} run {known}"
-    )
-    _note_extension(start, tracker)
-    sender = Sender(run, uri, print_line)
-    sender.start()
-    status = "FAILED"
-    try:
-        checkpoint, state = _train_to_end(start, work, crew, lock, stop)
-        export_result(checkpoint, state, tracker)
-        tracker.flush()
-        update_record(run, handed_over=state["step"])
-        describe(
-            f"finished: {state['step']:,} steps, {state['images']:,} images; the last start took "
-            f"{duration(time.monotonic() - began)}, {crew}"
+        run, began = start.run, time.monotonic()
+        run.remove_abandoned()
+        known, uri = read_record(run).get("mlflow_run_id", "new"), _tracking_uri(start.config)
+        tracker = introduce(start.config, run, start.dataset, uri, part_of)
+        describe = partial(_describe, tracker, purpose, start)
+        describe(f"training for {start.total:,} steps of {start.batch} images, {crew}")
+        print_line(
+            f"run {start.config.name}: {start.dataset.manifest.rows('train'):,} images of "
+            f"{start.dataset.folder}, {start.total:,} steps of {start.batch}, {crew}\n"
+            f"  folder {run}\n  mlflow {redacted(uri)} run {known}"
         )
-        status = "FINISHED"
-    except StoppedError as stopped:
-        status = "KILLED"
-        describe(f"stopped at step {stopped.step:,} of {start.total:,}")
-        print_line(f"stopped at step {stopped.step:,}. The same command goes on from there.")
-        raise
-    except (KeyboardInterrupt, SystemExit) as end:
-        status = "KILLED"
-        describe("interrupted")
-        raise KeyboardInterrupt from end
-    except BaseException as error:
-        describe(f"failed: {_first_line(root_cause(error))}")
-        raise
-    finally:
-        tracker.finish(status)
-        with contextlib.suppress(OSError):  # what ended the run matters more
-            update_record(run, status=status)
-        say_what_is_left(run, sender)
-
-
-def _train_to_end(
-    start: Launch, work: Work, crew: WorkerRange, lock: Lock, stop: StopRequests
-) -> tuple[Folder, dict[str, Any]]:
-    """Run the workers, and return the last checkpoint with its state.
-
-    Raises:
-        StoppedError: If a stop was requested before the last step.
-        OSError: If the last step has no complete checkpoint.
-    """
-    config, run = start.config, start.run
-    job = Job(
-        # The tracker's address may hold a secret, and workers have no use for it.
-        config=config.record(),
-        run=run.location,
-        versions=versions() | _commit(),
-        dataset=start.dataset.digest,
-        token=stop.token,
-        lock=lock.number,
-    )
-    train_through_losses(work, vars(job), config, run=run, crew=crew, stop=stop)
-    stop.trained = True
-    lock.check()
-    found = newest_checkpoint(run / "checkpoints")
-    done = found[1]["step"] if found else 0
-    if done < start.total and stop.asked:
-        raise StoppedError(stop.number, done)
-    if found is None:
-        raise OSError(f"{run}/checkpoints holds no complete checkpoint.")
-    if done < start.total:
-        raise OSError(
-            f"{run}/checkpoints holds no complete checkpoint after step {done:,} of "
-            f"{start.total:,}. The same command goes on from there."
-        )
-    return found
+        _note_extension(start, tracker)
+        sender = Sender(run, uri, print_line)
+        sender.start()
+        status = "FAILED"
+        try:
+            job = RunningJob(start, crew, lock, stop, tracker)
+            yield job
+            tracker.flush()
+            update_record(run, handed_over=job.state["step"])
+            describe(
+                f"finished: {job.state['step']:,} steps, {job.state['images']:,} images; the last "
+                f"start took {duration(time.monotonic() - began)}, {crew}"
+            )
+            status = "FINISHED"
+        except StoppedError as stopped:
+            status = "KILLED"
+            describe(f"stopped at step {stopped.step:,} of {start.total:,}")
+            print_line(f"stopped at step {stopped.step:,}. The same command goes on from there.")
+            raise
+        except (KeyboardInterrupt, SystemExit) as end:
+            status = "KILLED"
+            describe("interrupted")
+            raise KeyboardInterrupt from end
+        except BaseException as error:
+            describe(f"failed: {_first_line(root_cause(error))}")
+            raise
+        finally:
+            tracker.finish(status)
+            with contextlib.suppress(OSError):  # what ended the run matters more
+                update_record(run, status=status)
+            say_what_is_left(run, sender)
 
 
 def _describe(tracker: Tracker, purpose: Purpose, start: Launch, state: str) -> None:

@@ -1,10 +1,11 @@
 """Parts of every training loop: setup, resume, data reader, checkpoint state."""
 
+import contextlib
 import platform
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import partial
-from typing import Any, TypeVar
+from typing import Any, Generic, TypeVar
 
 import ray.train.torch
 import torch
@@ -73,23 +74,36 @@ def begin(fields: dict[str, Any], config_type: type[Config]) -> tuple[Job, Confi
     return job, config, ray.train.torch.get_device()
 
 
-def watched(
-    loop: Callable[[Job, Config, torch.device, Saver, StopWatch, Watchdog], bool],
-    job: Job,
-    config: Config,
-    device: torch.device,
-) -> str:
-    """Run a training loop, which saves, and is watched for requests to stop and for hangs.
+@dataclass(frozen=True)
+class Worker(Generic[Config]):
+    """A worker of a training, set up for its job.
 
-    Args:
-        loop: Tells whether all steps are done.
+    Attributes:
         job: Of this start.
         config: Its options.
         device: To train on.
-
-    Returns:
-        Why it stopped before its last step, on worker 0; empty if it did not.
+        saver: Of checkpoints; used on rank 0.
+        stop: Requests to stop.
+        watchdog: Of steps that hang.
     """
+
+    job: Job
+    config: Config
+    device: torch.device
+    saver: Saver
+    stop: StopWatch
+    watchdog: Watchdog
+
+
+@contextlib.contextmanager
+def open_worker(fields: dict[str, Any], config_type: type[Config]) -> Iterator[Worker[Config]]:
+    """Set this process up for a job; at the end wait for the last checkpoint.
+
+    Args:
+        fields: Of a `Job`.
+        config_type: Of its options.
+    """
+    job, config, device = begin(fields, config_type)
     run, departures = Folder(job.run), Departures(device)
     with (
         Saver(
@@ -100,8 +114,7 @@ def watched(
         StopWatch(run, job.token, looks=collective.rank() == 0, notice=departures.notice) as stop,
         Watchdog(run, config.health.hang_s) as watchdog,
     ):
-        done = loop(job, config, device, saver, stop, watchdog)
-    return "" if done else stop.reason
+        yield Worker(job, config, device, saver, stop, watchdog)
 
 
 def open_dataset(job: Job, path: str) -> PreparedDataset:

@@ -6,6 +6,7 @@ import yaml
 
 from pipeline.config import TrainConfig
 from pipeline.data.manifest import Manifest
+from ratgan.architectures import find_architecture
 
 
 def model_card(
@@ -19,13 +20,13 @@ def model_card(
         manifest: Of the dataset.
         captions: A few that it was trained on.
     """
-    size = config.model.image_size
+    size, architecture = config.model.image_size, find_architecture(config.model.architecture)
     examples = "\n".join(f"* {caption}" for caption in captions)
     versions = ", ".join(f"{name} {value}" for name, value in sorted(state["versions"].items()))
     options = yaml.safe_dump(config.record(), sort_keys=False)
     return f"""# {config.name}: text-to-image, {size} × {size} px
 
-RAT-GAN generator (https://arxiv.org/abs/2204.10482), moving average of the weights after
+{architecture.title} generator ({architecture.paper}), moving average of the weights after
 {state["step"]:,} steps and {state["images"]:,} images.
 
 ```python

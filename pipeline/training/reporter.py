@@ -37,7 +37,6 @@ class Reporter:
         self.folder = Folder(job.run) / "samples"
         self.folder.remove_abandoned()  # by a worker that was lost in this same start
         self.device = device
-        self.attention = config.model.attention != "none"
         split = "validation" if dataset.manifest.rows("validation") else "train"
         examples: list[Example] = dataset.examples(split, config.samples)
         self.captions = [example.caption for example in examples]
@@ -86,14 +85,13 @@ class Reporter:
         seen = self.collapse.samples(step, images)
         if seen:
             self.tracker.metrics(step, seen)
-        if not self.attention:
-            return
         with torch.no_grad():
             weights = gan.discriminator.attention_maps(
                 images.to(self.device).float() / 127.5 - 1, self.sentences.to(self.device)
-            ).cpu()
-        looked_at = attention_overlay(images, weights)
-        self._picture("attention", step, grid(looked_at, self.captions, scale=self.scale))
+            )
+        if weights is not None:
+            looked_at = attention_overlay(images, weights.cpu())
+            self._picture("attention", step, grid(looked_at, self.captions, scale=self.scale))
 
     def _picture(self, name: str, step: int, picture: Image.Image) -> None:
         file = f"{name}-{step:08d}.png"

@@ -5,14 +5,16 @@ from typing import Any
 from pipeline.common.console import print_line
 from pipeline.config import TrainConfig
 from pipeline.data.dataset import PreparedDataset
+from pipeline.distributed.elastic import train_with_restarts
 from pipeline.distributed.graceful_stop import StopRequests
 from pipeline.evaluation.quick_evaluation import refuse_unmeasurable
 from pipeline.storage.folder import Folder
 from pipeline.tracking.run_description import Purpose
 from pipeline.tracking.tracker import PartOf, Tracker
 from pipeline.training.gan_worker import work
-from pipeline.training.launch import Launch, check, is_finished, run_job, with_places
+from pipeline.training.launch import Launch, check, is_finished, running_job, with_places
 from pipeline.training.model_card import model_card
+from ratgan.architectures import find_architecture
 from ratgan.weights.saved_model import MODEL_JSON
 
 
@@ -55,12 +57,10 @@ def train(
     if is_finished(start, f"Its model: {start.run}/model"):
         return start.run
 
-    def export_result(checkpoint: Folder, state: dict[str, Any], tracker: Tracker) -> None:
-        _hand_over(config, start.run, start.dataset, checkpoint, state, tracker)
-
     size, name = config.model.image_size, _registered_name(config, start.dataset)
+    architecture = find_architecture(config.model.architecture)
     purpose = Purpose(
-        f"RAT-GAN, text to image at {size} × {size} px",
+        f"{architecture.title}, text to image at {size} × {size} px",
         (
             f"Model: `{start.run}/model`; draw with "
             f'`python jobs/generate.py --model {start.run}/model "a caption"`',
@@ -69,26 +69,26 @@ def train(
             f'`mlflow models serve -m "models:/{name}@best" --env-manager local`',
         ),
     )
-    run_job(start, work, export_result, purpose, stop=stop, part_of=part_of)
+    with running_job(start, purpose, stop=stop, part_of=part_of) as job:
+        train_with_restarts(work, job.fields, config, run=start.run, crew=job.crew, stop=job.stop)
+        checkpoint = job.last_checkpoint()
+        _export(config, start, checkpoint, job.state, job.tracker)
     print_line(f"finished. model {start.run}/model")
     return start.run
 
 
 def _registered_name(config: TrainConfig, dataset: PreparedDataset) -> str:
     """Name the registered model: what is comparable at all comes under one name."""
-    source = dataset.manifest.source["name"]
-    return config.tracking.registered_model or f"ratgan-{source}-{config.model.image_size}"
+    kind = config.model.architecture.replace("-", "")
+    source, size = dataset.manifest.source["name"], config.model.image_size
+    return config.tracking.registered_model or f"{kind}-{source}-{size}"
 
 
-def _hand_over(
-    config: TrainConfig,
-    run: Folder,
-    dataset: PreparedDataset,
-    checkpoint: Folder,
-    state: dict[str, Any],
-    tracker: Tracker,
+def _export(
+    config: TrainConfig, start: Launch, checkpoint: Folder, state: dict[str, Any], tracker: Tracker
 ) -> None:
     """Put the last checkpoint's model into the run's folder and into MLflow, with its card."""
+    run, dataset = start.run, start.dataset
     captions = [example.caption for example in dataset.examples("train", 4)]
     model = checkpoint / "model"
     # The file that names the hashes of others comes last.
@@ -97,14 +97,14 @@ def _hand_over(
     files = {"README.md": card.encode()} | {name: model.read(name) for name in names}
     for name, content in files.items():
         (run / "model").write(name, content)
-    size = config.model.image_size
+    size, architecture = config.model.image_size, find_architecture(config.model.architecture)
     tracker.model(
         files,
         captions,
         dataset.manifest.encoder.name,
         step=state["step"],
         name=_registered_name(config, dataset),
-        description=f"RAT-GAN trained on {dataset.manifest.source['name']} at {size} × {size} px: "
-        "captions in, images out. The alias `best` names the best version, the tag `best` says "
-        "why it is.",
+        description=f"{architecture.title} trained on {dataset.manifest.source['name']} at "
+        f"{size} × {size} px: captions in, images out. The alias `best` names the best "
+        "version, the tag `best` says why it is.",
     )

@@ -21,8 +21,8 @@ from safetensors.torch import load as load_tensors
 from safetensors.torch import save as save_tensors
 from torch import Tensor
 
-from ratgan.discriminator import Discriminator
-from ratgan.generator import Generator
+from ratgan.architectures import STANDARD, architecture_of, find_architecture
+from ratgan.networks import TextDiscriminator, TextGenerator
 from ratgan.text.transform import SentenceTransform
 from ratgan.text_to_image import TextToImage
 from ratgan.weights.strict import load_strictly
@@ -36,7 +36,7 @@ DISCRIMINATOR_TENSORS = "discriminator.safetensors"
 
 
 def pack_model(
-    generator: Generator,
+    generator: TextGenerator,
     transform: SentenceTransform,
     encoder: dict[str, str],
     origin: dict[str, Any],
@@ -61,6 +61,7 @@ def pack_model(
     content = save_tensors({name: t.detach().cpu().contiguous() for name, t in tensors.items()})
     record = {
         "format_version": FORMAT_VERSION,
+        **_architecture(generator),
         "generator": generator.arguments,
         "transform": transform.kind,
         "encoder": encoder,
@@ -71,12 +72,13 @@ def pack_model(
     return files if encoder_file is None else files | {TEXT_ENCODER: encoder_file}
 
 
-def pack_discriminator(discriminator: Discriminator) -> dict[str, bytes]:
+def pack_discriminator(discriminator: TextDiscriminator) -> dict[str, bytes]:
     """Make the files of a saved discriminator: content by file name."""
     tensors = {n: t.detach().cpu().contiguous() for n, t in discriminator.state_dict().items()}
     content = save_tensors(tensors)
     record = {
         "format_version": FORMAT_VERSION,
+        **_architecture(discriminator),
         "discriminator": discriminator.arguments,
         "tensors_sha256": hashlib.sha256(content).hexdigest(),
     }
@@ -86,7 +88,7 @@ def pack_discriminator(discriminator: Discriminator) -> dict[str, bytes]:
     }
 
 
-def load_discriminator(path: str | Path) -> Discriminator:
+def load_discriminator(path: str | Path) -> TextDiscriminator:
     """Load the discriminator of a training checkpoint, to see where it looks.
 
     Args:
@@ -103,7 +105,8 @@ def load_discriminator(path: str | Path) -> Discriminator:
             "of a run: OUTPUT/NAME/checkpoints/step-…"
         )
     record, content = _read_checked(folder, DISCRIMINATOR_JSON, DISCRIMINATOR_TENSORS)
-    discriminator = Discriminator(**record["discriminator"])
+    architecture = find_architecture(record.get("architecture", STANDARD))
+    discriminator = architecture.discriminator(**record["discriminator"])
     load_strictly(discriminator, load_tensors(content), str(folder / DISCRIMINATOR_TENSORS))
     return discriminator.requires_grad_(False).eval()
 
@@ -150,7 +153,8 @@ def load(path: str | Path, *, encoder_path: str | Path | None = None) -> TextToI
     record, content = _read_checked(folder, MODEL_JSON, MODEL_TENSORS)
     tensors = load_tensors(content)
     mean, projection = tensors["transform.mean"], tensors["transform.projection"]
-    generator = Generator(**record["generator"])
+    architecture = find_architecture(record.get("architecture", STANDARD))
+    generator = architecture.generator(**record["generator"])
     load_strictly(generator, _under("generator.", tensors), str(folder / MODEL_TENSORS))
     beside = folder / TEXT_ENCODER
     comes_along = encoder_path is None and beside.is_file()
@@ -164,6 +168,12 @@ def load(path: str | Path, *, encoder_path: str | Path | None = None) -> TextToI
     if comes_along:
         model.load_encoder()  # at once: the folder may be a copy that is soon deleted
     return model
+
+
+def _architecture(network: TextGenerator | TextDiscriminator) -> dict[str, str]:
+    """Return what a record says of the architecture: nothing of the standard one."""
+    name = architecture_of(network)
+    return {} if name == STANDARD else {"architecture": name}
 
 
 def _under(prefix: str, tensors: dict[str, Tensor]) -> dict[str, Tensor]:

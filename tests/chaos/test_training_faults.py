@@ -15,12 +15,13 @@ from pipeline.common.errors import root_cause
 from pipeline.config import TrainConfig
 from pipeline.storage import lock
 from pipeline.storage.folder import Folder
-from pipeline.training import gan_step, launch, loop
+from pipeline.training import launch, loop
 from pipeline.training.train import train
+from ratgan.step import train_step
 from tests.chaos import invariants
 from tests.chaos.commands import step_reached
 from tests.chaos.runs import start
-from tests.pipeline.training.test_train import config, status, weights
+from tests.pipeline.training.test_train import config, status, use_step, weights
 
 pytestmark = [pytest.mark.slow, pytest.mark.rest]
 
@@ -144,13 +145,13 @@ def test_torn_records_of_ray_are_no_hindrance(whole, shapes, tmp_path, record_pr
 
 def test_a_clock_that_jumps_changes_nothing(whole, shapes, tmp_path, monkeypatch, record_property):
     taken, clock, clock_ns = iter((-3600, 7200, -3600)), time.time, time.time_ns
-    ahead_s, step = [0], gan_step.train_step
+    ahead_s, step = [0], train_step
 
     def jumping(*arguments, **keywords):
         ahead_s[0] += next(taken, 0)
         return step(*arguments, **keywords)
 
-    monkeypatch.setattr(gan_step, "train_step", jumping)
+    use_step(monkeypatch, jumping)
     monkeypatch.setattr(time, "time", lambda: clock() + ahead_s[0])
     monkeypatch.setattr(time, "time_ns", lambda: clock_ns() + 10**9 * ahead_s[0])
 

@@ -3,12 +3,13 @@
 from typing import Any
 
 from pipeline.common.console import print_line
+from pipeline.distributed.elastic import train_with_restarts
 from pipeline.storage.folder import Folder, absolute
 from pipeline.tracking.run_description import Purpose
 from pipeline.tracking.tracker import Tracker
 from pipeline.training.damsm.config import PretrainConfig
 from pipeline.training.damsm.worker import describe, work
-from pipeline.training.launch import Launch, check, is_finished, run_job, with_places
+from pipeline.training.launch import Launch, check, is_finished, running_job, with_places
 from ratgan.metrics.retrieval import RPrecision
 from ratgan.weights.saved_model import TEXT_ENCODER
 
@@ -50,9 +51,6 @@ def pretrain(config: PretrainConfig) -> Folder:
     if is_finished(start, f"Its encoder: {start.run}/{TEXT_ENCODER}"):
         return start.run
 
-    def export_result(checkpoint: Folder, state: dict[str, Any], tracker: Tracker) -> None:
-        _hand_over(start.run, checkpoint, state, tracker)
-
     encoder = f"{start.run}/{TEXT_ENCODER}"
     purpose = Purpose(
         "DAMSM text encoder",
@@ -61,11 +59,16 @@ def pretrain(config: PretrainConfig) -> Folder:
             f"`python jobs/prepare.py … --encoder damsm --encoder-path {encoder}`",
         ),
     )
-    run_job(start, work, export_result, purpose)
+    with running_job(start, purpose) as job:
+        train_with_restarts(
+            work, job.fields, start.config, run=start.run, crew=job.crew, stop=job.stop
+        )
+        checkpoint = job.last_checkpoint()
+        _export(start.run, checkpoint, job.state, job.tracker)
     return start.run
 
 
-def _hand_over(run: Folder, checkpoint: Folder, state: dict[str, Any], tracker: Tracker) -> None:
+def _export(run: Folder, checkpoint: Folder, state: dict[str, Any], tracker: Tracker) -> None:
     """Put the last checkpoint's encoder and its measure into the run's folder and into MLflow."""
     content = checkpoint.read(TEXT_ENCODER)
     sha256 = run.write(TEXT_ENCODER, content)

@@ -12,7 +12,6 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from pipeline.checkpoint.async_saver import Saver
 from pipeline.checkpoint.damsm_state import pair_files, pair_tensors, restore
 from pipeline.checkpoint.store import Score
 from pipeline.common.console import duration, print_line
@@ -21,21 +20,17 @@ from pipeline.data.dataset import PreparedDataset
 from pipeline.data.loader import Batch, prefetch
 from pipeline.data.sample_order import SampleOrder
 from pipeline.distributed import collective
-from pipeline.distributed.graceful_stop import StopWatch
-from pipeline.distributed.watchdog import Watchdog
 from pipeline.storage.folder import Folder
 from pipeline.tracking.tracker import Tracker
 from pipeline.training.damsm.config import PretrainConfig
 from pipeline.training.diagnostics import StragglerDetector
 from pipeline.training.loop import (
-    Job,
-    begin,
     flush_metrics_before,
     open_dataset,
+    open_worker,
     reader,
     resume,
     run_state,
-    watched,
 )
 from pipeline.training.step_metrics import Interval
 from ratgan.metrics.retrieval import RPrecision, r_precision
@@ -82,65 +77,55 @@ def work(fields: dict[str, Any]) -> str:
     Returns:
         Why it stopped before its last step, on worker 0; empty if it did not.
     """
-    return watched(_pretrain, *begin(fields, PretrainConfig))
+    with open_worker(fields, PretrainConfig) as worker:
+        job, config, device = worker.job, worker.config, worker.device
+        dataset = open_dataset(job, config.data.path)
+        plan = SampleOrder(dataset.units("train"), config.optim.batch_size, config.seed)
+        # Of the training captions only: a word that no one trained would be noise.
+        vocabulary = Vocabulary.of(dataset.captions("train"), config.pair.max_words)
+        pair = build(config, vocabulary, device)
+        files = partial(pair_files, pair=pair, vocabulary=vocabulary)
 
+        state = resume(job, config, worker.saver.root, device, lambda folder: restore(folder, pair))
+        step: int = state.get("step", 0)
+        last = config.steps(plan.images)
+        tracker = Tracker(Folder(job.run)) if collective.rank() == 0 else None
+        pace = StragglerDetector(partial(_warn, tracker))
+        incoming = reader(config, dataset, plan, image_size=config.pair.image_size, captions=True)
+        batches = prefetch(incoming.batches(step, last), device)
+        interval, saves, stopping = Interval(step), False, False
+        while step < last and not stopping:
+            # Worker 0 measures and saves alone, and the others wait for it here.
+            with worker.watchdog.step(step, patient=saves and tracker is None):
+                batch = interval.wait_for(batches)
+                reach("worker.step", step=step, rank=collective.rank())
+                values = do_step(config, pair, batch, vocabulary, step, plan.images, device)
+                step += 1
+                worker.saver.check()
+                stopping = collective.any_of(worker.stop.asked, device)
+                interval.add(values)
+            saves = step % config.checkpoint_every == 0 or step == last or stopping
 
-def _pretrain(
-    job: Job,
-    config: PretrainConfig,
-    device: torch.device,
-    saver: Saver,
-    stop: StopWatch,
-    watchdog: Watchdog,
-) -> bool:
-    """Restore and pretrain; the saver is worker 0's to use. Tell whether all steps are done."""
-    dataset = open_dataset(job, config.data.path)
-    plan = SampleOrder(dataset.units("train"), config.optim.batch_size, config.seed)
-    # Of the training captions only: a word that no one trained would be noise.
-    vocabulary = Vocabulary.of(dataset.captions("train"), config.pair.max_words)
-    pair = build(config, vocabulary, device)
-    files = partial(pair_files, pair=pair, vocabulary=vocabulary)
-
-    state = resume(job, config, saver.root, device, lambda folder: restore(folder, pair))
-    step: int = state.get("step", 0)
-    last = config.steps(plan.images)
-    tracker = Tracker(Folder(job.run)) if collective.rank() == 0 else None
-    pace = StragglerDetector(partial(_warn, tracker))
-    incoming = reader(config, dataset, plan, image_size=config.pair.image_size, captions=True)
-    batches = prefetch(incoming.batches(step, last), device)
-    interval, saves, stopping = Interval(step), False, False
-    while step < last and not stopping:
-        # Worker 0 measures and saves alone, and the others wait for it here.
-        with watchdog.step(step, patient=saves and tracker is None):
-            batch = interval.wait_for(batches)
-            reach("worker.step", step=step, rank=collective.rank())
-            values = do_step(config, pair, batch, vocabulary, step, plan.images, device)
-            step += 1
-            saver.check()
-            stopping = collective.any_of(stop.asked, device)
-            interval.add(values)
-        saves = step % config.checkpoint_every == 0 or step == last or stopping
-
-        if step % config.log_every == 0 or step == last:
-            measured = interval.close(step, config.optim.batch_size, device)
-            if tracker:
-                _tell(tracker, step, last, measured)
-                pace.interval(step, interval.own_s)
-            interval = Interval(step)
-        if tracker and saves:
-            # A stop between two checkpoints that were to be is not held up by it.
-            extra = step % config.checkpoint_every != 0
-            due = not extra or step == last
-            found = measure(config, pair, dataset, vocabulary, device) if due else None
-            if found:
-                tracker.metrics(step, {R_PRECISION: found.share})
-                print_line(f"step {step:,}  {describe(found)}")
-            state = run_state(job, config, dataset, plan, device, step)
-            state["retrieval"] = found._asdict() if found else None
-            score = Score(R_PRECISION, found.share) if found and config.keep_best else None
-            told = flush_metrics_before(tracker, files)
-            saver.save(step, pair_tensors(pair), told, state, score, extra=extra)
-    return step >= last
+            if step % config.log_every == 0 or step == last:
+                measured = interval.close(step, config.optim.batch_size, device)
+                if tracker:
+                    _tell(tracker, step, last, measured)
+                    pace.interval(step, interval.own_s)
+                interval = Interval(step)
+            if tracker and saves:
+                # A stop between two checkpoints that were to be is not held up by it.
+                extra = step % config.checkpoint_every != 0
+                due = not extra or step == last
+                found = measure(config, pair, dataset, vocabulary, device) if due else None
+                if found:
+                    tracker.metrics(step, {R_PRECISION: found.share})
+                    print_line(f"step {step:,}  {describe(found)}")
+                state = run_state(job, config, dataset, plan, device, step)
+                state["retrieval"] = found._asdict() if found else None
+                score = Score(R_PRECISION, found.share) if found and config.keep_best else None
+                told = flush_metrics_before(tracker, files)
+                worker.saver.save(step, pair_tensors(pair), told, state, score, extra=extra)
+    return "" if step >= last else worker.stop.reason
 
 
 def do_step(

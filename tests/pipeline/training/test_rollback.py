@@ -14,7 +14,8 @@ from safetensors.torch import load_file
 from pipeline.distributed.graceful_stop import StoppedError, StopWatch
 from pipeline.training import gan_step, loop
 from pipeline.training.train import train
-from tests.pipeline.training.test_train import config, weights
+from ratgan.step import train_step
+from tests.pipeline.training.test_train import config, use_step, weights
 from tests.waiting import wait_until
 
 pytestmark = [pytest.mark.slow, pytest.mark.rest]
@@ -107,7 +108,7 @@ def test_a_run_goes_on_from_the_way_back_and_not_from_the_stop_before_it(
     health = {"skipped_in_a_row": 2}
     train(config(shapes, tmp_path / "cut", total_steps=7, health=health))
     run = config(shapes, tmp_path / "cut", total_steps=12, health=health)
-    step, started = gan_step.train_step, []
+    step, started = train_step, []
 
     def asked_after_the_way_back(*arguments, **keywords):
         started.append(1)
@@ -116,7 +117,7 @@ def test_a_run_goes_on_from_the_way_back_and_not_from_the_stop_before_it(
         return step(*arguments, **keywords)
 
     with monkeypatch.context() as patch:
-        patch.setattr(gan_step, "train_step", asked_after_the_way_back)
+        use_step(patch, asked_after_the_way_back)
         with pytest.raises(StoppedError):
             train(run)
 
@@ -145,7 +146,7 @@ def test_a_run_asked_to_stop_among_bad_batches_stops_at_the_next_good_one(
 ):
     bad.update((5, 6))
     run = config(shapes, tmp_path / "cut", total_steps=10)
-    step, started = gan_step.train_step, []
+    step, started = train_step, []
 
     def asked_at_step_6(*arguments, **keywords):
         started.append(1)
@@ -154,7 +155,7 @@ def test_a_run_asked_to_stop_among_bad_batches_stops_at_the_next_good_one(
         return step(*arguments, **keywords)
 
     with monkeypatch.context() as patch:
-        patch.setattr(gan_step, "train_step", asked_at_step_6)
+        use_step(patch, asked_at_step_6)
         with pytest.raises(StoppedError):
             train(run)
 
@@ -168,7 +169,7 @@ def test_a_run_without_memory_says_how_to_train_the_same_batch(monkeypatch, shap
     def no_memory(*_, **__):
         raise torch.OutOfMemoryError("CUDA out of memory.")
 
-    monkeypatch.setattr(gan_step, "train_step", no_memory)
+    use_step(monkeypatch, no_memory)
 
     with pytest.raises(Exception, match=r"Use --optim\.accumulate 2: the same batch"):
         train(config(shapes, tmp_path))

@@ -4,6 +4,7 @@ import hashlib
 import json
 import re
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import mlflow
@@ -18,6 +19,7 @@ from pipeline.data.manifest import MANIFEST
 from pipeline.storage.folder import Folder
 from pipeline.tracking.mlflow_run import fluent_api
 from pipeline.training.train import train
+from ratgan.architectures import ARCHITECTURES, STANDARD
 from tests.chaos.commands import Command, tell_losses
 
 pytestmark = pytest.mark.slow
@@ -54,6 +56,11 @@ def weights(run: Path, step: int) -> dict[str, str]:
         file.name: hashlib.sha256(file.read_bytes()).hexdigest()
         for file in sorted(folder.rglob("*.safetensors"))
     }
+
+
+def use_step(patch: pytest.MonkeyPatch, step) -> None:
+    """Let trainings do another step than that of the architecture."""
+    patch.setitem(ARCHITECTURES, STANDARD, replace(ARCHITECTURES[STANDARD], step=step))
 
 
 @pytest.fixture(scope="module")
