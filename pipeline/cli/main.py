@@ -43,38 +43,28 @@ def run(
     common.add_argument("--debug", action="store_true")
     options, flags = common.parse_known_args()
     with redacted_output():
-        _run(job, config_type, options, flags, plan)
-
-
-def _run(
-    job: Callable[[Config], Any],
-    config_type: type[Config],
-    options: argparse.Namespace,
-    flags: list[str],
-    plan: Callable[[Config], Any] | None,
-) -> None:
-    try:
-        refuse_unsafe_loading()
-        config = parse(config_type, flags, options.preset)
-        if options.print_config:
-            print_line(difference(config, options.preset))
-            print_line(yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False))
-        elif options.dry_run:
-            if plan is None:
-                raise ValueError("this job has no --dry-run; --print-config shows its options.")
-            print_line(difference(config, options.preset))
-            plan(config)
-        else:
-            job(config)
-    except KeyboardInterrupt:
-        print_line("stopped. The same command goes on from what was complete.")
-        sys.exit(130)
-    except Exception as error:
-        cause = root_cause(error)
-        if options.debug or not isinstance(cause, USER_ERRORS):
-            traceback.print_exception(error)
-        show_error(cause)
-        sys.exit(2 if isinstance(cause, USER_ERRORS) else 1)
+        try:
+            refuse_unsafe_loading()
+            config = parse(config_type, flags, options.preset)
+            if options.print_config:
+                print_line(difference(config, options.preset))
+                print_line(yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False))
+            elif options.dry_run:
+                if plan is None:
+                    raise ValueError("this job has no --dry-run; --print-config shows its options.")
+                print_line(difference(config, options.preset))
+                plan(config)
+            else:
+                job(config)
+        except KeyboardInterrupt:
+            print_line("stopped. The same command goes on from what was complete.")
+            sys.exit(130)
+        except Exception as error:
+            cause = root_cause(error)
+            if options.debug or not isinstance(cause, USER_ERRORS):
+                traceback.print_exception(error)
+            show_error(cause)
+            sys.exit(2 if isinstance(cause, USER_ERRORS) else 1)
 
 
 def parse(config_type: type[Config], flags: list[str], preset: str | None = None) -> Config:

@@ -20,8 +20,24 @@ from ratgan.step import Gan
 from ratgan.visualize import attention_overlay, grid, png
 
 
-class Reporter:
-    """Logs for rank 0: a line on the console, metrics, sample grids.
+class RunReporter:
+    """Logs for rank 0 of any training: metrics, warnings, workers that are slower than others.
+
+    Args:
+        job: Where to report.
+    """
+
+    def __init__(self, job: Job) -> None:
+        self.tracker = Tracker(Folder(job.run))
+        self.stragglers = StragglerDetector(self._warn)
+
+    def _warn(self, tag: str, value: str, text: str) -> None:
+        print_line(f"warning: {text}")
+        self.tracker.tag(tag, value)
+
+
+class Reporter(RunReporter):
+    """Logs of a GAN training: a line on the console, metrics, sample grids.
 
     Args:
         config: Resolved options.
@@ -33,7 +49,7 @@ class Reporter:
     def __init__(
         self, config: TrainConfig, job: Job, dataset: PreparedDataset, device: torch.device
     ) -> None:
-        self.tracker = Tracker(Folder(job.run))
+        super().__init__(job)
         self.folder = Folder(job.run) / "samples"
         self.folder.remove_abandoned()  # by a worker that was lost in this same start
         self.device = device
@@ -43,7 +59,6 @@ class Reporter:
         self.collapse = CollapseDetector(
             self._warn, torch.stack([example.image for example in examples])
         )
-        self.stragglers = StragglerDetector(self._warn)
         self.sentences = torch.stack([example.sentence for example in examples])
         self.noise = sample_noise(config.seed, len(examples), config.model.noise_dim)
         # Small pictures are shown larger, so that they can be seen and their captions read.
@@ -72,10 +87,6 @@ class Reporter:
             f"Back to step {step:,}, and on with the batches after them"
         )
         self.tracker.tag("health.rollback", f"step {reached} to step {step}")
-
-    def _warn(self, tag: str, value: str, text: str) -> None:
-        print_line(f"warning: {text}")
-        self.tracker.tag(tag, value)
 
     def sample(self, gan: Gan, step: int) -> None:
         """Draw the fixed captions from the fixed noise with the averaged generator."""

@@ -20,10 +20,7 @@ from pipeline.data.dataset import PreparedDataset
 from pipeline.data.loader import Batch, prefetch
 from pipeline.data.sample_order import SampleOrder
 from pipeline.distributed import collective
-from pipeline.storage.folder import Folder
-from pipeline.tracking.tracker import Tracker
 from pipeline.training.damsm.config import PretrainConfig
-from pipeline.training.diagnostics import StragglerDetector
 from pipeline.training.loop import (
     flush_metrics_before,
     open_dataset,
@@ -32,6 +29,7 @@ from pipeline.training.loop import (
     resume,
     run_state,
 )
+from pipeline.training.reporter import RunReporter
 from pipeline.training.step_metrics import Interval
 from ratgan.metrics.retrieval import RPrecision, r_precision
 from ratgan.text.damsm import CaptionNetwork, pad
@@ -68,6 +66,23 @@ def build(
     return Pair.create(captions.to(device), images.to(device), betas=config.optim.betas)
 
 
+class PairReporter(RunReporter):
+    """Logs of a pretraining: a line on the console, and metrics."""
+
+    def line(self, step: int, last: int, measured: dict[str, float]) -> None:
+        """Print and log the means of an interval."""
+        speed = measured["speed/images_per_s"]
+        left = (last - step) * measured["images_seen"] / step / speed
+        sentence = measured["loss/sentence_to_caption"] + measured["loss/sentence_to_image"]
+        words = measured["loss/words_to_caption"] + measured["loss/words_to_image"]
+        print_line(
+            f"step {step:,}/{last:,}  images {measured['images_seen']:,.0f}  words {words:.3f}  "
+            f"sentence {sentence:.3f}  {speed:.1f} img/s  "
+            f"data wait {measured['speed/data_wait_share']:.0%}  ETA {duration(left)}"
+        )
+        self.tracker.metrics(step, measured)
+
+
 def work(fields: dict[str, Any]) -> str:
     """Pretrain; the function that Ray Train runs in each worker.
 
@@ -89,14 +104,13 @@ def work(fields: dict[str, Any]) -> str:
         state = resume(job, config, worker.saver.root, device, lambda folder: restore(folder, pair))
         step: int = state.get("step", 0)
         last = config.steps(plan.images)
-        tracker = Tracker(Folder(job.run)) if collective.rank() == 0 else None
-        pace = StragglerDetector(partial(_warn, tracker))
+        reporter = PairReporter(job) if collective.rank() == 0 else None
         incoming = reader(config, dataset, plan, image_size=config.pair.image_size, captions=True)
         batches = prefetch(incoming.batches(step, last), device)
         interval, saves, stopping = Interval(step), False, False
         while step < last and not stopping:
             # Worker 0 measures and saves alone, and the others wait for it here.
-            with worker.watchdog.step(step, patient=saves and tracker is None):
+            with worker.watchdog.step(step, patient=saves and reporter is None):
                 batch = interval.wait_for(batches)
                 reach("worker.step", step=step, rank=collective.rank())
                 values = do_step(config, pair, batch, vocabulary, step, plan.images, device)
@@ -108,22 +122,22 @@ def work(fields: dict[str, Any]) -> str:
 
             if step % config.log_every == 0 or step == last:
                 measured = interval.close(step, config.optim.batch_size, device)
-                if tracker:
-                    _tell(tracker, step, last, measured)
-                    pace.interval(step, interval.own_s)
+                if reporter:
+                    reporter.line(step, last, measured)
+                    reporter.stragglers.interval(step, interval.own_s)
                 interval = Interval(step)
-            if tracker and saves:
+            if reporter and saves:
                 # A stop between two checkpoints that were to be is not held up by it.
                 extra = step % config.checkpoint_every != 0
                 due = not extra or step == last
                 found = measure(config, pair, dataset, vocabulary, device) if due else None
                 if found:
-                    tracker.metrics(step, {R_PRECISION: found.share})
+                    reporter.tracker.metrics(step, {R_PRECISION: found.share})
                     print_line(f"step {step:,}  {describe(found)}")
                 state = run_state(job, config, dataset, plan, device, step)
                 state["retrieval"] = found._asdict() if found else None
                 score = Score(R_PRECISION, found.share) if found and config.keep_best else None
-                told = flush_metrics_before(tracker, files)
+                told = flush_metrics_before(reporter.tracker, files)
                 worker.saver.save(step, pair_tensors(pair), told, state, score, extra=extra)
     return "" if step >= last else worker.stop.reason
 
@@ -215,23 +229,3 @@ def describe(found: RPrecision) -> str:
         f"R-precision {found.share:.1%} of {found.images:,} held-out images among "
         f"{found.candidates} captions (by chance {found.chance:.1%})"
     )
-
-
-def _warn(tracker: Tracker | None, tag: str, value: str, text: str) -> None:
-    print_line(f"warning: {text}")
-    if tracker:
-        tracker.tag(tag, value)
-
-
-def _tell(tracker: Tracker, step: int, last: int, measured: dict[str, float]) -> None:
-    """Say how it goes and log it."""
-    speed = measured["speed/images_per_s"]
-    left = (last - step) * measured["images_seen"] / step / speed
-    sentence = measured["loss/sentence_to_caption"] + measured["loss/sentence_to_image"]
-    words = measured["loss/words_to_caption"] + measured["loss/words_to_image"]
-    print_line(
-        f"step {step:,}/{last:,}  images {measured['images_seen']:,.0f}  words {words:.3f}  "
-        f"sentence {sentence:.3f}  {speed:.1f} img/s  "
-        f"data wait {measured['speed/data_wait_share']:.0%}  ETA {duration(left)}"
-    )
-    tracker.metrics(step, measured)
