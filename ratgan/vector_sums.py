@@ -1,4 +1,4 @@
-"""Sums over vectors that add up: those of parts give those of the whole.
+"""Additive sums over vectors: the sums of parts give those of the whole.
 
 Dimensions in this file:
     N vectors, D size.

@@ -47,7 +47,7 @@ def test_a_run_without_a_checkpoint_cannot_go_back():
 def test_a_run_goes_back_only_so_often():
     refuse_to_go_back(120, 100, 10, BatchOffset(rollbacks=2), allowed=3)
 
-    with pytest.raises(ValueError, match=r"gone back 3 times already \(health.rollbacks=3\)"):
+    with pytest.raises(ValueError, match=r"rolled back 3 times already \(health.rollbacks=3\)"):
         refuse_to_go_back(120, 100, 10, BatchOffset(rollbacks=3), allowed=3)
 
 
