@@ -35,8 +35,6 @@ def mismatched_partners(seed: int, step: int, images: Tensor, classes: Tensor) -
     image, and if the batch has only one image, any other index.
 
     Args:
-        seed: Seed of the run.
-        step: Step of the run.
         images: A number for each image, int64, [B].
         classes: A number for the class of each image, int64, [B]; that of the
             image if classes are unknown.

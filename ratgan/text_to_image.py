@@ -27,7 +27,6 @@ class TextToImage:
 
     Args:
         generator: The generator in evaluation mode.
-        transform: Transform of raw sentence vectors.
         encoder: Name and sha256 of the text encoder of the training.
         origin: Run, step, dataset and versions of the training.
         encoder_path: Place of the text encoder, if the model does not contain it.

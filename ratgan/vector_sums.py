@@ -16,7 +16,6 @@ class VectorSums:
     """Sums from which mean and covariance follow.
 
     Attributes:
-        count: Number of vectors.
         total: Σ x, float64, [D].
         products: Σ x xᵀ, float64, [D, D].
     """

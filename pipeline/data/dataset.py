@@ -49,9 +49,6 @@ class Example:
 class PreparedDataset:
     """A folder that `prepare` wrote.
 
-    Args:
-        location: Folder or bucket address.
-
     Raises:
         ValueError: If it is not a complete prepared dataset.
     """

@@ -40,7 +40,6 @@ class Batch:
             differently for another number of rows, so the transform is applied to whole batches.
         image_keys: A number for each image, int64, [b].
         class_keys: A number for each image's class (or image), int64, [b].
-        captions: The captions of the sentences, b of them; empty unless requested.
     """
 
     images: Tensor
@@ -71,10 +70,7 @@ class BatchReader:
     decides the order, so every reader yields the same batches, bit for bit.
 
     Args:
-        dataset: The prepared dataset.
         plan: The order; all row groups of the training split.
-        rank: Rank of this worker.
-        world: Number of workers.
         holders: Number of workers on this machine.
         image_size: Size of the crop in pixels.
         flip: Whether to mirror half of the images.

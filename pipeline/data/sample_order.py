@@ -28,7 +28,6 @@ class RowGroup:
     Attributes:
         file: Shard, relative to the dataset.
         row_group: Index in the shard.
-        rows: Number of images.
     """
 
     file: str
@@ -57,7 +56,6 @@ class SampleOrder:
     Args:
         units: All row groups of the split.
         batch_size: Images B per step over all workers.
-        seed: Seed of the order.
     """
 
     def __init__(self, units: Sequence[RowGroup], batch_size: int, seed: int) -> None:
@@ -73,9 +71,7 @@ class SampleOrder:
         """Return the stream positions of a worker for steps first … last − 1, in its order.
 
         Args:
-            rank: Rank of the worker.
             world: Number of workers; divides the batch.
-            first_step: First step.
             last_step: Step after the last one.
         """
         share = self.batch_size // world

@@ -43,10 +43,6 @@ def train_through_losses(
     own elastic training would lose the steps since the last checkpoint.
 
     Args:
-        work: The function.
-        fields: Its argument.
-        config: Options of the run.
-        run: Folder of the run.
         crew: Permitted numbers of workers.
         stop: Stop requests of the user; after one this returns.
 

@@ -120,7 +120,6 @@ class StopWatch(PeriodicThread):
     """Polls for a stop request in a worker.
 
     Args:
-        run: Folder of the run.
         token: Id of the start that this worker belongs to.
         looks: Whether this worker polls; rank 0 does, and informs the others.
         notice: Returns another reason to stop, or "".

@@ -30,7 +30,6 @@ class Hang:
 
     Attributes:
         worker: Rank of the worker.
-        workers: Number of workers.
         step: Steps done before it.
         waited_s: Duration of the step so far, in seconds.
         place: Innermost function of this project in which the training is.
@@ -85,7 +84,6 @@ def verdict(run: Folder, before: Collection[str]) -> str | None:
     """Return which worker hung; None if none did.
 
     Args:
-        run: Folder of the run.
         before: Reports of earlier starts.
     """
     found: dict[int, Hang] = {}

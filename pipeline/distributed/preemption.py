@@ -18,11 +18,7 @@ logger = logging.getLogger(__name__)
 
 
 class Departures:
-    """The machines of a run's workers; all workers create it together.
-
-    Args:
-        device: Device of the collective operations.
-    """
+    """The machines of a run's workers; all workers create it together."""
 
     def __init__(self, device: torch.device) -> None:
         self.machines: list[str] = []

@@ -37,7 +37,6 @@ class Watchdog(PeriodicThread):
     """Ends this process if a step of it does not end.
 
     Args:
-        run: Folder of the run.
         least_s: Steps of up to so many seconds are never reported; 0 disables the watchdog.
         end: Ends this process.
     """

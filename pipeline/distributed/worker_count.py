@@ -66,7 +66,6 @@ def choose_crew(config: RunConfig, batch: int, gpus: int) -> WorkerRange:
     """Decide the permitted numbers of workers and whether they use GPUs.
 
     Args:
-        config: Options of the run.
         batch: Images per step over all workers.
         gpus: Available GPUs.
 

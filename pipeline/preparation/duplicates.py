@@ -30,7 +30,6 @@ class Repeats:
     """Rows of a shard with the same image as an earlier row.
 
     Attributes:
-        part: Part of the shard.
         rows: Row numbers in the shard.
         firsts: Ids of the earlier rows.
     """
@@ -48,7 +47,6 @@ def find_repeats(folder: Folder, parts: Sequence[Part], *, across: bool) -> list
     """Find images that occur more than once; holds the digests, about 50 bytes an image.
 
     Args:
-        folder: Folder of the dataset.
         parts: All parts; their shards are written.
         across: Whether an image in both training and validation counts.
     """

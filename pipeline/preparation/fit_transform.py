@@ -19,7 +19,6 @@ def fit_transform(
     """Fit the transform.
 
     Args:
-        folder: Folder of the dataset.
         shards: Shards of the training split, with at least one row; they are summed in this order,
             which decides the last bit.
         kind: Kind of `SentenceTransform`.

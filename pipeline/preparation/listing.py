@@ -30,7 +30,6 @@ class Part:
     Attributes:
         split: As in `Record`.
         index: Index of the shard in its split.
-        rows: Number of records.
         digest: Digest of the records: equal for the same originals, captions and order.
     """
 

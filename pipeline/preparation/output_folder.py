@@ -38,7 +38,6 @@ class OutputFolder:
     """Where a dataset is prepared.
 
     Args:
-        location: Folder or bucket address.
         source: Name and options of the source.
         options: Options of the preparation that decide the dataset's content.
     """

@@ -15,7 +15,6 @@ class Budget:
     Attributes:
         text: The option of the user.
         share: Share of all originals, in [0, 1].
-        count: Number of originals.
     """
 
     text: str
@@ -45,7 +44,6 @@ class Budget:
         Args:
             reasons: Originals rejected so far, by reason.
             total: Originals listed.
-            folder: Folder of the dataset.
 
         Raises:
             ValueError: If there are more than the budget permits.

@@ -46,10 +46,8 @@ class Recipe:
 
     Attributes:
         source: Reads the originals.
-        folder: Folder of the dataset.
         encoder: Name and place of the text encoder.
         cache_size: Height and width of the stored images in pixels.
-        quality: JPEG quality.
         row_group_rows: Rows of a row group.
         digest: Digest of these options, and of the versions of the libraries.
         fingerprint: Digest of all originals, which decide the duplicates.
@@ -275,9 +273,6 @@ def write_shard(
     """Write a shard and its rejects; it is complete only after `commit`.
 
     Args:
-        folder: Folder of the dataset.
-        part: Part of the shard.
-        table: Rows of the shard.
         rejects: Rejected images and captions, as in `REJECT_SCHEMA`.
         row_group_rows: Rows of a row group.
         seen: Number of listed originals.

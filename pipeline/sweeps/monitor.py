@@ -34,12 +34,7 @@ class SweepMonitor(tune.Callback):  # type: ignore[misc]
     """Keeps the records of trials.
 
     Args:
-        folder: Folder of the study.
-        parent: MLflow run of the study.
-        config: Options of the study.
-        count: Number of trials.
         proposals: Learn from finished trials.
-        stop: Stop requests of the user.
 
     Attributes:
         hopeless: Why no trial can be used, or "".

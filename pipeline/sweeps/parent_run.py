@@ -107,9 +107,6 @@ def finish_trial_run(
     """Log how the run of a trial ended, whatever ended it.
 
     Args:
-        study: Folder of the study.
-        record: Record of the trial.
-        uri: Address of the tracker.
         send: Whether the tracker answered so far.
 
     Returns:

@@ -51,10 +51,7 @@ def winner_command(folder: Folder, train: TrainConfig, name: str, values: dict[s
     """Write the winner's options as a preset, and return the command that trains with them.
 
     Args:
-        folder: Folder of the study.
         train: The run that was varied, with the user's options.
-        name: Name of the study.
-        values: Values of the winner.
     """
     config = with_values(train, values).model_copy(update={"name": f"{name}-winner"})
     preset = config.model_dump(mode="json", exclude={"tracking": {"uri"}})
@@ -163,8 +160,6 @@ def learning_curves(trials: Sequence[TrialRecord], best: int, metric: str, title
     Args:
         trials: Trials with points of the metric, the best first.
         best: Number of the best trial.
-        metric: Name of the metric.
-        title: Title of the plot.
 
     Returns:
         A PNG.
@@ -197,10 +192,7 @@ def parallel_coordinates(
     Args:
         trials: Trials with a value of the metric, the best first.
         best: Number of the best trial.
-        space: Domains of the options that vary.
-        metric: Name of the metric.
         mode: Direction of the metric, "max" or "min".
-        title: Title of the plot.
 
     Returns:
         A PNG.

@@ -64,10 +64,8 @@ class Population(PopulationBasedTraining):  # type: ignore[misc]
     """Population based training (https://arxiv.org/abs/1711.09846) over a `Space`.
 
     Args:
-        space: Domains of the options that vary.
         mode: Direction of the score, "max" or "min".
         every: Share of its length after which a trial may take over weights.
-        seed: Seed of the changes.
     """
 
     def __init__(self, space: Space, mode: str, every: float, seed: int) -> None:

@@ -67,8 +67,6 @@ class Optuna:
     """Optuna's tree-structured Parzen estimator: values near those of good trials.
 
     Args:
-        space: Domains of the options that vary.
-        seed: Seed of the sampler.
         mode: Direction of the metric, "max" or "min".
 
     Raises:

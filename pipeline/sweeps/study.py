@@ -51,9 +51,6 @@ class Study:
 
     Attributes:
         what: Its kind for messages: "sweep" or "ablation".
-        config: Its options.
-        count: Number of trials.
-        proposals: Choose the values of trials.
         scheduler: Decides which trials continue; None: all.
         replay: Whether the scheduler needs the points of earlier starts again.
         together: Whether trials depend on each other, and must all run at a time.
@@ -77,7 +74,6 @@ def run_study(study: Study, conclude: Callable[[Study, StudyFolder, ParentRun], 
     """Run all unfinished trials, then report the results.
 
     Args:
-        study: The sweep or ablation.
         conclude: Writes tables and plots, and logs them to the study's run.
 
     Returns:
@@ -226,8 +222,6 @@ class Chooser(Searcher):  # type: ignore[misc]
     """Chooses the values of a trial when it can start, and records them.
 
     Args:
-        folder: Folder of the study.
-        proposals: Choose the values.
         numbers: Numbers of the trials to start, in order; some may have their values already.
         mode: Direction of the score.
     """

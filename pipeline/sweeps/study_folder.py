@@ -27,13 +27,9 @@ class TrialRecord:
     """One trial.
 
     Attributes:
-        number: From 0.
         values: Values of the options that vary.
-        status: Its state.
-        why: Why it was stopped or failed.
         total: Steps of the whole trial, known after its start.
         curve: Steps and values of the metric.
-        seconds: Training time.
         latest: Last value of each of its metrics.
         adopted: Each take-over of weights: number of the other trial, id of the take-over, and the
             values since.

@@ -61,7 +61,6 @@ class Curve:
 
     Args:
         run: Folder of the run; it need not exist yet.
-        name: Name of the metric.
     """
 
     def __init__(self, run: Folder, name: str) -> None:
@@ -103,8 +102,6 @@ class TrialPlan:
 
     Attributes:
         train: The run that is varied, with absolute paths, its tracker and its workers.
-        folder: Folder of the study.
-        name: Name of the study.
         metric: Metric that is reported.
         parent: Our id of the study's run.
         varied: Names of the options that vary.

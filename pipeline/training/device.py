@@ -72,9 +72,7 @@ def explained(
 
     Args:
         batch_size: Images of a step over all workers.
-        workers: Number of workers.
         accumulate: Parts of a worker's share.
-        device: Device of the training.
 
     Raises:
         ValueError: If the device had no memory left.
@@ -127,7 +125,6 @@ def compile_blocks(generator: Generator, device: torch.device) -> None:
 
     Args:
         generator: Each block is compiled when it first runs, in seconds to minutes.
-        device: Device of the generator.
 
     Raises:
         ValueError: If torch cannot compile on this machine.

@@ -185,9 +185,6 @@ def say_cost(
     """Report memory and time of a step.
 
     Args:
-        report: The report of the dry run.
-        config: Options of the run.
-        trial: The step.
         share: Images of a worker.
         place: Where it would run.
         accumulate: Parts of a worker's share, if that is an option.

@@ -14,9 +14,7 @@ def model_card(
     """Return the card, in Markdown.
 
     Args:
-        config: Options of the run.
         state: State of the model's checkpoint.
-        manifest: Manifest of the dataset.
         captions: Some captions of the training.
     """
     size = config.model.image_size

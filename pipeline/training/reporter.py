@@ -24,10 +24,8 @@ class Reporter:
     """Logs for rank 0: a line on the console, metrics, sample grids.
 
     Args:
-        config: Resolved options.
         job: Has the run's folder.
         dataset: Has the captions of the samples.
-        device: Device of the generator.
     """
 
     def __init__(

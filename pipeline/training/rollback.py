@@ -11,7 +11,6 @@ class Skips:
     """Counts skipped steps on the device; the counts are the same on every worker.
 
     Args:
-        device: Device of the training.
         total: Number of skipped steps before this start.
     """
 
@@ -43,7 +42,6 @@ class BatchOffset:
 
     Attributes:
         passed_over: Batches skipped by rollbacks: step n uses batch n + passed_over.
-        rollbacks: Number of rollbacks.
     """
 
     passed_over: int = 0
@@ -69,7 +67,6 @@ def refuse_to_go_back(
     """Stop a run that cannot roll back again.
 
     Args:
-        step: Current step.
         target: Step of its last checkpoint; 0 if there is none.
         skips: Skipped steps in a row.
         course: Offset of the run, with the number of its rollbacks.

@@ -21,10 +21,6 @@ def introduce(
     """Log options, dataset and tags of a new run, or that a run resumes.
 
     Args:
-        config: Options of the run.
-        run: Folder of the run.
-        dataset: Dataset of the run.
-        uri: Address of the tracker.
         part_of: The parent run, if any.
     """
     tracker = Tracker(run)

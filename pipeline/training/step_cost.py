@@ -54,7 +54,6 @@ class Measured:
     """The result of a timed step.
 
     Attributes:
-        images: Images of the step.
         seconds: Time of the step.
         peak_bytes: Peak memory on a GPU, otherwise None.
     """
@@ -75,10 +74,7 @@ def gan_trial(
     """Prepare the trial of a GAN's step.
 
     Args:
-        config: Options of the run.
         raw_dim: Size of a raw sentence vector.
-        transform: Transform of raw sentence vectors.
-        device: Device of the trial.
         tried_in: Precision of the trial; that of the run if not given.
     """
     configure_precision(
@@ -177,10 +173,8 @@ def measure(
     """Time a step, with fewer images than a worker's share if the whole would take too long.
 
     Args:
-        trial: The step.
         share: Images of a worker.
         step_bytes: Additional memory of a step of `share` images.
-        device: Device of the trial.
         limit_s: Approximate limit for the whole measurement in seconds.
 
     Raises:
