@@ -183,7 +183,7 @@ def train_step(
 
 @dataclass
 class _Part:
-    """Some of a batch: what goes through the networks at once.
+    """A part of a batch, which the networks process at once.
 
     Attributes:
         share: Share of the batch, in (0, 1].

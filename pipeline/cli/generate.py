@@ -99,7 +99,7 @@ def generate(config: GenerateConfig) -> list[str]:
     for name, picture in pictures.items():
         folder.write(name, png(picture))
     print_line(
-        f"{len(images)} picture{'s' if len(images) > 1 else ''} in {folder}, side by side in "
+        f"{len(images)} image{'s' if len(images) > 1 else ''} in {folder}, side by side in "
         f"{folder}/grid.png" + (f"\nattention in {folder}/attention.png" * bool(config.attention))
     )
     return [f"{folder}/{name}" for name in pictures]
@@ -120,8 +120,8 @@ def plan_generation(config: GenerateConfig) -> None:
         if config.attention:
             _attention(config.attention, model, drawn, captions[:1])
         report.line("model", f"{config.model}: {side} × {side} px ({origin})")
-        report.line("output", f"{folder}: up to {count:,} pictures of {len(captions):,} captions")
-        report.line("ETA", f"{duration(count * seconds)}: a picture took {seconds:.2f} s")
+        report.line("output", f"{folder}: up to {count:,} images of {len(captions):,} captions")
+        report.line("ETA", f"{duration(count * seconds)}: an image took {seconds:.2f} s")
         report.end()
 
 

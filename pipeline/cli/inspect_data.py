@@ -66,7 +66,7 @@ def inspect(config: InspectConfig) -> DatasetReport:
     lines = _lines(dataset, report)
     if config.samples and dataset.manifest.rows(config.split):
         output.write("contact_sheet.png", contact_sheet(dataset, config))
-        lines.append(f"\npictures    {output}/contact_sheet.png")
+        lines.append(f"\nsheet       {output}/contact_sheet.png")
     print_line("\n".join([*lines, f"report      {output}/report.json"]))
     return report
 

@@ -151,7 +151,7 @@ class StopWatch(PeriodicThread):
         try:
             if self.run.exists(REQUEST):
                 mine = self.run.read_json(REQUEST).get("start") == self.token
-                self.reason, self.asked = "asked to stop" if mine else "", mine
+                self.reason, self.asked = "stop requested" if mine else "", mine
         except (OSError, ValueError) as error:  # checked again soon
             logger.debug("%s/%s cannot be checked: %s", self.run, REQUEST, error)
         return not self.asked

@@ -20,7 +20,7 @@ VALIDATION_FOLDERS = ("validation", "val", "test")
 
 
 class FolderSource(Source):
-    """Your own images: any folders of .jpg, .png, .webp, each with .txt, .caption or .json beside.
+    """Your own images: any folders of .jpg, .png, .webp, each with a .txt, .caption or .json file.
 
     python jobs/prepare.py folder --root data/mine --image-size 256 --output data/mine-256
     """

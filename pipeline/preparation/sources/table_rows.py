@@ -70,7 +70,7 @@ def table_rows(
 
 
 def read_cell(folder: Folder, file: str, column: str, group: int, index: int) -> Any:
-    """Read the image of a row of parquet: bytes, or as found if it is something else.
+    """Read the image of a row of parquet: bytes, or the unchanged value of another type.
 
     Raises:
         OSError: If the table cannot be read.

@@ -116,7 +116,7 @@ assert not {{"ray", "mlflow"}} & set(sys.modules), "by jobs/generate.py"
     )
 
     assert done.returncode == 0, done.stderr
-    assert "1 picture in" in done.stdout
+    assert "1 image in" in done.stdout
     assert (tmp_path / "grid.png").exists()
 
 

@@ -1,4 +1,4 @@
-"""Being asked to stop: a signal reaches the workers of this start, and of no other."""
+"""Graceful stop: a signal reaches the workers of this start, and of no other."""
 
 import errno
 import os
