@@ -1,7 +1,7 @@
 """Recurrent affine transformation: the idea that names RAT-GAN.
 
-A recurrent controller reads the sentence once per affine block, and each
-affine block scales and shifts the image features by what the controller says.
+A recurrent controller reads the sentence once per affine block. Each affine
+block scales and shifts the image features as the controller's state determines.
 
 Dimensions in this file:
     B batch, T affine blocks in the generator, C feature channels,
@@ -19,11 +19,11 @@ from torch import Tensor, nn
 
 
 class RecurrentController(nn.Module):
-    """LSTM that hands one conditioning vector to every affine block.
+    """LSTM that computes one conditioning vector for every affine block.
 
-    The sentence is the input at every step, so the sequence depends on the
-    text and the noise only, never on the image: the generator unrolls it once,
-    before it draws anything.
+    The sentence is the input at every step, so the sequence depends only on the
+    text and the noise, never on the image: the generator unrolls it once, at the
+    start.
 
     Args:
         sentence_dim: Size S of the sentence vector.
@@ -57,10 +57,10 @@ class RecurrentController(nn.Module):
 
 
 class IsolatedConditioning(nn.Module):
-    """Hands noise and sentence themselves to every affine block: no block knows of another.
+    """Conditions every affine block on noise and sentence alone, independent of other blocks.
 
-    What the recurrent controller is compared with: the isolated affine blocks of
-    DF-GAN (https://arxiv.org/abs/2008.05865), whose released code conditions on both.
+    The baseline for the recurrent controller: the isolated affine blocks of DF-GAN
+    (https://arxiv.org/abs/2008.05865), whose released code conditions on both.
 
     Args:
         sentence_dim: Size S of the sentence vector.
@@ -78,7 +78,7 @@ class IsolatedConditioning(nn.Module):
 
 
 class Affine(NamedTuple):
-    """What one affine block does to each channel.
+    """The transformation of one affine block.
 
     Attributes:
         scale: γ_t, [B, C].
@@ -112,7 +112,7 @@ class AffineBlocks(nn.Module):
         rows = 2 * len(channels)
         self.hidden_weight = nn.Parameter(torch.empty(rows, condition_dim, hidden_dim))
         self.hidden_bias = nn.Parameter(torch.empty(rows, 1, hidden_dim))
-        bound = 1 / math.sqrt(condition_dim)  # as nn.Linear starts
+        bound = 1 / math.sqrt(condition_dim)  # the initialization of nn.Linear
         nn.init.uniform_(self.hidden_weight, -bound, bound)
         nn.init.uniform_(self.hidden_bias, -bound, bound)
 

@@ -19,8 +19,8 @@ def soft_threshold(scores: Tensor) -> Tensor:
     """Turn scores into weights: a sigmoid normalised by its sum over positions.
 
     ``α_{w,h} = σ(x_{w,h}) / Σ σ(x_{w',h'})`` (https://arxiv.org/abs/2204.10482).
-    Unlike a softmax it drives no weight to 0 as one score grows, so no position
-    is starved of gradient.
+    Unlike a softmax it drives no weight to 0 when one score grows, so every
+    position has a gradient.
 
     Args:
         scores: One score per position, [B, 1, H, W].
@@ -28,7 +28,7 @@ def soft_threshold(scores: Tensor) -> Tensor:
     Returns:
         Positive weights that add up to 1 over positions, [B, 1, H, W].
     """
-    # In logarithms, since the sum of sigmoids underflows where all scores are very low.
+    # In logarithms, because the sum of sigmoids underflows if all scores are very low.
     return torch.softmax(functional.logsigmoid(scores).flatten(2), dim=2).view_as(scores)
 
 
@@ -57,7 +57,7 @@ class SpatialAttention(nn.Module):
         )
 
     def forward(self, features: Tensor, sentence: Tensor) -> Tensor:
-        """Find where the sentence is.
+        """Compute the attention of each sentence.
 
         Args:
             features: Image features P, [B, C, H, W].
@@ -70,9 +70,9 @@ class SpatialAttention(nn.Module):
 
 
 class PublishedAttention(nn.Module):
-    """The attention that the published code had for a while: softmax of a sigmoid.
+    """The attention of an earlier version of the published code: softmax of a sigmoid.
 
-    Its MLP sees 3 × 3 positions and has no biases. Since the sigmoid is bounded,
+    Its MLP uses 3 × 3 positions and has no biases. Since the sigmoid is bounded,
     no weight can be more than e = 2.718 times another: the attention stays nearly flat.
 
     Args:

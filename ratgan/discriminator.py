@@ -45,7 +45,7 @@ class DownBlock(nn.Module):
         return self.join(average_pool(features), self.residual[0](features))
 
     def join(self, pooled: Tensor, convolved: Tensor) -> Tensor:
-        """Finish the block from its input after each of the two steps that halve it.
+        """Compute the output from the two halved forms of the input.
 
         Args:
             pooled: The input averaged over 2 × 2, [B, C_in, H/2, W/2].
@@ -54,7 +54,7 @@ class DownBlock(nn.Module):
         Returns:
             [B, C_out, H/2, W/2].
         """
-        # Equal to pooling last, as the paper draws it: an average and a 1 × 1 convolution commute.
+        # Equal to pooling last, as in the paper: an average and a 1 × 1 convolution commute.
         shortcut = self.shortcut(pooled)
         residual = self.residual[1:](convolved)
         return torch.addcmul(shortcut, residual, self.residual_scale.to(residual.dtype))
@@ -71,7 +71,7 @@ class PlainHead(nn.Module):
 
     def __init__(self, in_channels: int, hidden_channels: int, sentence_dim: int) -> None:
         super().__init__()
-        # No bias in the score: a constant shift would move real and generated alike.
+        # No bias in the score: it would shift real and generated logits equally.
         self.score = nn.Sequential(
             Conv2d(in_channels + sentence_dim, hidden_channels, 3, padding=1, bias=False),
             LeakyReLU(LEAK),
@@ -80,22 +80,22 @@ class PlainHead(nn.Module):
 
     def forward(self, features: Tensor, sentence: Tensor) -> Tensor:
         """Score features [B, C, 4, 4] against sentences [B, S]: logits [B]."""
-        # In the weights' precision: real, generated and mismatched logits pull the score's first
-        # kernel apart and nearly cancel, and what is left drowns in the rounding of bfloat16.
+        # In the weights' precision: the gradients of real, generated and mismatched logits nearly
+        # cancel in the score's first kernel, and bfloat16 would round the small rest away.
         with full_precision(features):
             features = features.to(sentence.dtype)
             return self.score(torch.cat([features, spread(sentence, features)], dim=1)).flatten()
 
 
 class AttentionHead(PlainHead):
-    """Scores image features against a sentence, looking where the sentence is.
+    """Scores image features against a sentence, with spatial attention.
 
     Args:
         in_channels: Channels of the 8 × 8 features.
         out_channels: Channels after the last halving.
         hidden_channels: Channels of the hidden layers of attention and score.
         sentence_dim: Size S of the sentence.
-        attention: Which attention.
+        attention: Kind of attention.
     """
 
     def __init__(
@@ -130,11 +130,11 @@ class Discriminator(TextDiscriminator):
         image_size: Height and width of the images, one of 32, 64, 128, 256, 512 pixels.
         sentence_dim: Size S of the sentence vectors.
         base_channels: Channels at full size; deeper levels have up to 16 × as many.
-        attention: `soft_threshold` as the paper defines it, `softmax` as the published
-            code had it, `none` as that code trains.
+        attention: `soft_threshold` as in the paper, `softmax` as in an earlier version of the
+            published code, `none` as that code trains.
 
     Raises:
-        ValueError: If the image size or the attention is not one of those.
+        ValueError: If the image size or the attention is invalid.
     """
 
     def __init__(
@@ -164,7 +164,7 @@ class Discriminator(TextDiscriminator):
         if attention == "none":
             self.trunk = nn.Sequential(*blocks)
             self.head = PlainHead(channels[-1], 2 * base_channels, sentence_dim)
-        else:  # the last halving belongs to the head, which looks before it halves
+        else:  # the last halving is in the head, after the attention
             self.trunk = nn.Sequential(*blocks[:-1])
             self.head = AttentionHead(
                 channels[-2], channels[-1], 2 * base_channels, sentence_dim, attention
@@ -173,7 +173,7 @@ class Discriminator(TextDiscriminator):
     def forward(self, images: Tensor, *sentences: Tensor) -> tuple[Tensor, ...]:
         """Score images against one or more batches of sentences.
 
-        The image trunk runs once, however many batches of sentences there are.
+        The image trunk runs once for all batches of sentences.
 
         Args:
             images: In [-1, 1], [B, 3, H, W].
@@ -186,9 +186,9 @@ class Discriminator(TextDiscriminator):
         return tuple(self.head(features, sentence) for sentence in sentences)
 
     def features(self, images: Tensor) -> Tensor:
-        """Compute what the head sees of images [B, 3, H, W]: [B, C, 8, 8], or 4 × 4 for `none`."""
-        # Equal to trunk(from_rgb(images)). No activation follows from_rgb, so it folds into the
-        # two steps that halve its map: the largest of the network is never made.
+        """Compute the head's input from images [B, 3, H, W]: [B, C, 8, 8], or 4 × 4 for `none`."""
+        # Equal to trunk(from_rgb(images)). No activation follows from_rgb, so it is folded into
+        # the two steps that halve its output: the network's largest map is never computed.
         first: Any = self.trunk[0]
         pooled = convolve_then_average(images, self.from_rgb)
         convolved = convolve_twice(images, self.from_rgb, first.residual[0])
@@ -196,7 +196,7 @@ class Discriminator(TextDiscriminator):
         return features
 
     def attention_maps(self, images: Tensor, sentence: Tensor) -> Tensor | None:
-        """Return where each sentence is looked for in its image, for pictures.
+        """Return the attention of each sentence to its image.
 
         Args:
             images: In [-1, 1], [B, 3, H, W].

@@ -16,7 +16,7 @@ from ratgan.affine import Affine, AffineBlocks, IsolatedConditioning, RecurrentC
 from ratgan.networks import TextGenerator
 from ratgan.ops.folding import upsample_then_convolve
 
-IMAGE_SIZES = (32, 64, 128, 256, 512)  # pixels; five doublings of the 4 × 4 start and fewer
+IMAGE_SIZES = (32, 64, 128, 256, 512)  # pixels: 3 to 7 doublings of the 4 × 4 start
 LEAK = 0.2  # slope of every LeakyReLU below zero, as in DF-GAN and RAT-GAN
 
 
@@ -44,7 +44,7 @@ class GeneratorBlock(nn.Module):
         self.residual_scale = nn.Parameter(torch.zeros(1))
 
     def forward(self, features: Tensor, affines: Sequence[Affine]) -> Tensor:
-        """Draw one level.
+        """Compute one level.
 
         Args:
             features: [B, C_in, H, W].
@@ -52,14 +52,14 @@ class GeneratorBlock(nn.Module):
                 C_in channels, the second on C_out.
 
         Returns:
-            [B, C_out, 2H, 2W] when upsampling, else [B, C_out, H, W].
+            [B, C_out, 2H, 2W] when upsampling, otherwise [B, C_out, H, W].
         """
         half = len(affines) // 2
         residual = _modulate(features, affines[:half])
         shortcut = self.shortcut(features)
         if self.upsample:
-            # Equal to upsampling the input, as the paper draws it: whatever acts
-            # on each pixel alone commutes with copying pixels, and costs a quarter here.
+            # Equal to upsampling the input, as in the paper: pointwise operations
+            # commute with copying pixels, and cost a quarter here.
             residual = upsample_then_convolve(residual, self.conv1)
             shortcut = functional.interpolate(shortcut, scale_factor=2)
         else:
@@ -90,10 +90,10 @@ class Generator(TextGenerator):
         affines_per_block: Even number of affine transformations in a block; 4 published,
             2 in the paper's figure, 6 in the published code for flowers.
         recurrent: Condition the affine blocks on the states of the recurrent controller;
-            else each on noise and sentence alone, the paper's ablation.
+            otherwise each on noise and sentence alone, the paper's ablation.
 
     Raises:
-        ValueError: If an argument is outside what the architecture allows.
+        ValueError: If the architecture does not permit an argument.
     """
 
     def __init__(
@@ -167,7 +167,7 @@ class Generator(TextGenerator):
         affines = self.affines(hidden)
         features = self.project(noise).unflatten(1, (-1, 4, 4))  # [B, C, 4, 4]
         if self.to_rgb.weight.is_contiguous(memory_format=torch.channels_last):
-            # In the layout of the weights, or each block would turn its map around and back.
+            # In the layout of the weights: otherwise each block would convert it twice.
             features = features.contiguous(memory_format=torch.channels_last)
         for level, block in enumerate(self.blocks):
             first = level * self.affines_per_block

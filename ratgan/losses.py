@@ -20,9 +20,9 @@ def discriminator_hinge_loss(
 
     Args:
         real: Logits of real images with their sentences, [B].
-        generated: Logits of generated images with the sentences they were made from, [B].
+        generated: Logits of generated images with their sentences, [B].
         mismatched: Logits of real images with sentences of other images, [B].
-        weights: Of the mismatched pairs, [B], 1 on average; all 1 if not given.
+        weights: Weights of the mismatched pairs, [B], 1 on average; all 1 if not given.
 
     Returns:
         A scalar, at least 0.

@@ -43,7 +43,7 @@ class TextDiscriminator(nn.Module, ABC):
         """Score images [B, 3, H, W] against each batch of sentences [B, S]: logits [B] for each."""
 
     def attention_maps(self, images: Tensor, sentence: Tensor) -> Tensor | None:
-        """Return where each sentence [B, S] is looked for in its image, for pictures.
+        """Return the attention of each sentence [B, S] to its image.
 
         Returns:
             Weights that add up to 1, [B, 1, H, W] at any size; None without attention.

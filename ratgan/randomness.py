@@ -1,4 +1,4 @@
-"""Random numbers as a function of where they are used, never of what was drawn before.
+"""Random numbers that depend on their use (seed, step, purpose), never on earlier draws.
 
 Noise and pairing of a step follow from (seed, step) for the whole batch, so a
 resumed run, and a run on another number of workers, draws the same ones.
@@ -23,7 +23,7 @@ def step_noise(seed: int, step: int, batch_size: int, noise_dim: int) -> Tensor:
 
 
 def sample_noise(seed: int, count: int, noise_dim: int) -> Tensor:
-    """Draw noise for samples, [N, Z]; the n-th row does not depend on how many there are."""
+    """Draw noise for samples, [N, Z]; row n does not depend on N."""
     rows = [torch.randn(noise_dim, generator=generator_for(seed, n, SAMPLE)) for n in range(count)]
     return torch.stack(rows)
 
@@ -31,22 +31,20 @@ def sample_noise(seed: int, count: int, noise_dim: int) -> Tensor:
 def mismatched_partners(seed: int, step: int, images: Tensor, classes: Tensor) -> Tensor:
     """Choose, for each image of a batch, another one whose sentence does not match it.
 
-    The partner is of another class. If the batch has none, it is another image,
-    and if the batch repeats one image only, any other place.
+    The partner has another class. If the batch has no other class, it is another
+    image, and if the batch has only one image, any other index.
 
     Args:
-        seed: Of the run.
-        step: Of the run.
         images: A number for each image, int64, [B].
-        classes: A number for the class of each image, int64, [B]; where classes
-            are not known, that of the image.
+        classes: A number for the class of each image, int64, [B]; that of the
+            image if classes are unknown.
 
     Returns:
         Indices into the batch, [B].
     """
     size = len(images)
     order = torch.randperm(size, generator=generator_for(seed, step, PAIRING))
-    # Row p: the others in the order they follow place p of a random circle.
+    # Row p: the others in the order after position p of a random circle.
     others = order[(torch.arange(size)[:, None] + torch.arange(1, size)) % size]  # [B, B-1]
     fit = 2 * (classes[others] != classes[order][:, None]).long()
     fit += images[others] != images[order][:, None]
@@ -59,16 +57,16 @@ def mismatched_partners(seed: int, step: int, images: Tensor, classes: Tensor) -
 def published_partners(lengths: Tensor) -> tuple[Tensor, Tensor]:
     """Choose mismatched sentences as the published code does: the next in a sorted batch.
 
-    That code sorts a batch by the length of its captions, longest first, and holds
-    images 0 … B − 2 against sentences 1 … B − 1. The last image has no partner, and one
-    of the same class is not kept out.
+    That code sorts a batch by the length of its captions, longest first, and pairs
+    images 0 … B − 2 with sentences 1 … B − 1. The last image has no partner, and a
+    partner may have the same class.
 
     Args:
         lengths: Words of each caption, [B].
 
     Returns:
         Indices into the batch, [B], and the weight of each pair in the mean, [B]: 0 for
-        the image without a partner, and so much for the others that the mean is theirs.
+        the image without a partner, B / (B − 1) for the others.
     """
     size = len(lengths)
     order = torch.argsort(lengths, descending=True, stable=True)

@@ -1,4 +1,4 @@
-"""From captions to images: drawing samples, and going from one to another.
+"""From sentences to images: draw samples, and interpolate sentences and noise.
 
 Dimensions in this file:
     N images, S sentence size, Z noise size, H W height and width.
@@ -39,19 +39,19 @@ def to_uint8(images: Tensor) -> Tensor:
 
 
 def interpolate_sentences(start: Tensor, end: Tensor, steps: int) -> Tensor:
-    """Go straight from one sentence vector [S] to another: [steps, S], both ends included."""
+    """Interpolate linearly between sentence vectors [S]: [steps, S], both ends included."""
     return torch.lerp(start, end, torch.linspace(0, 1, steps)[:, None])
 
 
 def interpolate_noise(start: Tensor, end: Tensor, steps: int) -> Tensor:
-    """Go from one noise vector [Z] to another along a great circle: [steps, Z].
+    """Interpolate between noise vectors [Z] along a great circle: [steps, Z].
 
-    A straight line would pass through vectors much shorter than any that the
-    generator was trained on.
+    A straight line would pass through vectors that are much shorter than those
+    of the training.
     """
     share = torch.linspace(0, 1, steps)[:, None]
     angle = torch.acos(torch.cosine_similarity(start, end, dim=0).clamp(-1, 1))
-    if angle < 1e-4:  # the same direction: there is no circle to follow
+    if angle < 1e-4:  # the same direction: the circle is not defined
         return torch.lerp(start, end, share)
     return (torch.sin((1 - share) * angle) * start + torch.sin(share * angle) * end) / torch.sin(
         angle

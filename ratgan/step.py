@@ -22,16 +22,16 @@ from ratgan.networks import TextDiscriminator, TextGenerator
 from ratgan.update import Synchronize, alone, update_network
 
 Update = Literal["fused", "separate"]
-Values = dict[str, Tensor]  # scalars by the names they are logged under
+Values = dict[str, Tensor]  # scalars by the names of their metrics
 
 
 @dataclass
 class Gan:
-    """The networks in training and what updates them.
+    """The networks in training, and their optimizers.
 
     Attributes:
         generator: G, being trained.
-        average: Exponential moving average of G's weights; what samples are drawn from.
+        average: Exponential moving average of G's weights, which draws the samples.
         discriminator: D.
         generator_optimizer: Updates G.
         discriminator_optimizer: Updates D.
@@ -53,14 +53,14 @@ class Gan:
         discriminator_lr: float = 4e-4,
         betas: tuple[float, float] = (0.0, 0.9),
     ) -> "Gan":
-        """Put an average and two Adam optimizers beside the networks.
+        """Create the average and two Adam optimizers for the networks.
 
         Args:
-            generator: On the device it trains on.
-            discriminator: On the same device.
+            generator: G, on the device of the training.
+            discriminator: D, on the same device.
             generator_lr: Learning rate of G; 1e-4 in the paper.
             discriminator_lr: Learning rate of D; 4e-4 in the paper.
-            betas: Of both Adams; (0.0, 0.9) in the paper's code.
+            betas: Betas of both optimizers; (0.0, 0.9) in the paper's code.
         """
         return cls(
             generator=generator,
@@ -95,8 +95,8 @@ def train_step(
     May run under `torch.autocast`: the discriminator's score, the penalty's sum and all
     updates then stay in float32.
 
-    An update whose gradients or loss are not finite is left out, on all workers, and so are those
-    that follow it in the step: weights, moments and average stay as they are.
+    All workers skip an update whose gradients or loss are not finite, and the later updates of the
+    step: weights, moments and average do not change.
 
     Args:
         gan: Updated in place.
@@ -104,33 +104,33 @@ def train_step(
         sentences: Their sentence vectors, [B, S].
         mismatched: Sentence vectors of other images, [B, S].
         noise: Standard normal, [B, Z].
-        mismatched_weights: Of the mismatched pairs in their mean, [B]; all 1 if not given.
+        mismatched_weights: Weights of the mismatched pairs in their mean, [B]; all 1 if not given.
         penalty_weight: Factor of the matching-aware gradient penalty.
         penalty_power: Its exponent.
-        average_decay: Share of the moving average that stays, in [0, 1).
+        average_decay: Decay of the moving average, in [0, 1).
         update: ``"fused"`` updates D once, on the sum of hinge loss and penalty, as DF-GAN
             does. ``"separate"`` updates it on the hinge loss and then on the penalty of the
             updated D, as the published code of RAT-GAN does.
-        accumulate: Parts, 1 to B, that the batch is taken in; gradients add up over them to
-            those of the whole, to rounding, with the memory of one part.
+        accumulate: Number of parts of the batch, 1 to B. The gradients of the parts are summed to
+            those of the whole, up to rounding, with the memory of one part.
         synchronize: Averages the gradients of the given parameters over workers;
             called before each update of a network.
 
     Returns:
-        Losses, mean logits and the discriminator's accuracy of this worker's share, and over all
-        workers the norm of each network's last gradient and whether something was left out (1 or
-        0), as scalars on the device and under the names they are logged by. Reading one waits
-        for the device.
+        Scalars on the device, by the names of their metrics: losses, mean logits and the
+        discriminator's accuracy of this worker's share, and over all workers the norm of each
+        network's last gradient and whether an update was skipped (1 or 0). Reading one waits for
+        the device.
 
     Raises:
-        ValueError: If `update` is not one of those, or the batch does not have so many parts.
+        ValueError: If `update` or `accumulate` is invalid.
     """
     if update not in get_args(Update):
         raise ValueError(f'update={update!r} must be "fused" or "separate".')
     parts = _split(accumulate, images, sentences, mismatched, mismatched_weights, noise)
-    # The whole is drawn once, for the turns of both. Parts are drawn without a graph, and once more
-    # in the generator's turn: 7 % more arithmetic, where their graphs would fill the memory
-    # that taking parts is to save.
+    # A whole batch is drawn once, for both networks. Parts are drawn without a graph, and again for
+    # the generator's update: 7 % more arithmetic, but keeping their graphs would need the memory
+    # that the parts save.
     with torch.set_grad_enabled(accumulate == 1):
         for part in parts:
             part.drawn = gan.generator(part.noise, part.sentences)
@@ -188,16 +188,16 @@ def train_step(
 
 @dataclass
 class _Part:
-    """Some of a batch: what goes through the networks at once.
+    """A part of a batch, which the networks process at once.
 
     Attributes:
-        share: Of the batch, in (0, 1].
+        share: Share of the batch, in (0, 1].
         images: Real images, requiring a gradient for the penalty.
         sentences: Their sentences.
         matching: The same, requiring a gradient for the penalty.
         mismatched: Sentences of other images.
-        weights: Of the mismatched pairs in the mean over the batch; None if all are 1.
-        noise: To draw from.
+        weights: Weights of the mismatched pairs in the mean over the batch; None if all are 1.
+        noise: Noise of the images.
         drawn: Images drawn from noise and sentences.
     """
 
@@ -219,7 +219,7 @@ def _split(
     weights: Tensor | None,
     noise: Tensor,
 ) -> list[_Part]:
-    """Cut a batch into parts as equal as can be."""
+    """Split a batch into nearly equal parts."""
     size = len(images)
     if not 1 <= count <= size:
         raise ValueError(f"accumulate={count} must be from 1 to {size}, the images of the batch.")
@@ -245,7 +245,7 @@ def _split(
 
 
 def _judge(discriminator: TextDiscriminator, part: _Part) -> tuple[Tensor, Values]:
-    """Compute the logits of real images with their sentences, the hinge loss, and what it tells."""
+    """Compute the logits of real images with their sentences, the hinge loss and its metrics."""
     real, mismatched = discriminator(part.images, part.matching, part.mismatched)
     (drawn,) = discriminator(part.drawn.detach(), part.sentences)
     loss = discriminator_hinge_loss(real, drawn, mismatched, part.weights)
@@ -263,7 +263,7 @@ def _weighed(
     objective: Callable[[_Part], tuple[Tensor, Values]],
     values: Values,
 ) -> Iterator[Tensor]:
-    """Yield the loss of each part by its share of the batch, and add up its values."""
+    """Yield the loss of each part, weighted by its share of the batch, and sum its values."""
     for part in parts:
         loss, seen = objective(part)
         for name, value in seen.items():

@@ -1,4 +1,4 @@
-"""A trained model as you use it: captions in, images out.
+"""The API of a trained model: captions in, images out.
 
 Dimensions in this file:
     N captions, S sentence size, Z noise size, H W height and width.
@@ -26,11 +26,10 @@ class TextToImage:
     """A trained model: captions in, images out.
 
     Args:
-        generator: In evaluation mode.
-        transform: Of raw sentence vectors.
-        encoder: Name and sha256 of the text encoder it was trained with.
-        origin: Where it comes from: run, step, dataset, versions.
-        encoder_path: Where that encoder is, if it does not come along.
+        generator: The generator in evaluation mode.
+        encoder: Name and sha256 of the text encoder of the training.
+        origin: Run, step, dataset and versions of the training.
+        encoder_path: Place of the text encoder, if the model does not contain it.
     """
 
     def __init__(
@@ -68,7 +67,7 @@ class TextToImage:
         Args:
             captions: One text or several.
             seed: The same captions and seed give the same images.
-            same_noise: Draw all from one noise: what differs then is what the captions say.
+            same_noise: Use the same noise for all, so that images differ only by their captions.
 
         Returns:
             uint8, [N, 3, H, W].
@@ -81,33 +80,33 @@ class TextToImage:
         """Draw several images of each of N captions, from the same noises for all captions.
 
         Returns:
-            uint8, [N, count, 3, H, W]: a row is of one caption, a column of one noise.
+            uint8, [N, count, 3, H, W]: a row has one caption, a column one noise.
         """
         sentences = self.encode(captions).repeat_interleave(count, dim=0)
         noise = self.noise(count, seed).repeat(len(captions), 1)
         return self._draw(sentences, noise).unflatten(0, (-1, count))
 
     def between_captions(self, captions: Sequence[str], steps: int, *, seed: int = 0) -> Tensor:
-        """Draw the way from each of N captions to the next, all from one noise.
+        """Draw interpolations from each of N captions to the next, all from one noise.
 
         Returns:
-            uint8, [N - 1, steps, 3, H, W], both ends of each way included.
+            uint8, [N - 1, steps, 3, H, W], both ends included.
 
         Raises:
             ValueError: If there are fewer than two captions.
         """
         if len(captions) < 2:
-            raise ValueError("between captions there must be two of them or more.")
+            raise ValueError("between_captions needs at least two captions.")
         pairs = pairwise(self.encode(captions))
         ways = [interpolate_sentences(start, end, steps) for start, end in pairs]
         noise = self.noise(1, seed).expand(len(ways) * steps, -1)
         return self._draw(torch.cat(ways), noise).unflatten(0, (-1, steps))
 
     def between_noises(self, captions: Sequence[str], steps: int, *, seed: int = 0) -> Tensor:
-        """Draw each of N captions on the way from one noise to another.
+        """Draw each of N captions with an interpolation from one noise to another.
 
         Returns:
-            uint8, [N, steps, 3, H, W], both ends of the way included.
+            uint8, [N, steps, 3, H, W], both ends included.
         """
         start, end = self.noise(2, seed)
         way = interpolate_noise(start, end, steps)
@@ -115,30 +114,29 @@ class TextToImage:
         return self._draw(sentences, way.repeat(len(captions), 1)).unflatten(0, (-1, steps))
 
     def noise(self, count: int, seed: int) -> Tensor:
-        """Draw noises, [count, Z]; the n-th does not depend on how many there are."""
+        """Draw noises, [count, Z]; row n does not depend on `count`."""
         return sample_noise(seed, count, self.generator.noise_dim)
 
     def _draw(self, sentences: Tensor, noise: Tensor) -> Tensor:
         return sample(self.generator, sentences, noise)
 
     def encode(self, captions: Sequence[str]) -> Tensor:
-        """Encode N captions as the generator reads them, [N, S].
+        """Encode N captions for the generator, [N, S].
 
         Raises:
-            ValueError: If a caption is empty, or the text encoder at hand is not the
-                one the model was trained with.
+            ValueError: If a caption is empty, or the text encoder is not that of the training.
         """
         if not captions or any(not text.strip() for text in captions):
-            raise ValueError("a caption is empty: there is nothing to draw.")
+            raise ValueError("a caption is empty: give at least one word.")
         encoder = self._encoder or self.load_encoder()
         vectors: Tensor = self.transform(encoder.encode(captions))
         return vectors
 
     def load_encoder(self) -> TextEncoder:
-        """Load the text encoder now rather than with the first caption.
+        """Load the text encoder now instead of at the first caption.
 
         Raises:
-            ValueError: If it is not the one the model was trained with.
+            ValueError: If it is not that of the training.
         """
         encoder = load_encoder(self.encoder_record["name"], self._encoder_path)
         if encoder.sha256 != self.encoder_record["sha256"]:

@@ -1,8 +1,8 @@
-"""One update of one network, left out on all workers alike where it would not be finite.
+"""One update of one network, which all workers skip if it is not finite.
 
-A number that is not finite costs nothing to agree on. It goes into the gradient, the mean over
-workers carries it to all of them (NaN + x = NaN, ∞ + x = ∞ or NaN), and each computes the same flag
-from the same mean. The flag stays on the device: no step waits for it.
+The workers agree on this without communication. A number that is not finite is in the gradient, the
+mean over workers carries it to all of them (NaN + x = NaN, ∞ + x = ∞ or NaN), and each computes the
+same flag from the same mean. The flag stays on the device: no step waits for it.
 """
 
 from collections.abc import Callable, Iterable
@@ -16,7 +16,7 @@ Synchronize = Callable[[Iterable[nn.Parameter]], None]
 
 
 def alone(parameters: Iterable[nn.Parameter]) -> None:
-    """Synchronize nothing: what a single worker does with its gradients."""
+    """Synchronize nothing, for a single worker."""
 
 
 def update_network(
@@ -27,19 +27,18 @@ def update_network(
     synchronize: Synchronize = alone,
     skip: Tensor | None = None,
 ) -> tuple[Tensor, Tensor]:
-    """Update a network on the sum of some losses, unless that is not finite.
+    """Update a network on the sum of some losses, unless it is not finite.
 
     Args:
         network: Updated in place.
-        optimizer: Of all its parameters; fused Adam, which takes the flag on the device.
-        losses: Scalars. Each is taken when the one before has gone backward, so a generator
-            holds one graph at a time.
+        optimizer: Optimizer of all its parameters; fused Adam, which reads the flag on the device.
+        losses: Scalars. The next one is requested after the backward pass of the last one, so an
+            iterator holds one graph at a time.
         synchronize: Averages the gradients of the given parameters over workers.
-        skip: 1 where the update is to be left out whatever its gradients, else 0; a scalar
-            in float32.
+        skip: 1 to skip the update whatever its gradients, otherwise 0; a scalar in float32.
 
     Returns:
-        The norm of the gradient over workers, and 1 if the update was left out, else 0, in
+        The norm of the gradient over workers, and 1 if the update was skipped, otherwise 0, in
         float32; both scalars on the device.
     """
     optimizer.zero_grad(set_to_none=True)
@@ -47,27 +46,27 @@ def update_network(
     total = parameters[0].new_zeros(())
     for loss in losses:
         with full_precision(loss):
-            # No other gradients: D's would be thrown away in the generator's turn, so D is as
-            # good as frozen there, and those of the real images in its own.
+            # Only these gradients: the generator's update does not need those of D, and D's does
+            # not need those of the real images.
             loss.backward(inputs=parameters)
             total += loss.detach()
     gradients = []
     for parameter in parameters:
         if parameter.grad is None:
-            # The penalty does not depend on biases without an activation after them. Its
-            # gradient there is zero, and Adam must see it to forget their second moment.
+            # The penalty does not depend on biases without an activation after them. Adam needs
+            # their zero gradient, so that their second moment decays.
             parameter.grad = torch.zeros_like(parameter)
         gradients.append(parameter.grad)
-    # A loss can overflow where its gradient does not: 0 · ∞ is NaN, and other losses add nothing.
+    # A loss can overflow when its gradient does not: 0 · ∞ is NaN, and other losses add 0.
     gradients[0] += 0 * total
     synchronize(parameters)
-    # Not only NaN and ∞: a gradient whose square overflows would stay in Adam's second moment as ∞,
-    # and its weight would never move again.
+    # Not only NaN and ∞: a gradient whose square overflows would leave ∞ in Adam's second moment,
+    # and its weight would never change again.
     norm = torch.nn.utils.get_total_norm(gradients)
     skipped = (~norm.isfinite()).float()
     if skip is not None:
         skipped = torch.maximum(skipped, skip)
-    optimizer.found_inf = skipped  # type: ignore[attr-defined]  # what GradScaler tells fused Adam
+    optimizer.found_inf = skipped  # type: ignore[attr-defined]  # as GradScaler does for fused Adam
     optimizer.step()
-    torch.clear_autocast_cache()  # it holds the weights from before the update
+    torch.clear_autocast_cache()  # it has the weights before the update
     return norm, skipped

@@ -1,4 +1,4 @@
-"""Sums over vectors that add up: those of parts give those of the whole.
+"""Additive sums over vectors: the sums of parts give those of the whole.
 
 Dimensions in this file:
     N vectors, D size.
@@ -16,7 +16,6 @@ class VectorSums:
     """Sums from which mean and covariance follow.
 
     Attributes:
-        count: Number of vectors.
         total: Σ x, float64, [D].
         products: Σ x xᵀ, float64, [D, D].
     """

@@ -1,4 +1,4 @@
-"""Pictures for people: grids with captions, and where the discriminator looks.
+"""Image grids with captions, and overlays of the discriminator's attention.
 
 Dimensions in this file:
     N images, H W height and width in pixels.
@@ -18,7 +18,7 @@ FONT_SIZE = 12  # pixels
 LINE_HEIGHT = 15  # pixels
 CAPTION_LINES = 4
 MAX_SHOWN = 400  # characters of a caption
-HEAT = (255, 72, 0)  # colour of what is attended to most
+HEAT = (255, 72, 0)  # colour of the highest attention
 
 
 def png(picture: Image.Image) -> bytes:
@@ -36,13 +36,13 @@ def to_pil(image: Tensor) -> Image.Image:
 def grid(
     images: Tensor, captions: Sequence[str] | None = None, columns: int = 4, scale: int = 1
 ) -> Image.Image:
-    """Lay images out in rows, each with its caption under it.
+    """Arrange images in rows, each with its caption below it.
 
     Args:
         images: uint8, [N, 3, H, W].
-        captions: N texts; without them nothing is written.
+        captions: N texts; None for a grid without captions.
         columns: Images in a row.
-        scale: Show each pixel as this many in width and height.
+        scale: Factor of enlargement in width and height.
 
     Returns:
         One RGB picture.
@@ -78,7 +78,7 @@ def grid(
 def _wrap(text: str, font: ImageFont.FreeTypeFont | ImageFont.ImageFont, width: int) -> list[str]:
     """Break a caption into at most `CAPTION_LINES` lines that fit."""
     lines = [""]
-    # What does not fit into the lines is not measured: that would take long for long texts.
+    # The rest of a long text is not measured, because that would take long.
     for word in text[: MAX_SHOWN + 1].split():
         longer = f"{lines[-1]} {word}".strip()
         if font.getlength(longer) <= width or not lines[-1]:
@@ -94,10 +94,10 @@ def _wrap(text: str, font: ImageFont.FreeTypeFont | ImageFont.ImageFont, width: 
 
 
 def attention_overlay(images: Tensor, weights: Tensor) -> Tensor:
-    """Lay the discriminator's attention over the images it looked at.
+    """Overlay images with the discriminator's attention.
 
-    Each image's own strongest position is shown in full colour and its weakest
-    in grey, so that the pattern can be seen however flat the weights are.
+    The highest weight of each image has full colour and the lowest is grey, so
+    that the pattern is visible even if the weights are nearly flat.
 
     Args:
         images: uint8, [N, 3, H, W].

@@ -1,1 +1,1 @@
-"""Commands: flags, and errors as a person sees them."""
+"""Commands: flags, and error messages for users."""

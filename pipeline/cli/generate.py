@@ -32,48 +32,48 @@ DISCRIMINATOR_FILES = (DISCRIMINATOR_JSON, DISCRIMINATOR_TENSORS)
 
 
 class GenerateConfig(Settings):
-    """Draw pictures for captions. The same captions and seed give the same files.
+    """Generate images for captions. The same captions and seed give the same files.
 
     python jobs/generate.py --model outputs/quickstart/model "a large red circle in the centre"
     """
 
     captions: tyro.conf.Positional[tuple[str, ...]] = ()
-    """What to draw, one picture each."""
+    """Captions, one image for each."""
     model: str = "outputs/quickstart/model"
     """Saved model: a folder or bucket address."""
     encoder_path: str | None = None
-    """Text encoder, if the model does not bring it along and it is not where it was in training."""
+    """Text encoder, if the model does not contain it and its place in training has changed."""
     file: str | None = None
-    """Text file with one caption a line, in addition to those given."""
+    """Text file with one caption on each line, in addition to those of the command line."""
     output: str = "outputs/generated"
     """Folder or bucket address for the PNG files and grid.png."""
     seed: Annotated[int, Field(ge=0)] = 0
-    """Another seed draws other pictures of the same captions."""
+    """Another seed gives other images for the same captions."""
     show: Literal["each", "variations", "captions", "noises"] = "each"
-    """One picture of each caption; or a row of them: variations of each caption, from the same
-    noises for all; the way from each caption to the next; or each caption on the way from one noise
-    to another."""
+    """each: one image for each caption. The others give rows of images. variations: each caption
+    with several noises, the same for all captions. captions: an interpolation from each caption to
+    the next. noises: each caption with an interpolation from one noise to another."""
     count: Annotated[int, Field(ge=2, le=64)] | None = None
-    """Pictures in such a row. Default: 8."""
+    """Images in such a row. Default: 8."""
     same_noise: bool = False
-    """Draw one picture of each caption from one noise: what differs is what the captions say."""
+    """Use the same noise for all captions, so that images differ only by their captions."""
     attention: str | None = None
-    """Checkpoint of a run, outputs/NAME/checkpoints/step-…: also draw where its discriminator looks
-    for each caption."""
+    """Checkpoint of a run, outputs/NAME/checkpoints/step-…: also show the attention of its
+    discriminator for each caption."""
     images: tuple[str, ...] = ()
-    """With attention: image files to look at, one for each caption, in place of drawn ones."""
+    """With attention: image files, one for each caption, instead of generated images."""
     columns: Annotated[int, Field(ge=1)] = 4
-    """Pictures in a row of the grid, where rows have no meaning of their own."""
+    """Images in a row of the grid, with --show each."""
 
     @model_validator(mode="after")
     def _check_combination(self) -> Self:
         rows = self.show != "each"
         if self.count is not None and not rows:
-            raise ValueError("count is for rows: choose what they show with --show variations.")
+            raise ValueError("count is for rows: choose them with, for example, --show variations.")
         if rows and (self.same_noise or self.attention):
             raise ValueError(f"same_noise and attention need --show each, not {self.show}.")
         if self.images and self.attention is None:
-            raise ValueError("images are looked at with --attention, the checkpoint of a run.")
+            raise ValueError("images needs --attention, the checkpoint of a run.")
         return self
 
 
@@ -81,11 +81,11 @@ def generate(config: GenerateConfig) -> list[str]:
     """Write PNG files and a labelled grid of all.
 
     Returns:
-        The files, the grid after those it shows.
+        The files, the images before the grid.
 
     Raises:
-        ValueError: If there is no caption, one that says nothing, or not one for each image.
-        FileNotFoundError: If the model or a file is not there.
+        ValueError: If there is no caption, an empty one, or not one for each image.
+        FileNotFoundError: If the model or a file does not exist.
     """
     captions, folder, model = _checked(config)
     images, labels = _draw(config, model, captions)
@@ -99,19 +99,14 @@ def generate(config: GenerateConfig) -> list[str]:
     for name, picture in pictures.items():
         folder.write(name, png(picture))
     print_line(
-        f"{len(images)} picture{'s' if len(images) > 1 else ''} in {folder}, side by side in "
+        f"{len(images)} image{'s' if len(images) > 1 else ''} in {folder}, side by side in "
         f"{folder}/grid.png" + (f"\nattention in {folder}/attention.png" * bool(config.attention))
     )
     return [f"{folder}/{name}" for name in pictures]
 
 
 def plan_generation(config: GenerateConfig) -> None:
-    """Say what would be drawn, and how long it takes, after drawing one picture.
-
-    Raises:
-        ValueError: As drawing would.
-        OSError: As drawing would.
-    """
+    """Print number and time of the images, after generating one; raises as `generate`."""
     with leaving_nothing(Folder(config.output)):
         captions, folder, model = _checked(config)
         report, rows = DryRunReport(), config.show != "each"
@@ -125,13 +120,13 @@ def plan_generation(config: GenerateConfig) -> None:
         if config.attention:
             _attention(config.attention, model, drawn, captions[:1])
         report.line("model", f"{config.model}: {side} × {side} px ({origin})")
-        report.line("output", f"{folder}: up to {count:,} pictures of {len(captions):,} captions")
-        report.line("ETA", f"{duration(count * seconds)}: a picture took {seconds:.2f} s")
+        report.line("output", f"{folder}: up to {count:,} images of {len(captions):,} captions")
+        report.line("ETA", f"{duration(count * seconds)}: an image took {seconds:.2f} s")
         report.end()
 
 
 def _checked(config: GenerateConfig) -> tuple[list[str], Folder, TextToImage]:
-    """Return captions, output folder and model, if something can be drawn."""
+    """Return captions, output folder and model, after all checks."""
     captions = [_clean(text) for text in _texts(config)]
     if not captions:
         raise ValueError('no caption given, for example: jobs/generate.py "a small red bird"')
@@ -148,7 +143,7 @@ def _checked(config: GenerateConfig) -> tuple[list[str], Folder, TextToImage]:
 def _draw(
     config: GenerateConfig, model: TextToImage, captions: list[str]
 ) -> tuple[Tensor, list[str]]:
-    """Draw, or read, what the grid shows: images [N, 3, H, W] and what stands under each."""
+    """Generate or read the images of the grid: images [N, 3, H, W] and their labels."""
     count = config.count or 8
     blank = [""] * (count - 2)
     if config.images:
@@ -168,7 +163,7 @@ def _draw(
 
 
 def _named(images: Tensor, captions: list[str]) -> dict[str, Image.Image]:
-    """Name pictures by their number and what they show; rows are of one caption each."""
+    """Name images by their number and caption; each row has one caption."""
     per_caption = max(1, len(images) // len(captions))
     pictures = {}
     for index, image in enumerate(images):
@@ -179,7 +174,7 @@ def _named(images: Tensor, captions: list[str]) -> dict[str, Image.Image]:
 
 
 def _attention(checkpoint: str, model: TextToImage, images: Tensor, captions: list[str]) -> Tensor:
-    """Lay over images where the discriminator looks for their captions: uint8, [N, 3, H, W]."""
+    """Overlay images with the discriminator's attention to their captions: uint8, [N, 3, H, W]."""
     with local_copy(checkpoint, DISCRIMINATOR_FILES) as folder:
         discriminator = load_discriminator(folder)
     size = model.generator.arguments["image_size"]
@@ -188,7 +183,7 @@ def _attention(checkpoint: str, model: TextToImage, images: Tensor, captions: li
         raise ValueError(
             f"the discriminator in {checkpoint} is for images of {sizes[0]} px and sentence "
             f"vectors of {sizes[1]} numbers, the model for {size} px and {model.transform.dim}: "
-            "they are not of one run."
+            "use a checkpoint and a model of the same run."
         )
     with torch.inference_mode():
         weights = discriminator.attention_maps(images.float() / 127.5 - 1, model.encode(captions))
@@ -204,7 +199,7 @@ def _read_image(path: str, size: int) -> Tensor:
     try:
         return from_pil(square(decode(Path(path).read_bytes()), size))
     except RejectedError as error:
-        raise ValueError(f"{path} cannot be looked at: {error.reason}, {error.detail}") from error
+        raise ValueError(f"{path} cannot be used: {error.reason}, {error.detail}") from error
 
 
 def _texts(config: GenerateConfig) -> list[str]:
@@ -225,4 +220,4 @@ def _clean(text: str) -> str:
     try:
         return clean_caption(text)
     except ValueError as error:
-        raise ValueError(f"caption {text[:60]!r} cannot be drawn: {error}.") from error
+        raise ValueError(f"caption {text[:60]!r} cannot be used: {error}.") from error

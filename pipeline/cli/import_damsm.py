@@ -1,4 +1,4 @@
-"""Convert AttnGAN's text encoder into a file that preparation takes."""
+"""Convert AttnGAN's text encoder into a file for preparation."""
 
 from pathlib import Path
 from typing import Annotated
@@ -14,16 +14,16 @@ from ratgan.text.vocabulary import MAX_WORDS
 
 
 class ImportDamsmConfig(Settings):
-    """Import an AttnGAN text encoder. No code of the files is run."""
+    """Import an AttnGAN text encoder. Code in the files is never executed."""
 
     weights: str
     """text_encoder*.pth of an AttnGAN training."""
     captions: str
-    """captions.pickle of the same training: its word numbers are those of the weights."""
+    """captions.pickle of the same training: the weights use its word numbers."""
     output: str = "data/text_encoder.safetensors"
     """File to write; a path or bucket address."""
     max_words: Annotated[int, Field(ge=1)] = MAX_WORDS
-    """Words of a caption that are read: 18 for birds and flowers, 12 for COCO in AttnGAN."""
+    """Words of a caption that are used: 18 for birds and flowers, 12 for COCO in AttnGAN."""
 
 
 def import_encoder(config: ImportDamsmConfig) -> str:
@@ -33,8 +33,8 @@ def import_encoder(config: ImportDamsmConfig) -> str:
         Its sha256.
 
     Raises:
-        ValueError: If a file is refused, or the two are not of one training.
-        FileNotFoundError: If one is not there.
+        ValueError: If a file is refused, or the two come from different trainings.
+        FileNotFoundError: If one does not exist.
     """
     content, words = _converted(config)
     place, _, name = config.output.rpartition("/")
@@ -47,12 +47,7 @@ def import_encoder(config: ImportDamsmConfig) -> str:
 
 
 def plan_import_encoder(config: ImportDamsmConfig) -> None:
-    """Read and convert the files, and say what would be written.
-
-    Raises:
-        ValueError: As the import would.
-        OSError: As the import would.
-    """
+    """Convert the files, and print what would be written; raises the errors of the import."""
     folder = Folder(config.output.rpartition("/")[0] or ".")
     with leaving_nothing(folder):
         folder.check_writable("output")
@@ -64,7 +59,7 @@ def plan_import_encoder(config: ImportDamsmConfig) -> None:
 
 
 def _converted(config: ImportDamsmConfig) -> tuple[bytes, int]:
-    """Return the encoder file, and how many words it knows."""
+    """Return the encoder file, and the size of its vocabulary."""
     content, vocabulary = import_damsm(
         Path(config.weights).expanduser(), Path(config.captions).expanduser(), config.max_words
     )

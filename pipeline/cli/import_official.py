@@ -15,7 +15,7 @@ from ratgan.weights.saved_model import pack_discriminator, pack_model
 
 
 class ImportOfficialConfig(Settings):
-    """Turn published weights into a model that `ratgan.load` reads.
+    """Convert published weights into a model that `ratgan.load` reads.
 
     python jobs/import_official.py --generator netG_500.pth --encoder-path damsm.safetensors
     """
@@ -23,17 +23,17 @@ class ImportOfficialConfig(Settings):
     generator: str
     """State dict of the published generator (.pth)."""
     encoder_path: str
-    """The text encoder it was trained with, as jobs/import_damsm.py wrote it."""
+    """The text encoder of its training, written by jobs/import_damsm.py."""
     discriminator: str | None = None
-    """State dict of the published discriminator, for pictures of its attention."""
+    """State dict of the published discriminator, to show its attention."""
     affines_per_block: Literal[4, 6] | None = None
-    """Which graph the generator's weights are of, where they do not tell."""
+    """Architecture of the generator, if the weights do not determine it."""
     output: Annotated[str, Field(min_length=1)] = "outputs/official"
     """Folder or bucket address for the model."""
 
 
 def import_official(config: ImportOfficialConfig) -> Folder:
-    """Import as the config says, and report what became of every tensor.
+    """Import the weights, and report the use of every tensor.
 
     Returns:
         Folder of the model.
@@ -51,12 +51,7 @@ def import_official(config: ImportOfficialConfig) -> Folder:
 
 
 def plan_import_official(config: ImportOfficialConfig) -> None:
-    """Convert the weights, report on each tensor, and say what would be written.
-
-    Raises:
-        ValueError: As the import would.
-        OSError: As the import would.
-    """
+    """Convert the weights, and print what would be written; raises the errors of the import."""
     folder = Folder(config.output)
     with leaving_nothing(folder):
         folder.check_writable("output")
@@ -67,7 +62,7 @@ def plan_import_official(config: ImportOfficialConfig) -> None:
 
 
 def _converted(config: ImportOfficialConfig) -> dict[str, bytes]:
-    """Return the files of the model, and say what became of every tensor."""
+    """Return the files of the model, and print the use of every tensor."""
     place, encoder_file = find_encoder("damsm", config.encoder_path)
     encoder = place.loaded()
     generator, report = import_generator(
@@ -75,7 +70,7 @@ def _converted(config: ImportOfficialConfig) -> dict[str, bytes]:
     )
     if generator.sentence_dim != encoder.dim:
         raise ValueError(
-            f"the generator reads sentence vectors of {generator.sentence_dim} numbers, and "
+            f"the generator needs sentence vectors of {generator.sentence_dim} numbers, and "
             f"{config.encoder_path} gives {encoder.dim}: it is not the encoder of these weights."
         )
     files = pack_model(

@@ -29,7 +29,7 @@ DatasetReport = dict[str, Any]
 
 
 class InspectConfig(Settings):
-    """Show what is in a prepared dataset.
+    """Show the content of a prepared dataset.
 
     python jobs/inspect_data.py --data data/coco-256
     """
@@ -41,21 +41,21 @@ class InspectConfig(Settings):
     samples: Annotated[int, Field(ge=0, le=400)] = 24
     """Images on the contact sheet."""
     split: str = "train"
-    """Split that the contact sheet shows."""
+    """Split of the contact sheet."""
     seed: int = 0
-    """Another seed shows other images."""
+    """Seed of the choice of images."""
     verify: bool = False
-    """Read every shard, and compare its sha256 with the manifest's."""
+    """Read every shard, and compare its sha256 with the manifest."""
 
 
 def inspect(config: InspectConfig) -> DatasetReport:
-    """Print what is in a dataset, and write it down.
+    """Print a report on a dataset, and write it to report.json.
 
     Returns:
         The report, as in report.json.
 
     Raises:
-        ValueError: If it is not a complete dataset, or a file of it is missing or damaged.
+        ValueError: If it is not a complete dataset, or a file is missing or damaged.
     """
     dataset = _checked(config)
     if config.verify:
@@ -66,18 +66,13 @@ def inspect(config: InspectConfig) -> DatasetReport:
     lines = _lines(dataset, report)
     if config.samples and dataset.manifest.rows(config.split):
         output.write("contact_sheet.png", contact_sheet(dataset, config))
-        lines.append(f"\npictures    {output}/contact_sheet.png")
+        lines.append(f"\nsheet       {output}/contact_sheet.png")
     print_line("\n".join([*lines, f"report      {output}/report.json"]))
     return report
 
 
 def plan_inspection(config: InspectConfig) -> None:
-    """Say what would be read and written.
-
-    Raises:
-        ValueError: As the inspection would.
-        OSError: As the inspection would.
-    """
+    """Print what would be read and written; raises the errors of the inspection."""
     output = Folder(config.output)
     with leaving_nothing(output):
         dataset, plan = _checked(config), DryRunReport()
@@ -174,7 +169,7 @@ def _shorter(sides: Counter[tuple[int, int]]) -> Counter[int]:
 
 
 def _summary(counts: Counter[int]) -> dict[str, float]:
-    """Return smallest, median, mean and largest of counted values."""
+    """Return minimum, median, mean and maximum of counted values."""
     if not counts:
         return {}
     values = np.array(sorted(counts))
@@ -189,7 +184,7 @@ def _summary(counts: Counter[int]) -> dict[str, float]:
 
 
 def _histogram(counts: Counter[int]) -> dict[str, int]:
-    """Count values in bins of equal width; the last one takes the longest 1 % whatever they are."""
+    """Count values in bins of equal width; the last bin also has all of the largest 1 %."""
     if not counts:
         return {}
     values = np.array(sorted(counts))
@@ -208,7 +203,7 @@ def _histogram(counts: Counter[int]) -> dict[str, int]:
 
 
 def _reject_examples(dataset: PreparedDataset) -> dict[str, list[str]]:
-    """Name some rejects of each reason."""
+    """Return some rejects of each reason."""
     examples: dict[str, list[str]] = {}
     for shard in dataset.manifest.shards:
         for row in _rejects(dataset.folder, shard):
@@ -247,7 +242,7 @@ def _lines(dataset: PreparedDataset, report: DatasetReport) -> list[str]:
     dropped: Counter[str] = Counter(report["dropped_captions"])
     lines += [
         f"captions    {report['captions']:,}; {_said(report['captions_per_image'])} an image"
-        + (f"; left out: {top(dropped)}" if dropped else ""),
+        + (f"; dropped: {top(dropped)}" if dropped else ""),
         f"words       {_said(report['words_per_caption'])} a caption; {report['vocabulary']:,} "
         "different ones",
         f"            {', '.join(f'{printable(w, 30)} {n:,}' for w, n in _first(report, 10))}",

@@ -1,4 +1,4 @@
-"""Parse a command line, call the job, and show errors a person can act on."""
+"""Parse a command line, call the job, and show errors that tell the user what to do."""
 
 import argparse
 import sys
@@ -28,13 +28,13 @@ def run(
     *,
     plan: Callable[[Config], Any] | None = None,
 ) -> None:
-    """Run a job as its command line says, and exit with its status.
+    """Run a job with the options of the command line, and exit with its status.
 
     Args:
-        job: Takes the resolved config.
-        config_type: Its options.
-        preset: Name of the preset in `jobs/presets` that the flags start from.
-        plan: Takes the config too, and says what the job would do: `--dry-run`.
+        job: Function that takes the resolved config.
+        config_type: Type of the config.
+        preset: Name of the default preset in `jobs/presets`.
+        plan: Function for `--dry-run`: prints what the job would do.
     """
     common = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
     common.add_argument("--preset", default=preset)
@@ -57,7 +57,7 @@ def run(
             else:
                 job(config)
         except KeyboardInterrupt:
-            print_line("stopped. The same command goes on from what was complete.")
+            print_line("stopped. The same command resumes from the last complete state.")
             sys.exit(130)
         except Exception as error:
             cause = root_cause(error)
@@ -71,19 +71,19 @@ def parse(config_type: type[Config], flags: list[str], preset: str | None = None
     """Resolve a config: defaults, then the preset, then flags.
 
     Args:
-        config_type: Its options.
+        config_type: Type of the config.
         flags: Command line without the program's name.
         preset: Name of a preset, or path of a YAML file.
 
     Raises:
-        ValueError: If the preset cannot be read or holds what the config refuses.
-        SystemExit: If a flag is refused (2), or help was asked for (0).
+        ValueError: If the preset cannot be read or has invalid options.
+        SystemExit: If a flag is refused (2), or for --help (0).
     """
     common = (
         "\n\ncommon options:\n  --preset NAME|FILE  start from another preset\n"
-        "  --print-config      print what the job would run with, and stop\n"
-        "  --dry-run           check everything, say what the job would do, and stop\n"
-        "  --debug             show where in the code an error arose"
+        "  --print-config      print the resolved options, and stop\n"
+        "  --dry-run           check everything, print what the job would do, and stop\n"
+        "  --debug             show the traceback of an error"
     )
     default = None if preset is None else load_preset(config_type, preset)
     keywords: dict[str, Any] = {} if default is None else {"default": default}
@@ -100,7 +100,7 @@ def load_preset(config_type: type[Config], preset: str) -> Config:
     """Read a preset.
 
     Raises:
-        ValueError: If it does not exist, is not YAML, or holds what the config refuses.
+        ValueError: If it does not exist, is not YAML, or has invalid options.
     """
     path = Path(preset) if preset.endswith((".yaml", ".yml")) else PRESETS / f"{preset}.yaml"
     if not path.is_file():
@@ -115,22 +115,18 @@ def load_preset(config_type: type[Config], preset: str) -> Config:
 
 
 def difference(config: Settings, preset: str | None) -> str:
-    """Name the options that are other than in the preset, or without one than by default.
-
-    Returns:
-        Lines that are comments in YAML.
-    """
+    """Return the differences to the preset, or to the defaults, as comments in YAML."""
     before = None if preset is None else load_preset(type(config), preset)
     changes = [f"#   {line}" for line in _changes(config, before)]
     if preset is None:
-        first = "# other than by default:" if changes else "# all as by default"
+        first = "# different from the defaults:" if changes else "# all options have their defaults"
     else:
-        first = f"# preset {preset}, other than in it:" if changes else f"# as in preset {preset}"
+        first = f"# preset {preset} with changes:" if changes else f"# as in preset {preset}"
     return redacted("\n".join([first, *changes]))
 
 
 def _changes(now: Settings, before: Settings | None) -> Iterator[str]:
-    """Yield what changed from other options, or from the defaults."""
+    """Yield the changes from earlier options, or from the defaults."""
     for name, field in type(now).model_fields.items():
         new = getattr(now, name)
         if before is not None:

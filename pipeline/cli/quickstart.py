@@ -54,22 +54,18 @@ MIN_TRAINING_IMAGES = 64  # a batch of the classifier
 
 
 class QuickstartConfig(Settings):
-    """Draw shapes, prepare them, train on them, and see if the pictures follow the captions."""
+    """Draw shapes, prepare them, train on them, and measure if images agree with captions."""
 
     source: ShapesSource = ShapesSource(pairs=0.0)
-    """What to draw."""
+    """The shapes to draw."""
     sentence_dim: int = 32
-    """Numbers kept of a whitened sentence vector; so few suffice for so small a language."""
+    """Numbers kept of a whitened sentence vector; few are enough for these simple captions."""
     train: TrainConfig = TrainConfig(total_steps=2000)
-    """How to train; the dataset is the one drawn here."""
+    """The training; its dataset is the one drawn here."""
 
 
 def refuse_unmeasurable(config: QuickstartConfig) -> None:
-    """Refuse options under which what comes out could not be trained on or measured.
-
-    Raises:
-        ValueError: If they are such.
-    """
+    """Raise ValueError for options whose images could not be trained on or measured."""
     source, size = config.source, config.train.model.image_size
     if source.pairs:
         raise ValueError("source.pairs must be 0: the quickstart measures images of one shape.")
@@ -88,14 +84,14 @@ def refuse_unmeasurable(config: QuickstartConfig) -> None:
 
 
 def quickstart(config: QuickstartConfig) -> dict[str, Any]:
-    """Run the whole way and write `summary.json`.
+    """Run all stages and write `summary.json`.
 
     Returns:
         The summary: `agreement` and `classifier_accuracy` per attribute (shares in
         [0, 1]), `seconds` per stage, `steps`, `grid`, `mlflow_run_id`.
 
     Raises:
-        ValueError: If what is drawn could not be trained on or measured.
+        ValueError: If the images could not be trained on or measured.
     """
     refuse_unmeasurable(config)
     connect(cpus=(config.train.workers or 0) + 1)
@@ -134,14 +130,14 @@ def quickstart(config: QuickstartConfig) -> dict[str, Any]:
     stage("generate")
 
     print_line(
-        "4/4 measure: a classifier learns to read real shapes, then reads the generated ones"
+        "4/4 measure: a classifier is trained on real shapes and classifies the generated ones"
     )
     dataset = PreparedDataset(data.location)
     reader = ShapesReader(dataset)
     agreed = reader.agreement_of(model.generator, seed=config.train.seed)
     stage("measure")
 
-    # None if MLflow did not answer all the while.
+    # None if MLflow never answered.
     run_id = read_record(folder).get("mlflow_run_id")
     summary = {
         "agreement": {name: round(share, 4) for name, share in agreed.items()},
@@ -152,12 +148,12 @@ def quickstart(config: QuickstartConfig) -> dict[str, Any]:
         "mlflow_run_id": run_id,
     }
     if folder.exists("summary.json"):
-        # A repeated command finds the work done; what it cost is what it cost then.
+        # A repeated command finds the work done, and keeps the times of the first one.
         before = folder.read_json("summary.json")
         if (before["mlflow_run_id"], before["steps"]) == (run_id, summary["steps"]):
             summary["seconds"] = before["seconds"]
     folder.write_json("summary.json", summary)
-    # `eval/agreement_…` are the curves of the quick evaluations in training, of fewer images.
+    # The metrics `eval/agreement_…` come from the quick evaluations in training, of fewer images.
     count = len(reader.held_out)
     shares = {f"eval/agreement_{n}_{count}": share for n, share in summary["agreement"].items()}
     said = record_numbers(folder, summary["steps"], shares, uri=config.train.tracking.uri)
@@ -191,12 +187,7 @@ def _tell(folder: Folder, summary: dict[str, Any], count: int, record: str) -> N
 
 
 def plan_quickstart(config: QuickstartConfig) -> None:
-    """Say what the quickstart would do.
-
-    Raises:
-        ValueError: As the quickstart would.
-        OSError: As the quickstart would.
-    """
+    """Print what the quickstart would do; raises its errors."""
     train = config.train
     with leaving_nothing(Folder(train.output)):
         refuse_unmeasurable(config)
@@ -215,5 +206,5 @@ def plan_quickstart(config: QuickstartConfig) -> None:
         measured = say_cost(report, train, trial, share, place, accumulate=train.optim.accumulate)
         say_room(report, train, trial)
         say_eta(report, measured, steps * batch, place)
-        report.note("drawing and measuring come on top: about a minute.")
+        report.note("drawing and measuring take about a minute more.")
         report.end()

@@ -15,21 +15,21 @@ from pipeline.tracking.tracker import START, address
 
 
 class SyncConfig(Settings):
-    """Send to MLflow what is left of one run, or of all runs in a folder. Safe to repeat."""
+    """Send unsent metrics of one run, or of all runs in a folder, to MLflow. Safe to repeat."""
 
     run: str = "outputs"
-    """Folder or bucket address of a run, or of many."""
+    """Folder or bucket address of a run, or of a folder with runs."""
     uri: str | None = None
-    """MLflow server or store. Default: the one that was last told of the run; MLFLOW_TRACKING_URI
-    names it where it needs a password."""
+    """MLflow server or store. Default: the last one of the run. If it needs a password, use
+    MLFLOW_TRACKING_URI."""
 
 
 def sync(config: SyncConfig) -> None:
-    """Send what is left, run after run, and say how much it was.
+    """Send the unsent records run after run, and print how many there were.
 
     Raises:
         ValueError: If there is no run.
-        ConnectionError: If something is left all the same.
+        ConnectionError: If some could not be sent.
     """
     runs = _runs(config)
     unsent = []
@@ -48,13 +48,13 @@ def sync(config: SyncConfig) -> None:
             unsent.append(f"{run}: {sender.problem or 'not all of it was sent in time'}")
     if unsent:
         raise ConnectionError(
-            "MLflow did not take everything. Nothing is lost: see that it answers, and run the "
-            "same command again.\n" + "\n".join(unsent)
+            "MLflow did not accept everything. Nothing is lost: make sure that it answers, and run "
+            "the same command again.\n" + "\n".join(unsent)
         )
 
 
 def plan_sync(config: SyncConfig) -> None:
-    """Say what would be sent, and where.
+    """Print what would be sent, and where.
 
     Raises:
         ValueError: If there is no run.
@@ -77,7 +77,7 @@ def plan_sync(config: SyncConfig) -> None:
 
 
 def _runs(config: SyncConfig) -> list[Folder]:
-    """Find the runs that are meant.
+    """Return the runs in a folder, or the folder itself if it is a run.
 
     Raises:
         ValueError: If there is none.
@@ -86,14 +86,14 @@ def _runs(config: SyncConfig) -> list[Folder]:
     runs = [run for run in _places(place) if _is_run(run)]
     if not runs:
         raise ValueError(
-            f"run={place} is not the folder of a run and holds none: a run has {SPOOL}/{START}. "
-            "Name one, for example --run outputs/NAME, or the folder they are in."
+            f"run={place} is not the folder of a run and contains none: a run has {SPOOL}/{START}. "
+            "Name one, for example --run outputs/NAME, or the folder that contains it."
         )
     return runs
 
 
 def _places(place: Folder) -> Iterator[Folder]:
-    """Yield where runs may be; a sweep before its trials, which are recorded under it."""
+    """Yield folders that may be runs; a sweep before its trials, which are its child runs."""
     yield place
     for name in place.names():
         yield place / name

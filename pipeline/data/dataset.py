@@ -22,9 +22,9 @@ from pipeline.data.rows import class_key, decode, image_key
 from pipeline.data.sample_order import RowGroup
 from pipeline.storage.folder import Folder
 
-LISTERS = 16  # files asked about at once
+LISTERS = 16  # size requests at once
 EXAMPLE_COLUMNS = ["id", "label", "image", "captions", "sentences", "meaning"]
-MEND = "Copy the dataset anew, or give the command that prepared it once more, with --repair."
+MEND = "Copy the dataset again, or repeat the command that prepared it, with --repair."
 
 
 @dataclass(frozen=True)
@@ -35,7 +35,7 @@ class Example:
         image: uint8, stored size, [3, H, W].
         caption: Its first caption.
         sentence: Transformed vector of that caption, [S].
-        meaning: What the caption says, where that is known.
+        meaning: Meaning of the caption, if known.
         class_key: A number for the image's class (or image).
     """
 
@@ -49,9 +49,6 @@ class Example:
 class PreparedDataset:
     """A folder that `prepare` wrote.
 
-    Args:
-        location: Folder or bucket address.
-
     Raises:
         ValueError: If it is not a complete prepared dataset.
     """
@@ -62,15 +59,15 @@ class PreparedDataset:
         self.transform = read_transform(self.folder, self.manifest.transform)
 
     def verify(self) -> None:
-        """Check that the shards are those of the manifest, by their size.
+        """Check that the shards have the sizes of the manifest.
 
-        What is in them is verified by its checksums when it is read.
+        Their content is verified by checksums when it is read.
 
         Raises:
             ValueError: If one is missing or of another size.
         """
         shards = self.manifest.shards
-        with ThreadPoolExecutor(LISTERS) as pool:  # a bucket answers late, but many at a time
+        with ThreadPoolExecutor(LISTERS) as pool:  # a bucket serves many slow requests at a time
             sizes = pool.map(lambda shard: self.folder.size(shard.file), shards)
             for shard, size in zip(shards, sizes, strict=True):
                 if size != shard.bytes:
@@ -81,10 +78,10 @@ class PreparedDataset:
                     )
 
     def verify_content(self, progress: Callable[[int], None]) -> None:
-        """Read every shard and check that it is the manifest's, by its sha256.
+        """Read every shard and compare its sha256 with the manifest.
 
         Raises:
-            ValueError: If one is not.
+            ValueError: If one differs.
         """
         for shard in self.manifest.shards:
             if hashlib.sha256(self.folder.read(shard.file)).hexdigest() != shard.sha256:
@@ -92,7 +89,7 @@ class PreparedDataset:
             progress(1)
 
     def encoder_file(self) -> bytes | None:
-        """Read the text encoder that the dataset keeps a copy of, if it does.
+        """Read the dataset's copy of the text encoder; None if it has none.
 
         Raises:
             ValueError: If it is not the one the manifest names.
@@ -114,11 +111,11 @@ class PreparedDataset:
         ]
 
     def examples(self, split: str, count: int | None = None) -> list[Example]:
-        """Read the first images of a split, in the order they are stored, or all of them."""
+        """Read the first images of a split in stored order, or all of them."""
         return list(islice(self.each(split), count))
 
     def each(self, split: str) -> Iterator[Example]:
-        """Read the images of a split one after another, in the order they are stored."""
+        """Read the images of a split one after another, in stored order."""
         for unit in self.units(split):
             for row in self.read(unit, EXAMPLE_COLUMNS).to_pylist():
                 yield self._example(row)
@@ -149,7 +146,7 @@ class PreparedDataset:
         return read_row_group(self.folder, unit, columns)
 
     def captions(self, split: str) -> Iterator[str]:
-        """Read every caption of a split, in the order they are stored, and no image."""
+        """Read every caption of a split in stored order, without images."""
         for unit in self.units(split):
             for texts in read_row_group(self.folder, unit, ["captions"])["captions"].to_pylist():
                 yield from texts
@@ -160,7 +157,7 @@ def read_row_group(folder: Folder, unit: RowGroup, columns: list[str]) -> pa.Tab
 
     Raises:
         OSError: If the shard cannot be read.
-        ValueError: If it is missing, damaged, or not what the contract says.
+        ValueError: If it is missing, damaged, or does not match the data contract.
     """
     try:
         with folder.open(unit.file) as stream:
@@ -172,14 +169,14 @@ def read_row_group(folder: Folder, unit: RowGroup, columns: list[str]) -> pa.Tab
                     found = ", ".join(f"{field.name} {field.type}" for field in schema)
                     raise ValueError(f"it has no column {name!r} of {wanted.type} but {found}")
             table = file.read_row_group(unit.row_group, columns=columns)
-            table.validate(full=True)  # or what is not valid text shows up much later, elsewhere
+            table.validate(full=True)  # otherwise invalid text causes an error much later
             if len(table) != unit.rows:
                 raise ValueError(f"row group {unit.row_group} has {len(table)} rows")
             return table
     except FileNotFoundError as error:
         raise ValueError(f"{folder}/{unit.file} is missing. {MEND}") from error
     except (ValueError, pa.ArrowException, IndexError, OSError) as error:
-        # Arrow says OSError for a wrong checksum, which is not one that storage gave.
+        # Arrow raises OSError also for a wrong checksum, which is not an error of the storage.
         if isinstance(error, OSError) and not _is_arrows(error):
             raise
         cause = " ".join(str(error).split())

@@ -17,26 +17,16 @@ from pipeline.data.dataset import PreparedDataset
 from pipeline.data.rows import Rows, decode
 from pipeline.data.sample_order import RowGroup
 
-SHARE = 0.25  # of the memory that is free: so much is taken without being asked for
+SHARE = 0.25  # of free memory: `auto` uses no more
 
 
 def fits(dataset: PreparedDataset, split: str, holders: int) -> bool:
-    """Tell whether a split can be held without pressing on anything else.
-
-    Args:
-        dataset: Prepared.
-        split: Of it.
-        holders: Workers of this machine that each hold it.
-    """
+    """Return whether `holders` workers on this machine can each hold a split in `SHARE`."""
     return holders * size(dataset, split) <= SHARE * available()
 
 
 def refuse_if_too_large(dataset: PreparedDataset, split: str, holders: int) -> None:
-    """Refuse to hold what there is no memory for.
-
-    Raises:
-        ValueError: If there is not.
-    """
+    """Raise ValueError if there is not enough memory for a split in each of `holders` workers."""
     need, free = holders * size(dataset, split), available()
     if need > free:
         raise ValueError(
@@ -47,7 +37,7 @@ def refuse_if_too_large(dataset: PreparedDataset, split: str, holders: int) -> N
 
 
 def size(dataset: PreparedDataset, split: str) -> int:
-    """Return the bytes that a split takes: pixels and sentence vectors."""
+    """Return the size of a split in memory in bytes: pixels and sentence vectors."""
     manifest = dataset.manifest
     captions = sum(shard.captions for shard in manifest.splits.get(split, ()))
     return 3 * manifest.cache_size**2 * manifest.rows(split) + 4 * manifest.encoder.dim * captions
@@ -59,7 +49,7 @@ def load(
     """Read and decode row groups.
 
     Returns:
-        All rows, and where those of each unit start among them.
+        All rows, and the index of the first row of each unit.
     """
     starts = np.cumsum([0, *(unit.rows for unit in units)])
     side = dataset.manifest.cache_size
@@ -70,7 +60,7 @@ def load(
         mine = images[starts[number] : starts[number + 1]]
         for place, content in zip(mine, rows.images, strict=True):
             place[:] = decode(content.as_py()).numpy()
-        return replace(rows, images=mine)  # lets the JPEGs go
+        return replace(rows, images=mine)  # frees the JPEGs
 
     with ThreadPoolExecutor(threads) as pool:
         parts = list(pool.map(fill, range(len(units))))

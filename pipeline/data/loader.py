@@ -25,9 +25,9 @@ from pipeline.data.sample_order import SampleOrder, Samples
 from pipeline.data.streaming import by_ray, by_threads
 
 PREFETCHED_BATCHES = 4
-PARTS = 2  # of a batch for each thread: handing over single images costs, few parts leave one idle
+PARTS = 2  # of a batch for each thread: single images cost overhead, few parts leave threads idle
 COLUMNS = ["id", "label", "image", "sentences"]
-CROP_AND_FLIP = 2  # keeps these draws apart from those of the plan
+CROP_AND_FLIP = 2  # makes these random numbers independent of those of the plan
 
 
 @dataclass(frozen=True)
@@ -37,11 +37,9 @@ class Batch:
     Attributes:
         images: uint8, cropped and flipped, [b, 3, H, W].
         sentences: Raw vector of one caption of each image, [b, R]. A matrix product may round
-            differently for another number of rows, so the transform is left to who holds
-            the whole batch.
+            differently for another number of rows, so the transform is applied to whole batches.
         image_keys: A number for each image, int64, [b].
         class_keys: A number for each image's class (or image), int64, [b].
-        captions: The captions of the sentences, b of them; empty unless asked for.
     """
 
     images: Tensor
@@ -51,7 +49,7 @@ class Batch:
     captions: tuple[str, ...] = ()
 
     def pinned(self) -> "Batch":
-        """Return it in locked memory, from which a GPU copies while others work."""
+        """Return the batch in pinned memory, from which a GPU copies asynchronously."""
         return Batch(
             self.images.pin_memory(),
             self.sentences.pin_memory(),
@@ -61,32 +59,29 @@ class Batch:
         )
 
 
-# A row among others, and the epoch in which it is seen.
+# Rows, the number of one of them, and the epoch in which it is used.
 Sample = tuple[Rows, int, int]
 
 
 class BatchReader:
-    """Brings a worker its share of the training batches.
+    """Yields a worker's share of the training batches.
 
-    Caption, crop and mirroring of an image are a function of (seed, epoch, image), and the order
-    is the plan's, so every reader brings the same batches, bit for bit.
+    Caption, crop and mirroring of an image are a function of (seed, epoch, image), and the plan
+    decides the order, so every reader yields the same batches, bit for bit.
 
     Args:
-        dataset: Prepared.
         plan: The order; all row groups of the training split.
-        rank: Of this worker.
-        world: Number of workers.
-        holders: Of them on this machine.
-        image_size: Crop to this many pixels.
-        flip: Mirror half of the images.
+        holders: Number of workers on this machine.
+        image_size: Size of the crop in pixels.
+        flip: Whether to mirror half of the images.
         threads: Threads that decode.
-        captions: Bring the texts along.
-        reader: `resident` holds all images in memory, decoded; `threads` streams row groups;
-            `ray` has them read and decoded by the cluster. `auto` holds what takes little of the
-            memory and else streams by threads.
+        captions: Whether batches have the texts.
+        reader: `resident` holds all decoded images in memory; `threads` streams row groups; `ray`
+            lets the cluster read and decode them. `auto` holds a dataset that needs little of the
+            free memory, and otherwise streams by threads.
 
     Raises:
-        ValueError: If the images are to be held, and there is no memory for that.
+        ValueError: If `resident` needs more memory than there is.
     """
 
     def __init__(
@@ -115,7 +110,7 @@ class BatchReader:
         self._held: tuple[Rows, Any] | None = None
 
     def batches(self, first_step: int, last_step: int) -> Iterator[Batch]:
-        """Bring the batches of steps first … last − 1."""
+        """Yield the batches of steps first … last − 1."""
         share = self.plan.batch_size // self.world
         bring = self._of_memory if self.reader == "resident" else self._streamed
         with ThreadPoolExecutor(self.threads, thread_name_prefix="views") as pool:
@@ -148,9 +143,9 @@ class BatchReader:
         return [self._view(p, *sample) for p, sample in zip(places, samples, strict=True)]
 
     def _view(self, place: NDArray[np.uint8], rows: Rows, row: int, epoch: int) -> int:
-        """Put a crop of an image, perhaps mirrored, into its place; return the caption taken.
+        """Write a crop of an image, perhaps mirrored, to `place`; return the chosen caption.
 
-        NumPy copies it: torch would share so small a copy out among threads, and wait for them.
+        NumPy makes the copy: torch would distribute even so small a copy over threads.
         """
         key = int(rows.image_keys[row]) & 0x7FFFFFFFFFFFFFFF
         rng = np.random.default_rng([self.plan.seed, epoch, key, CROP_AND_FLIP])
@@ -172,7 +167,7 @@ class BatchReader:
                 yield rows, number, epoch
 
     def _streamed(self, first_step: int, last_step: int) -> Iterator[Sample]:
-        """Read each row group once an epoch, by first use, and let it go after its last."""
+        """Read each row group once an epoch, in order of first use, and free it after the last."""
         read = by_ray if self.reader == "ray" else by_threads
         windows, ahead = tee(self._windows(first_step, last_step))
         arriving = read(self.dataset, self.columns)(map(self._wanted, ahead))
@@ -192,7 +187,7 @@ class BatchReader:
                     del held[unit]
 
     def _windows(self, first_step: int, last_step: int) -> Iterator[Samples]:
-        """Resolve this worker's positions, an epoch at a time: one pass over the row groups."""
+        """Resolve this worker's positions epoch by epoch: each is one pass over the row groups."""
         plan, stop = self.plan, first_step
         while stop < last_step:
             start = stop
@@ -209,10 +204,10 @@ class BatchReader:
 def prefetch(
     batches: Iterator[Batch], device: torch.device, depth: int = PREFETCHED_BATCHES
 ) -> Iterator[Batch]:
-    """Let a thread prepare batches ahead of the one that trains.
+    """Prepare batches in another thread, ahead of the training.
 
     Raises:
-        Exception: Whatever preparing a batch raised, when its turn comes.
+        Exception: The error of preparing a batch, when that batch is due.
     """
     ready: queue.Queue[Batch | BaseException | None] = queue.Queue(depth)
     stop = threading.Event()

@@ -2,9 +2,9 @@
 
 manifest.json                    written last: a folder without it is not a dataset
 sentence_transform.safetensors   raw sentence vectors → the generator's input
-text_encoder.safetensors         the text encoder, where it is of one file
+text_encoder.safetensors         the text encoder, if it is one file
 train/part-00000.parquet …       validation/part-00000.parquet …
-rejects/train-00000.parquet …    what was left out of that shard, and why
+rejects/train-00000.parquet …    rejected images and captions of that shard, with reasons
 progress/ …                      only while preparation is unfinished
 """
 
@@ -29,8 +29,8 @@ PROGRESS = "progress"
 SHARD_SCHEMA = pa.schema(
     [
         pa.field("id", pa.string(), nullable=False),
-        pa.field("label", pa.string()),  # class name, where classes are known
-        pa.field("meaning", pa.string()),  # JSON, where the meaning of the captions is known
+        pa.field("label", pa.string()),  # class name, if classes are known
+        pa.field("meaning", pa.string()),  # JSON, if the meaning of the captions is known
         pa.field("captions", pa.list_(pa.string()), nullable=False),
         # Raw vectors of the text encoder, one after another in the order of the captions.
         pa.field("sentences", pa.list_(pa.float32()), nullable=False),
@@ -43,20 +43,20 @@ SHARD_SCHEMA = pa.schema(
 )
 REJECT_SCHEMA = pa.schema(
     [
-        pa.field("kind", pa.string(), nullable=False),  # "image", or "caption" of an image kept
+        pa.field("kind", pa.string(), nullable=False),  # "image", or "caption" of a kept image
         pa.field("source", pa.string(), nullable=False),
         pa.field("id", pa.string(), nullable=False),
         pa.field("split", pa.string(), nullable=False),
         pa.field("location", pa.string(), nullable=False),
         pa.field("reason", pa.string(), nullable=False),
         pa.field("detail", pa.string(), nullable=False),
-        pa.field("sha256", pa.string()),  # of the original's bytes, where they could be read
+        pa.field("sha256", pa.string()),  # of the original's bytes, if they could be read
     ]
 )
 
 
 class Shard(Settings):
-    """One parquet file, and what became of the originals that it was to hold."""
+    """One parquet file, with the counts of its originals."""
 
     file: str
     rows: int
@@ -65,7 +65,7 @@ class Shard(Settings):
     bytes: int
     sha256: str
     rejects_file: str | None = None
-    """What was left out of it, if anything was."""
+    """File of its rejects, if there are any."""
     rejects_sha256: str | None = None
     seen: int
     """Originals listed for it; `seen = rows + rejected images`."""
@@ -73,7 +73,7 @@ class Shard(Settings):
     reasons: dict[str, int] = Field(default_factory=dict)
     """Rejected images by reason."""
     dropped: dict[str, int] = Field(default_factory=dict)
-    """Captions left out of images that were kept, by reason."""
+    """Dropped captions of kept images, by reason."""
 
 
 class Encoder(Settings):
@@ -83,12 +83,12 @@ class Encoder(Settings):
     sha256: str
     dim: int
     file: str | None = None
-    """Its file in the dataset, of which `sha256` then is the hash."""
+    """Its file in the dataset; `sha256` is then the hash of this file."""
     location: str | None = None
-    """Where it is, if it stays there."""
+    """Its place, if the dataset has no copy."""
 
     def record(self) -> dict[str, str]:
-        """Return what a saved model says of its text encoder."""
+        """Return the entry of a saved model for its text encoder."""
         place = {} if self.location is None else {"location": self.location}
         return {"name": self.name, "sha256": self.sha256, **place}
 
@@ -102,7 +102,7 @@ class TransformRecord(Settings):
 
 
 class Manifest(Settings):
-    """What a prepared dataset holds; `seen = written + rejected`."""
+    """The content of a prepared dataset; `seen = written + rejected`."""
 
     schema_version: int
     source: dict[str, Any]
@@ -118,7 +118,7 @@ class Manifest(Settings):
     encoder: Encoder
     transform: TransformRecord
     overlapping_splits: bool
-    """Whether validation images are training images too, as a published protocol wants it."""
+    """Whether validation images are training images too, as in a published protocol."""
     splits: dict[str, tuple[Shard, ...]]
     seen: int
     written: int
@@ -127,7 +127,7 @@ class Manifest(Settings):
     """Rejected images by reason."""
     captions: int
     dropped_captions: dict[str, int] = Field(default_factory=dict)
-    """Captions left out of images that were written, by reason."""
+    """Dropped captions of written images, by reason."""
 
     def rows(self, split: str) -> int:
         """Count the images of a split."""
@@ -155,11 +155,11 @@ def read_manifest(folder: Folder) -> tuple[Manifest, str]:
     try:
         version = json.loads(content)["schema_version"]
     except (ValueError, TypeError, KeyError, RecursionError):
-        version = SCHEMA_VERSION  # what is wrong with it shows below
+        version = SCHEMA_VERSION  # the validation below reports the error
     if version != SCHEMA_VERSION:
         raise ValueError(
             f"{folder} has schema version {version}, and this version of ratgan reads "
-            f"{SCHEMA_VERSION}. Prepare the dataset anew, with --overwrite to do so in its place."
+            f"{SCHEMA_VERSION}. Prepare the dataset again; --overwrite replaces it."
         )
     try:
         manifest = Manifest.model_validate_json(content)
@@ -185,6 +185,6 @@ def read_transform(folder: Folder, record: TransformRecord) -> SentenceTransform
     """
     content = folder.read(TRANSFORM)
     if hashlib.sha256(content).hexdigest() != record.sha256:
-        raise ValueError(f"{folder}/{TRANSFORM} was changed after preparation. Prepare it anew.")
+        raise ValueError(f"{folder}/{TRANSFORM} was changed after preparation. Prepare it again.")
     tensors = load(content)
     return SentenceTransform(tensors["mean"], tensors["projection"], record.kind)

@@ -14,20 +14,20 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torchvision.io import ImageReadMode, decode_jpeg
 
-PIXELS = pa.types.is_fixed_size_binary  # of a column of images that are decoded already
+PIXELS = pa.types.is_fixed_size_binary  # whether the images of a column are decoded
 
 
 @dataclass(frozen=True, eq=False)
 class Rows:
-    """Some rows; nothing in it is a Python object for each of them.
+    """Some rows, without a Python object for each of them.
 
     Attributes:
         images: JPEGs, n of them; or decoded, uint8, [n, 3, H, W].
         image_keys: A number for each image, [n].
         class_keys: A number for each image's class (or image), [n].
         sentences: Raw vectors of all captions, [M, R].
-        starts: Where the captions of each row start, [n + 1].
-        captions: The texts, M of them, where they were read.
+        starts: Index of the first caption of each row, [n + 1].
+        captions: The texts, M of them, if they were read.
     """
 
     images: pa.Array | NDArray[np.uint8]
@@ -39,14 +39,14 @@ class Rows:
 
     @classmethod
     def of(cls, table: pa.Table, dim: int) -> "Rows":
-        """Take the rows of a table.
+        """Convert a table.
 
         Args:
-            table: With the columns id, label, image, sentences, and perhaps captions.
-            dim: R.
+            table: Has the columns id, label, image, sentences, and perhaps captions.
+            dim: Size R of the vectors.
 
         Raises:
-            ValueError: If the vectors of a row are not of that size.
+            ValueError: If the vectors of a row have another size.
         """
         images, sentences = _whole(table, "image"), _whole(table, "sentences")
         offsets = np.asarray(sentences.offsets, dtype=np.int64)
@@ -71,7 +71,7 @@ class Rows:
         )
 
     def image(self, row: int) -> NDArray[np.uint8]:
-        """Return an image, [3, H, W]; not to be written to."""
+        """Return an image, [3, H, W]; do not write to it."""
         if isinstance(self.images, np.ndarray):
             return self.images[row]
         return decode(self.images[row].as_py()).numpy()
@@ -84,7 +84,7 @@ def decode(content: bytes) -> Tensor:
 
 
 def decoded(table: pa.Table) -> pa.Table:
-    """Put the pixels in the place of the JPEGs of a table."""
+    """Replace the JPEGs of a table by their pixels."""
     images = torch.stack([decode(content) for content in table["image"].to_pylist()])
     pixels = pa.FixedSizeBinaryArray.from_buffers(
         pa.binary(images[0].numel()), len(images), [None, pa.py_buffer(images.numpy())]
@@ -93,12 +93,12 @@ def decoded(table: pa.Table) -> pa.Table:
 
 
 def image_key(name: str) -> int:
-    """Return the number that stands for an image's id."""
+    """Return the number for an image's id."""
     return int.from_bytes(hashlib.blake2b(name.encode(), digest_size=8).digest(), signed=True)
 
 
 def class_key(label: str | None, key: int) -> int:
-    """Return the number that stands for a class, or for the image where there are no classes."""
+    """Return the number for a class, or `key` (that of the image) if there are no classes."""
     return image_key("class " + label) if label else key
 
 

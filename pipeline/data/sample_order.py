@@ -1,15 +1,15 @@
 """The order in which training sees the images: a function of seed and epoch alone.
 
 Training reads one endless stream of positions: position p is image p mod R of
-epoch p div R (R images), and step k takes positions k·B … (k+1)·B − 1 (B images
-over all workers). Worker r of N takes the r-th of N equal runs of each batch.
-So neither the number of workers nor a restart changes which images a step sees.
+epoch p div R (R images), and step k uses positions k·B … (k+1)·B − 1 (B images
+over all workers). Worker r of N uses the r-th of N equal parts of each batch.
+So neither the number of workers nor a restart changes the images of a step.
 
-Images are stored in row groups, read whole. An epoch shuffles the row groups
-and the rows in each, lays them end to end, and cuts that line into L equal
-lanes; each batch takes B/L images from every lane. A batch thus mixes many row
-groups, while a worker, whose run of a batch is a set of lanes, reads its own
-share of them and holds about two row groups for each lane.
+Images are stored in row groups, which are read as a whole. An epoch shuffles the
+row groups and the rows in each, concatenates them, and splits the result into L
+equal lanes; each batch takes B/L images from every lane. So a batch mixes many
+row groups. The part of a worker is a set of lanes, so a worker reads only its
+own share of the row groups, and holds about two for each lane.
 """
 
 from collections.abc import Sequence
@@ -18,7 +18,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-MAX_LANES = 32  # bounds the row groups that are held at once
+MAX_LANES = 32  # limits the row groups in memory
 
 
 @dataclass(frozen=True)
@@ -28,7 +28,6 @@ class RowGroup:
     Attributes:
         file: Shard, relative to the dataset.
         row_group: Index in the shard.
-        rows: Images in it.
     """
 
     file: str
@@ -38,11 +37,11 @@ class RowGroup:
 
 @dataclass(frozen=True)
 class Samples:
-    """Some positions of the stream, resolved.
+    """The images at some positions of the stream.
 
     Attributes:
-        epoch: Epoch of each, [n].
-        unit: Index of its row group, [n].
+        epoch: Epoch of each position, [n].
+        unit: Index of the row group, [n].
         row: Row in the row group, [n].
     """
 
@@ -57,7 +56,6 @@ class SampleOrder:
     Args:
         units: All row groups of the split.
         batch_size: Images B per step over all workers.
-        seed: Decides the order.
     """
 
     def __init__(self, units: Sequence[RowGroup], batch_size: int, seed: int) -> None:
@@ -73,10 +71,8 @@ class SampleOrder:
         """Return the stream positions of a worker for steps first … last − 1, in its order.
 
         Args:
-            rank: Of the worker.
             world: Number of workers; divides the batch.
-            first_step: First step.
-            last_step: Step to stop before.
+            last_step: Step after the last one.
         """
         share = self.batch_size // world
         steps = np.arange(first_step, last_step, dtype=np.int64)[:, None]
@@ -95,14 +91,14 @@ class SampleOrder:
         self, epoch: int, index: NDArray[np.int64]
     ) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
         """Find row group and row of positions within an epoch."""
-        # Which lane, and how far down it. A lane gives `chunk` neighbours to each batch.
+        # Lane, and position in it. Each batch uses `chunk` neighbours of a lane.
         chunk = self.batch_size // self.lanes
         turn, place = np.divmod(index, self.batch_size)
         lane, within = np.divmod(place, chunk)
         full, rest = divmod(self.images, self.batch_size)
         lengths = full * chunk + np.clip(rest - np.arange(self.lanes) * chunk, 0, chunk)
         starts = np.concatenate([[0], np.cumsum(lengths)[:-1]])
-        line = starts[lane] + turn * chunk + within  # place on the line of all row groups
+        line = starts[lane] + turn * chunk + within  # position in the concatenated row groups
 
         order = np.random.default_rng([self.seed, epoch]).permutation(len(self.units))
         ends = np.cumsum([self.units[i].rows for i in order])

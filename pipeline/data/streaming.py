@@ -12,17 +12,17 @@ from pipeline.data.dataset import PreparedDataset, read_row_group
 from pipeline.data.rows import Rows, decoded
 from pipeline.data.sample_order import RowGroup
 
-READ_AT_ONCE = 4  # row groups: storage answers late, but many at a time
-READ_AHEAD = 8  # of those in use
+READ_AT_ONCE = 4  # row groups: storage has latency, but serves many requests at a time
+READ_AHEAD = 8  # row groups ahead of those in use
 PREFETCHED_BLOCKS = 2
 
-# Takes windows of row groups, each with a number, and brings their rows one after another.
+# Takes windows of numbered row groups, and yields their rows one after another.
 Windows = Iterable[Sequence[tuple[int, RowGroup]]]
 Reader = Callable[[Windows], Iterator[tuple[int, Rows]]]
 
 
 def by_threads(dataset: PreparedDataset, columns: list[str]) -> Reader:
-    """Read row groups in this process, some ahead, also of the next window."""
+    """Read row groups in this process, some of them ahead, across windows."""
     dim = dataset.manifest.encoder.dim
 
     def read(unit: RowGroup) -> Rows:
@@ -50,7 +50,7 @@ def _first(waiting: deque[tuple[int, Future[Rows]]]) -> tuple[int, Rows]:
 
 
 def by_ray(dataset: PreparedDataset, columns: list[str]) -> Reader:
-    """Read and decode row groups with Ray Data, wherever the cluster has CPUs."""
+    """Read and decode row groups with Ray Data, on any CPUs of the cluster."""
     folder, dim = dataset.folder, dataset.manifest.encoder.dim
 
     def read(block: pa.Table) -> pa.Table:
@@ -60,7 +60,7 @@ def by_ray(dataset: PreparedDataset, columns: list[str]) -> Reader:
         return table.append_column("unit", pa.array([number] * len(table)))
 
     def bring(windows: Windows) -> Iterator[tuple[int, Rows]]:
-        for window in windows:  # one execution each: a pass over an epoch
+        for window in windows:  # one execution of Ray Data for each, a pass over an epoch
             items = [{"number": number, **asdict(unit)} for number, unit in window]
             work = ray.data.from_items(items, override_num_blocks=len(items))
             blocks = work.map_batches(read, batch_size=None, batch_format="pyarrow").iter_batches(

@@ -1,8 +1,7 @@
 """Find out how many workers a cluster has capacity for, by reserving it.
 
-What Ray says of a cluster lags behind: a node that was killed is counted for some seconds more, and
-workers on their way out still hold their places. So what it says is only a first look, and what
-counts is whether the places can be had now.
+Ray's view of a cluster is delayed: a killed node counts for some more seconds, and ending workers
+still hold their resources. So that view is only a first check, and the reservation decides.
 """
 
 import logging
@@ -19,25 +18,25 @@ from pipeline.ray_cluster.connection import obtainable
 
 logger = logging.getLogger(__name__)
 
-RESERVE_S = 3.0  # where there is room, a place is had in a moment
-COMING_S = 30.0  # where nodes have to come first: what waits for a place is what calls them
-SETTLE_S = 15.0  # for those who leave; a node that was killed is noticed within that
+RESERVE_S = 3.0  # if there is capacity, a reservation takes a moment
+COMING_S = 30.0  # if nodes must be added first: a waiting reservation triggers the autoscaler
+SETTLE_S = 15.0  # until ending workers are gone and a killed node is noticed
 LOOK_EVERY_S = 5.0
 
 
 def wait_for_room(crew: WorkerRange, patience_s: float, stopped: Callable[[], bool]) -> int | None:
-    """Return the largest number of workers there is room for, as soon as there is.
+    """Wait for capacity, and return the largest number of workers that the cluster can hold.
 
     Args:
         crew: The numbers to choose from.
         patience_s: Seconds to wait.
-        stopped: Whether to give up.
+        stopped: Returns whether to stop waiting.
 
     Returns:
-        The number; None if it was told to give up.
+        The number; None if `stopped` returned true.
 
     Raises:
-        ValueError: If there is no room for the least of them in that time.
+        ValueError: If there is no capacity for the smallest number in that time.
     """
     if crew.sizes == (0,):
         return 0
@@ -53,15 +52,16 @@ def wait_for_room(crew: WorkerRange, patience_s: float, stopped: Callable[[], bo
         missing = _missing(crew, now)
         if waited_s > patience_s:
             raise ValueError(
-                f"there was no room for {crew.sizes[-1]} workers in {patience_s:.0f} s: {missing}. "
-                "Nothing that was committed is lost: the same command goes on from the last "
-                "checkpoint when there is room. With --min-workers 1 a run goes on with what there "
-                "is; --wait-for-room-s waits longer."
+                f"no capacity for {crew.sizes[-1]} workers in {patience_s:.0f} s: {missing}. "
+                "Committed checkpoints are kept: the same command resumes from the last one when "
+                "there is capacity. With --min-workers 1 a run continues with fewer workers; "
+                "--wait-for-room-s waits longer."
             )
         if not told and waited_s > RESERVE_S:
             told = True
             print_line(
-                f"waiting up to {patience_s:.0f} s for room for {crew.sizes[-1]} workers: {missing}"
+                f"waiting up to {patience_s:.0f} s for capacity for {crew.sizes[-1]} workers: "
+                f"{missing}"
             )
         time.sleep(1)
     return None
@@ -84,7 +84,7 @@ def _obtainable() -> dict[str, float]:
 
 
 def _reserved(bundles: list[dict[str, float]], within_s: float) -> bool:
-    """Tell whether places can be had, by taking them and giving them back."""
+    """Return whether resources can be reserved; releases them again."""
     group = placement_group(bundles, strategy="PACK")
     try:
         return bool(group.wait(within_s))
@@ -93,15 +93,15 @@ def _reserved(bundles: list[dict[str, float]], within_s: float) -> bool:
 
 
 class GrowthWatch(PeriodicThread):
-    """Watches for room for more workers than are at work.
+    """Watches for capacity for more workers than are running.
 
     Args:
         crew: The numbers to choose from.
-        size: How many are at work.
-        on_room: Called when there is; once, unless it fails.
+        size: Number of running workers.
+        on_room: Called once when there is capacity; again only if it fails.
 
     Attributes:
-        found: For how many there is room, if for more and that was told.
+        found: The larger number after `on_room` was called; 0 before.
     """
 
     def __init__(self, crew: WorkerRange, size: int, on_room: Callable[[], None]) -> None:
@@ -113,24 +113,24 @@ class GrowthWatch(PeriodicThread):
         )
 
     def look(self) -> bool:
-        """Look at the cluster; return whether there is no room yet."""
+        """Check the cluster; return whether to check again."""
         try:
             found = self._room()
-            # Twice, since what comes may go at once, and starting again takes a while.
+            # Twice, because new capacity may vanish at once, and a restart takes time.
             if found and self._seen and not self.over.is_set():
                 self.on_room()
                 self.found = found
                 print_line(
-                    f"room for {found} workers: a checkpoint is saved, and they go on from it"
+                    f"capacity for {found} workers: they continue from a checkpoint of this step"
                 )
                 return False
             self._seen = found
-        except Exception as error:  # the cluster or the bucket is away: looked at again
-            logger.debug("no look at the cluster: %s", error)
+        except Exception as error:  # the cluster or the bucket does not answer: checked again
+            logger.debug("the cluster cannot be checked: %s", error)
         return True
 
     def _room(self) -> int:
-        """Return the largest number there is room for beside those at work, or 0."""
+        """Return the largest number of workers with capacity beside the running ones, or 0."""
         now, free, most = ray.cluster_resources(), ray.available_resources(), _obtainable()
         for size in self.larger:
             more, needs = size - self.size, self.crew.needs(size)

@@ -9,13 +9,13 @@ from torch import Tensor, distributed, nn
 
 BUCKET_ELEMENTS = 8 * 2**20  # 32 MiB of float32 in one all-reduce
 
-# How long this process waited for the others, as the process group belongs to it too: seconds, and
-# on a GPU pairs of events that a stream passes before and after.
+# How long this process waited for the others: seconds, and on a GPU pairs of events around each
+# wait. A global, because the process group is one too.
 _waits: list[float | tuple[torch.cuda.Event, torch.cuda.Event]] = []
 
 
 def rank() -> int:
-    """Return the number of this worker."""
+    """Return the rank of this worker."""
     return distributed.get_rank() if distributed.is_initialized() else 0
 
 
@@ -27,9 +27,8 @@ def world() -> int:
 def average_gradients(parameters: Iterable[nn.Parameter]) -> None:
     """Replace each gradient by its mean over workers.
 
-    Called between backward and update. A wrapper that hooks into backward would
-    have to be told about the penalty's double backward and about the phase in
-    which the discriminator is frozen; here neither matters.
+    Called between backward and update. A wrapper with hooks in backward would need special cases
+    for the penalty's double backward and for the frozen discriminator.
     """
     if world() == 1:
         return
@@ -76,12 +75,12 @@ def gather(share: Tensor) -> Tensor:
 
 
 def gather_on(device: torch.device, share: Tensor) -> Tensor:
-    """Gather shares that are on the CPU, by way of the device; alone, nothing waits for it."""
+    """Gather shares that are on the CPU through the device; one worker does not use the device."""
     return share if world() == 1 else gather(share.to(device)).cpu()
 
 
 def gather_with_gradient(share: Tensor) -> Tensor:
-    """Put all shares together; a gradient flows into this worker's own and no further."""
+    """Put all shares together; gradients flow only into the share of this worker."""
     if world() == 1:
         return share
     parts = list(gather(share.detach()).chunk(world()))
@@ -99,7 +98,7 @@ def mean(values: Tensor) -> Tensor:
 
 
 def from_rank_zero(number: int, device: torch.device) -> int:
-    """Give every worker the number that worker 0 has."""
+    """Return the number of rank 0 in every worker."""
     value = torch.tensor(number, device=device)
     if world() > 1:
         distributed.broadcast(value, 0)
@@ -107,7 +106,7 @@ def from_rank_zero(number: int, device: torch.device) -> int:
 
 
 def any_of(flag: bool, device: torch.device) -> bool:
-    """Tell every worker whether any of them has the flag up."""
+    """Return in every worker whether the flag of any worker is true."""
     if world() == 1:
         return flag
     value = torch.tensor(float(flag), device=device)
@@ -117,9 +116,9 @@ def any_of(flag: bool, device: torch.device) -> bool:
 
 
 def waited_s() -> float:
-    """Return how long this worker has waited for others in steps since it was last asked, in s.
+    """Return the seconds that this worker waited for others in steps since the last call.
 
-    On a GPU it is the stream that waits, and this waits for the stream.
+    On a GPU the stream waits, and this function synchronizes with it.
     """
     total = 0.0
     for wait in _waits:
@@ -134,7 +133,7 @@ def waited_s() -> float:
 
 @contextmanager
 def _waiting(tensor: Tensor) -> Iterator[None]:
-    """Measure how long others are waited for inside ``with``, without waiting for the device."""
+    """Measure the wait for other workers inside ``with``, without synchronizing the device."""
     if tensor.is_cuda:
         events = torch.cuda.Event(enable_timing=True), torch.cuda.Event(enable_timing=True)
         events[0].record()

@@ -21,9 +21,9 @@ from pipeline.distributed.worker_failure import lost_worker
 from pipeline.storage.folder import Folder
 
 RAY_RECORDS = "ray"  # in the run's folder, while it runs
-COLLECTIVE_TIMEOUT_S = 300  # a worker that is silent for so long is gone; Ray's default is 1800 s
+COLLECTIVE_TIMEOUT_S = 300  # a worker without an answer for so long is lost; Ray's default: 1800 s
 
-Work = Callable[[dict[str, Any]], str]  # why it came to no end, empty if it did
+Work = Callable[[dict[str, Any]], str]  # returns why it stopped early, or "" at its end
 
 
 def train_with_restarts(
@@ -35,29 +35,25 @@ def train_with_restarts(
     crew: WorkerRange,
     stop: StopRequests,
 ) -> None:
-    """Run a function in every worker until all of them come to its end.
+    """Run a function in every worker until all of them reach its end.
 
-    If one is lost, it is run again from the last checkpoint, with as many workers as there is
-    room for. If there is room for more, the workers are asked to save and stop, and more are
-    started; if the machine of one is to be taken away, they do so unasked. Ray Train's own elastic
-    training would lose the steps since the last checkpoint then.
+    After the loss of a worker it restarts from the last checkpoint, with as many workers as the
+    cluster has capacity for. If there is capacity for more, the workers save a checkpoint and stop,
+    and more workers start. If a machine is preempted, the workers stop in the same way. Ray Train's
+    own elastic training would lose the steps since the last checkpoint.
 
     Args:
-        work: The function.
-        fields: What it is given.
-        config: Of the run.
-        run: Its folder.
-        crew: How many workers there may be.
-        stop: What the user asks for; then this returns.
+        crew: Permitted numbers of workers.
+        stop: Stop requests of the user; after one this returns.
 
     Raises:
-        ValueError: If there is no room for the workers.
-        Exception: What went wrong in a worker, or the loss that was one too many.
+        ValueError: If there is no capacity for the workers.
+        Exception: The error of a worker, or the loss after the last permitted restart.
     """
     restarts, before = 0, 0
     while True:
-        # Ray's controller may have lost its own helpers too, and left other workers running. They
-        # end with it, once nothing holds it: the error of a loss does, in a circle.
+        # If Ray's controller lost its helper processes, other workers may still run. They end with
+        # the controller, after its last reference: the error of a loss has one, in a cycle.
         gc.collect()
         size = wait_for_room(crew, config.wait_for_room_s, lambda: stop.asked)
         if size is None:
@@ -69,7 +65,7 @@ def train_with_restarts(
             hang_report.names(run),
             GrowthWatch(crew, size, stop.tell_workers),
         )
-        stop.withdraw_stop()  # of a crew that is gone
+        stop.withdraw_stop()  # a request to earlier workers
         try:
             with growth:
                 reason = _fit(
@@ -79,15 +75,15 @@ def train_with_restarts(
             loss = lost_worker(error)
             if loss is None:
                 raise
-            if stop.asked:  # then it stops at the last checkpoint
+            if stop.asked:  # the run stops at the last checkpoint
                 return
             loss = hang_report.verdict(run, left) or loss
             if restarts == config.max_restarts:
-                print_line(f"{loss}, and training was started again {restarts} times already")
+                print_line(f"{loss}, and training was already restarted {restarts} times")
                 raise
             restarts += 1
             print_line(
-                f"{loss}. Starting again from the last checkpoint "
+                f"{loss}. Restarting from the last checkpoint "
                 f"({restarts} of {config.max_restarts} times)"
             )
         else:
@@ -95,12 +91,12 @@ def train_with_restarts(
                 return
             if not growth.found:
                 print_line(
-                    f"{reason}. A checkpoint is saved, and training goes on from it on others"
+                    f"{reason}. A checkpoint is saved, and training continues on other machines"
                 )
 
 
 class _Trainer(TorchTrainer):  # type: ignore[misc]
-    """Ray's, which leaves Ctrl-C to `graceful_stop.py`: its own ends the workers in their step."""
+    """Ray's trainer without its handler of Ctrl-C, which ends the workers during their step."""
 
     def _register_sigint_handler(self, controller: Any) -> None:
         pass
@@ -109,20 +105,20 @@ class _Trainer(TorchTrainer):  # type: ignore[misc]
 def _fit(
     work: Work, fields: dict[str, Any], *, name: str, run: Folder, workers: int, use_gpu: bool
 ) -> str:
-    """Run a function in every worker, or in this process with none; return what it returned."""
-    os.environ["RAY_TRAIN_ENABLE_PREEMPTION_WATCHER"] = "0"  # `preemption.py` looks
+    """Run a function in every worker, or in this process if `workers` is 0; return its result."""
+    os.environ["RAY_TRAIN_ENABLE_PREEMPTION_WATCHER"] = "0"  # `preemption.py` does this
     trainer = _Trainer(
         work,
         train_loop_config=fields,
         torch_config=NetworkTorchConfig(timeout_s=COLLECTIVE_TIMEOUT_S),
         scaling_config=ScalingConfig(num_workers=workers, use_gpu=use_gpu),
-        # Our own commit marker says where to resume. Ray keeps its records under a name
-        # that is used once, so that no state of an earlier start can get in the way.
+        # The commit marker of this project decides where to resume. Ray keeps its records under a
+        # unique name, so that state of an earlier start has no effect.
         run_config=RunConfig(
             name=f"{name}-{uuid.uuid4().hex[:8]}",
             storage_path=f"{run}/{RAY_RECORDS}",
             logging_config=LoggingConfig(log_level="CRITICAL"),
-            # Whatever fails is for `train_with_restarts`; Ray would wait for a node for ever.
+            # `train_with_restarts` handles failures; Ray would wait for a node without end.
             failure_config=FailureConfig(
                 max_failures=0, controller_failure_limit=0, max_preemption_failures=0
             ),
@@ -132,6 +128,6 @@ def _fit(
     try:
         result = trainer.fit()
     finally:
-        torch.set_num_threads(threads)  # which a run in this process may have changed
+        torch.set_num_threads(threads)  # a run in this process may have changed it
     (run / RAY_RECORDS).remove()
     return result.return_value or ""

@@ -1,9 +1,8 @@
 """Graceful stop on SIGTERM and SIGINT: training ends at the next step with a checkpoint.
 
-`ray job stop` and schedulers send SIGTERM to the process that started the job, not to its workers,
-and Ctrl-C is SIGINT, which Ray's workers do not hear. So that process writes the request down in
-the run's folder, where worker 0 looks for it; all workers then leave at the same step. A second
-signal stops at once.
+`ray job stop` and schedulers send SIGTERM to the driver, not to its workers, and Ray's workers do
+not receive the SIGINT of Ctrl-C. So the driver writes the request into the run's folder, where rank
+0 polls for it; all workers then stop at the same step. A second signal stops at once.
 """
 
 import contextlib
@@ -28,11 +27,11 @@ SIGNALS = (signal.SIGTERM, signal.SIGINT)
 
 
 class StoppedError(SystemExit):
-    """Training was asked to stop, and did: what is there can be gone on with.
+    """Training stopped on request, and can be resumed.
 
     Args:
-        number: Of the signal that asked; the exit status says it, as shells have it.
-        step: Of the checkpoint that was saved.
+        number: Number of the signal; the exit status is 128 more, as in shells.
+        step: Step of the saved checkpoint.
     """
 
     def __init__(self, number: int = signal.SIGTERM, step: int = 0) -> None:
@@ -41,13 +40,13 @@ class StoppedError(SystemExit):
 
 
 class StopRequests:
-    """Takes signals in the process that started a job and hands them to its workers.
+    """Handles signals in the driver and passes them on to its workers.
 
     Attributes:
-        token: Of this start; a request that an earlier start left means nothing to this one.
-        asked: Whether a stop was asked for.
-        number: Of the signal that asked.
-        trained: Set when no worker is at work any more: then a signal stops at once.
+        token: Id of this start; workers ignore a request of an earlier start.
+        asked: Whether a stop was requested.
+        number: Number of the signal.
+        trained: Set when no worker runs any more: then a signal stops at once.
     """
 
     def __init__(self, run: Folder) -> None:
@@ -58,7 +57,7 @@ class StopRequests:
 
     @contextlib.contextmanager
     def taken(self) -> Iterator[Self]:
-        """Take the signals; they are as before afterwards. Only the main thread can take them."""
+        """Handle the signals inside ``with``. Only the main thread can do this."""
         if threading.current_thread() is not threading.main_thread():
             try:
                 yield self
@@ -69,7 +68,7 @@ class StopRequests:
         self.run.delete(REQUEST)  # of a start that was killed
         before = {number: signal.getsignal(number) for number in SIGNALS}
         for number, handler in before.items():
-            if handler != signal.SIG_IGN:  # who started this process wants it to go on
+            if handler != signal.SIG_IGN:  # the parent process wants the signal to be ignored
                 signal.signal(number, self._take)
         try:
             yield self
@@ -80,16 +79,16 @@ class StopRequests:
                 self.run.delete(REQUEST)
 
     def request(self) -> None:
-        """Ask for a stop as the signal does, from any thread of this process."""
+        """Request a stop like a signal, from any thread of this process."""
         self.asked = True
         self.tell_workers()
 
     def tell_workers(self) -> None:
-        """Ask the workers to save the step at hand and stop."""
+        """Request the workers to save a checkpoint of the current step and stop."""
         self.run.write_json(REQUEST, {"start": self.token})
 
     def withdraw_stop(self) -> None:
-        """Take that back, once they have stopped, unless the user asked for it too."""
+        """Withdraw the request after the workers stopped, unless the user requested a stop too."""
         self.run.delete(REQUEST)
         if self.asked:
             self.tell_workers()
@@ -98,38 +97,37 @@ class StopRequests:
         if self.asked or self.trained:
             raise KeyboardInterrupt
         self.asked, self.number = True, number
-        # Not here, between any two instructions of the main thread: it may hold a lock we need.
+        # Not in this handler: it interrupts the main thread, which may hold a lock that we need.
         threading.Thread(target=self._write, name="stop-request", daemon=True).start()
 
     def _write(self) -> None:
         print_line(
-            "asked to stop: a checkpoint is saved at the next step. Again, and it stops at once."
+            "stop requested: a checkpoint is saved at the next step. A second signal stops at once."
         )
         told = False
         while True:
             try:
                 self.tell_workers()
                 return
-            except Exception as error:  # a full disk, a bucket that is away: they must hear of it
+            except Exception as error:  # a full disk, a bucket without an answer: retried
                 if not told:
-                    print_line(f"the workers do not know yet, and are told again: {error}")
+                    print_line(f"the stop request cannot be written, and is retried: {error}")
                 told = True
                 time.sleep(LOOK_EVERY_S)
 
 
 class StopWatch(PeriodicThread):
-    """Watches for a request to stop.
+    """Polls for a stop request in a worker.
 
     Args:
-        run: Folder of the run.
-        token: Of the start that this worker belongs to.
-        looks: Only one worker needs to; the others hear of it from that one.
-        notice: Says what else is a reason to stop, for now; empty while nothing is.
-        every_s: Seconds between two looks.
+        token: Id of the start that this worker belongs to.
+        looks: Whether this worker polls; rank 0 does, and informs the others.
+        notice: Returns another reason to stop, or "".
+        every_s: Seconds between two checks.
 
     Attributes:
-        asked: Whether a stop was asked for, or there is another reason.
-        reason: Why, or empty.
+        asked: Whether a stop was requested, or there is another reason.
+        reason: The reason, or "".
     """
 
     def __init__(
@@ -146,14 +144,14 @@ class StopWatch(PeriodicThread):
         self.asked, self.reason = False, ""
 
     def look(self) -> bool:
-        """Look at the notice and for the request; return whether there is neither."""
+        """Check the notice and the request; return whether there is neither."""
         if reason := self.notice():
             self.reason, self.asked = reason, True
             return False
         try:
             if self.run.exists(REQUEST):
                 mine = self.run.read_json(REQUEST).get("start") == self.token
-                self.reason, self.asked = "asked to stop" if mine else "", mine
-        except (OSError, ValueError) as error:  # looked at again soon
-            logger.debug("no look at %s/%s: %s", self.run, REQUEST, error)
+                self.reason, self.asked = "stop requested" if mine else "", mine
+        except (OSError, ValueError) as error:  # checked again soon
+            logger.debug("%s/%s cannot be checked: %s", self.run, REQUEST, error)
         return not self.asked

@@ -2,7 +2,7 @@
 
     RUN/hangs/20260131T120000-worker-0.txt    a line of JSON, then the stacks of all its threads
 
-A worker whose process is stopped, or whose machine is gone, leaves nothing: it is known by that.
+A worker whose process is stopped, or whose machine is gone, writes no report: that identifies it.
 """
 
 import faulthandler
@@ -21,19 +21,18 @@ logger = logging.getLogger(__name__)
 
 HANGS = "hangs"  # in the run's folder
 OURS = ("pipeline.", "ratgan.")
-TOGETHER = "pipeline.distributed.collective"  # who is in there waits for the others
+TOGETHER = "pipeline.distributed.collective"  # a thread in this module waits for the others
 
 
 @dataclass(frozen=True)
 class Hang:
-    """What a worker knows of a step that does not end.
+    """The report of one worker about a step that does not end.
 
     Attributes:
-        worker: Its number.
-        workers: How many there are.
+        worker: Rank of the worker.
         step: Steps done before it.
-        waited_s: How long it has been taking, in seconds.
-        place: Innermost function of ours that the training is in.
+        waited_s: Duration of the step so far, in seconds.
+        place: Innermost function of this project in which the training is.
         for_others: Whether it waits for other workers there.
     """
 
@@ -46,11 +45,7 @@ class Hang:
 
 
 def where(thread: int) -> tuple[str, bool]:
-    """Say where a thread of this process is, and whether it waits for other workers.
-
-    Args:
-        thread: Its identifier.
-    """
+    """Return where a thread of this process is, and whether it waits for other workers."""
     frame: FrameType | None = sys._current_frames().get(thread)
     place, for_others = "", False
     while frame is not None:
@@ -59,11 +54,11 @@ def where(thread: int) -> tuple[str, bool]:
             place = f"{module}.{frame.f_code.co_name}, line {frame.f_lineno}"
         for_others |= module == TOGETHER
         frame = frame.f_back
-    return place or "code that is not ours", for_others
+    return place or "code outside this project", for_others
 
 
 def stacks() -> str:
-    """Return where each thread of this process is; takes no lock that another may hold."""
+    """Return the stacks of all threads of this process; needs no lock that another may hold."""
     with tempfile.TemporaryFile() as file:  # faulthandler writes to descriptors only
         faulthandler.dump_traceback(file, all_threads=True)
         file.seek(0)
@@ -71,13 +66,13 @@ def stacks() -> str:
 
 
 def leave(run: Folder, hang: Hang, text: str) -> None:
-    """Write down what this worker knows."""
+    """Write the report of this worker."""
     name = f"{datetime.now(UTC):%Y%m%dT%H%M%S}-worker-{hang.worker}.txt"
     (run / HANGS).write(name, f"{json.dumps(asdict(hang))}\n\n{text}".encode())
 
 
 def names(run: Folder) -> set[str]:
-    """List what was left in a run so far; empty if that cannot be seen."""
+    """List the reports in a run; empty if they cannot be listed."""
     try:
         return set((run / HANGS).names())
     except OSError as error:
@@ -86,11 +81,10 @@ def names(run: Folder) -> set[str]:
 
 
 def verdict(run: Folder, before: Collection[str]) -> str | None:
-    """Say which worker hung; None if none did.
+    """Return which worker hung; None if none did.
 
     Args:
-        run: Folder of the run.
-        before: What was left by earlier starts.
+        before: Reports of earlier starts.
     """
     found: dict[int, Hang] = {}
     for name in sorted(names(run).difference(before)):
@@ -105,7 +99,7 @@ def verdict(run: Folder, before: Collection[str]) -> str | None:
 
 
 def describe(hangs: Collection[Hang], place: str) -> str:
-    """Say which worker hung, from what those that could have left.
+    """Return which worker hung, from the reports of the workers that could write one.
 
     Args:
         hangs: One or more, of the same step.

@@ -1,8 +1,8 @@
 """Detect preemption: a cloud provider or a draining cluster takes this machine away.
 
-A node that gets SIGTERM announces it and waits 30 s, as when Kubernetes ends a pod. Ray Train's own
-watch for it is one process more for each start, looks every 5 s only, and ends the training at
-the deadline.
+A node that receives SIGTERM announces this and waits 30 s, for example when Kubernetes ends a pod.
+Ray Train's own check needs one more process for each start, polls only every 5 s, and ends the
+training at the deadline.
 """
 
 import logging
@@ -18,32 +18,28 @@ logger = logging.getLogger(__name__)
 
 
 class Departures:
-    """Knows the machines of a run's workers; made by all of them together.
-
-    Args:
-        device: To tell each other by.
-    """
+    """The machines of a run's workers; all workers create it together."""
 
     def __init__(self, device: torch.device) -> None:
         self.machines: list[str] = []
         self._warned = False
-        # Training in the process of a command, or of a trial, cannot go on elsewhere.
+        # A training in the process of a command or of a trial cannot continue elsewhere.
         if distributed.is_initialized():
             machine = ray.get_runtime_context().get_node_id()
             own = torch.tensor([list(bytes.fromhex(machine))], dtype=torch.uint8)
             self.machines = [bytes(row.tolist()).hex() for row in collective.gather_on(device, own)]
 
     def notice(self) -> str:
-        """Say which workers are to lose their machine; empty while none is."""
+        """Return which workers will lose their machine, or ""."""
         if not self.machines:
             return ""
         try:
             going = state.get_draining_nodes()
-        except Exception as error:  # the cluster may be away for a moment: looked at again
+        except Exception as error:  # the cluster may not answer for a moment: checked again
             if not self._warned:
-                logger.warning("it cannot be seen which machines are to be taken away: %s", error)
+                logger.warning("preemption of machines cannot be checked: %s", error)
             self._warned = True
             return ""
         ranks = [rank for rank, machine in enumerate(self.machines) if machine in going]
         workers = f"worker{'s' if len(ranks) > 1 else ''} {', '.join(map(str, ranks))}"
-        return f"the machine of {workers} is to be taken away" if ranks else ""
+        return f"the machine of {workers} is preempted" if ranks else ""

@@ -1,12 +1,13 @@
 """Detect a worker that hangs: a thread measures how long the current step has been running.
 
-A step is watched and nothing else: taking a batch, computing, waiting for the other workers. What
-is done between steps (saving, drawing, going back) takes as long as it takes; and while worker 0
-does it alone the others wait in their next step, so that one of theirs is not watched either.
+Only steps are watched: taking a batch, computing, waiting for the other workers. Work between steps
+(saving, generating samples, rolling back) has no limit. While rank 0 does it alone, the others wait
+in their next step, so that step is not watched either.
 
-Who hangs cannot always speak: its process may be stopped. So each worker looks after itself. Those
-that wait for the one that hangs find their own step too long, leave the stacks of their threads in
-the run's folder, and end. Who started them reads from that which one it was, and starts again.
+A worker that hangs cannot always report it, because its process may be stopped. So each worker
+watches itself. The workers that wait for the hanging one detect that their own step is too long,
+write the stacks of their threads into the run's folder, and end. From these reports the driver
+finds which worker hung, and restarts the training.
 """
 
 import os
@@ -25,10 +26,10 @@ from pipeline.storage.folder import Folder
 
 TIMES = 10  # the usual step
 WARM_UP = 3  # steps: they compile, fill caches, start the stream of batches
-REMEMBERED = 50  # steps that say what is usual
+REMEMBERED = 50  # steps of which the median is the usual duration
 TICK_S = 1.0
-WRITING_S = 10.0  # that leaving the stacks may take; what hangs may be that very storage
-OTHERS_S = 3.0  # for the others to leave theirs: Ray ends all workers when it misses one
+WRITING_S = 10.0  # limit for writing the stacks: the storage itself may hang
+OTHERS_S = 3.0  # time for the others to write theirs: Ray ends all workers when one is missing
 HUNG = 75  # exit status; EX_TEMPFAIL of sysexits.h: try again
 
 
@@ -36,8 +37,7 @@ class Watchdog(PeriodicThread):
     """Ends this process if a step of it does not end.
 
     Args:
-        run: Folder of the run.
-        least_s: A step may always take so many seconds; 0 looks for nothing.
+        least_s: Steps of up to so many seconds are never reported; 0 disables the watchdog.
         end: Ends this process.
     """
 
@@ -46,16 +46,16 @@ class Watchdog(PeriodicThread):
         self.run, self.least_s = run, least_s
         self._end_process = end or _end_process
         self._ticks = 0
-        self._taken_s: deque[float] = deque(maxlen=REMEMBERED)  # by the last steps
+        self._taken_s: deque[float] = deque(maxlen=REMEMBERED)  # durations of the last steps
         self._current: tuple[int, int, int] | None = None  # step, tick at its start, thread
 
     @contextmanager
     def step(self, step: int, *, patient: bool = False) -> Iterator[None]:
-        """Watch what is done inside ``with``.
+        """Watch the step inside ``with``.
 
         Args:
             step: Steps done before it.
-            patient: Do not: worker 0 may still be busy with something else.
+            patient: Do not watch this step: rank 0 may still do something else.
         """
         started = time.monotonic()
         if not patient and len(self._taken_s) >= WARM_UP:
@@ -68,13 +68,13 @@ class Watchdog(PeriodicThread):
             self._taken_s.append(time.monotonic() - started)
 
     def warm_up(self) -> None:
-        """Begin anew: the next steps start another stream of batches."""
+        """Forget earlier steps: the next ones start another stream of batches."""
         self._taken_s.clear()
 
     def look(self) -> bool:
-        """Compare how long this step has been taking with the usual ones."""
-        # Our own ticks and not a clock: a process that was stopped, and a machine that slept or
-        # has no time for us, did not hang meanwhile.
+        """Compare the duration of this step so far with the usual one."""
+        # Count ticks instead of reading a clock: a stopped process, a suspended machine and a busy
+        # machine do not hang.
         self._ticks += 1
         current, taken_s = self._current, self._taken_s.copy()
         if current is None or not taken_s:
@@ -91,7 +91,7 @@ class Watchdog(PeriodicThread):
         return False
 
     def _tell(self, current: tuple[int, int, int], waited_s: float, usual_s: float) -> None:
-        """Say it, and leave the stacks."""
+        """Log the hang, and write the stacks."""
         step, _, thread = current
         place, for_others = hang_report.where(thread)
         hang = hang_report.Hang(
@@ -99,8 +99,8 @@ class Watchdog(PeriodicThread):
         )
         doing = "waits for other workers" if for_others else f"is in {place}"
         print_line(
-            f"worker {hang.worker} {doing}: step {step:,} has been taking {waited_s:.0f} s, usual "
-            f"are {usual_s:.1f} s. It ends; stacks of its threads are left in "
+            f"worker {hang.worker} {doing}: step {step:,} has been running for {waited_s:.0f} s, "
+            f"usual are {usual_s:.1f} s. The worker ends; the stacks of its threads are in "
             f"{self.run}/{hang_report.HANGS}"
         )
         leaving = threading.Thread(
@@ -114,6 +114,6 @@ class Watchdog(PeriodicThread):
 
 
 def _end_process() -> None:
-    """End at once, as if killed: what is committed is whole, and no thread can be waited for."""
+    """End at once, as if killed: checkpoints are complete, and waiting for threads could hang."""
     sys.stdout.flush()
     os._exit(HUNG)

@@ -4,16 +4,16 @@ from dataclasses import dataclass
 
 from pipeline.config import RunConfig
 
-READER = {"CPU": 1.0}  # a place for the tasks that read data
+READER = {"CPU": 1.0}  # for the tasks that read data
 
 
 @dataclass(frozen=True)
 class WorkerRange:
-    """How many workers may train together.
+    """Permitted numbers of workers.
 
     Attributes:
-        sizes: Their numbers, the largest first; 0 is in this process.
-        use_gpu: Each has a GPU.
+        sizes: The numbers, the largest first; 0 means training in this process.
+        use_gpu: Whether each worker has a GPU.
     """
 
     sizes: tuple[int, ...]
@@ -21,11 +21,11 @@ class WorkerRange:
 
     @property
     def worker(self) -> dict[str, float]:
-        """The place that a worker takes."""
+        """Resources of one worker."""
         return {"GPU": 1.0} if self.use_gpu else {"CPU": 1.0}
 
     def needs(self, workers: int) -> dict[str, float]:
-        """Return what so many workers and the tasks that read for them take in all."""
+        """Return the resources of so many workers and the tasks that read for them."""
         if self.use_gpu:
             return {"GPU": float(workers), **READER}
         return {"CPU": workers + READER["CPU"]}
@@ -39,26 +39,22 @@ class WorkerRange:
 
 
 def sizes(least: int, most: int, batch: int) -> tuple[int, ...]:
-    """Return the numbers of workers that give each an equal share of a batch, the largest first.
+    """Return the numbers of workers that divide a batch, the largest first.
 
     Raises:
-        ValueError: If none does.
+        ValueError: If there is none.
     """
     found = tuple(n for n in range(min(most, batch), least - 1, -1) if batch % n == 0)
     if not found:
         raise ValueError(
-            f"min_workers={least}: no number of workers from {least} to {most} gives each of them "
-            f"an equal share of optim.batch_size={batch}. Use --min-workers 1."
+            f"min_workers={least}: no number of workers from {least} to {most} divides "
+            f"optim.batch_size={batch}. Use --min-workers 1."
         )
     return found
 
 
 def refuse_crowd(config: RunConfig, cpus: int) -> None:
-    """Refuse more workers than a machine without a cluster has CPUs.
-
-    Raises:
-        ValueError: If there are.
-    """
+    """Raise ValueError for more workers than a machine without a cluster has CPUs."""
     if (config.workers or 0) > max(2, cpus):
         raise ValueError(
             f"workers={config.workers} on a machine with {cpus} CPUs: each worker needs one. "
@@ -67,44 +63,39 @@ def refuse_crowd(config: RunConfig, cpus: int) -> None:
 
 
 def choose_crew(config: RunConfig, batch: int, gpus: int) -> WorkerRange:
-    """Decide how many workers there may be and whether they use GPUs.
+    """Decide the permitted numbers of workers and whether they use GPUs.
 
     Args:
-        config: Of the run.
         batch: Images per step over all workers.
-        gpus: There are.
+        gpus: Available GPUs.
 
     Raises:
-        ValueError: If they have no place there, or no equal share of a batch.
+        ValueError: If there are too few GPUs, or the batch cannot be divided.
     """
     workers = gpus if config.workers is None else config.workers
     least = config.min_workers or workers
     if config.min_workers and not workers:
         raise ValueError(
-            f"min_workers={least} in a run in this process: name the most workers too, for "
+            f"min_workers={least} in a run without worker processes: give the maximum too, for "
             "example --workers 2."
         )
     if 0 < gpus < least:
         raise ValueError(
             f"workers={workers}, and the cluster has {gpus} GPUs: some workers would train without "
-            f"one. Use --workers {gpus}, or leave it out to use them all."
+            f"one. Use --workers {gpus}, or omit --workers to use all GPUs."
         )
     if not config.min_workers:
         check_share(batch, max(workers, 1))
         return WorkerRange((workers,), use_gpu=0 < workers <= gpus)
-    # Where no number is named, a run takes all GPUs that come.
+    # Without --workers, a run uses all GPUs, including those that join later.
     return WorkerRange(sizes(least, config.workers or batch, batch), use_gpu=gpus > 0)
 
 
 def check_share(batch: int, workers: int) -> None:
-    """Make sure that a batch can be dealt out evenly.
-
-    Raises:
-        ValueError: If it cannot.
-    """
+    """Raise ValueError if the workers do not divide the batch."""
     if batch % workers:
         larger = -(-batch // workers) * workers
         raise ValueError(
             f"optim.batch_size={batch} must give each of the {workers} workers the same number of "
-            f"images; {larger} is the next that does."
+            f"images; {larger} is the next size that works."
         )

@@ -2,7 +2,7 @@
 
 import ray.exceptions
 
-# What the others say when one of them is gone; torch has no types for it.
+# Error texts of the other workers after the loss of one; torch has no types for it.
 GONE = (
     "connection closed by peer",
     "connection reset",
@@ -18,16 +18,12 @@ DEATHS = (
 )
 
 
-# Ray Train's own types for it are not public. A node can go while workers are being started on it.
+# A node can be lost while workers are started on it. Ray Train's types for this are not public.
 NOT_STARTED = ("WorkerGroupStartupFailedError", "WorkerGroupStartupTimeoutError")
 
 
 def lost_worker(error: BaseException) -> str | None:
-    """Say which worker was lost, or None if the error is of another kind.
-
-    Args:
-        error: That Ray Train ended with.
-    """
+    """Return which worker was lost, or None if Ray Train's error has another cause."""
     failures: dict[int, BaseException] = {}
     seen: set[int] = set()
     while error is not None and id(error) not in seen:
@@ -38,23 +34,23 @@ def lost_worker(error: BaseException) -> str | None:
         if type(getattr(error, "controller_failure", None)).__name__ in NOT_STARTED:
             return "a worker was lost while it was being started"
         if type(error).__name__ == "PreemptionError":
-            return "a machine was taken away"
+            return "a machine was preempted"
         error = error.__cause__  # type: ignore[assignment]
     lost = [rank for rank, failure in sorted(failures.items()) if _is_death(failure)]
     if lost:
         return f"worker {', '.join(map(str, lost))} was lost (killed, crashed or out of memory)"
     if failures and all(map(_is_silence, failures.values())):
-        return "workers lost each other"
+        return "workers lost the connection to each other"
     return None
 
 
 def _is_silence(failure: BaseException) -> bool:
-    # Torch has no type for it but RuntimeError; a bucket that resets connections has others.
+    # Torch raises only RuntimeError for it; a bucket that resets connections raises other types.
     error = getattr(failure, "_base_exc", failure)
     return isinstance(error, RuntimeError) and any(word in str(failure).lower() for word in GONE)
 
 
 def _is_death(failure: BaseException) -> bool:
-    # Ray Train's own type for it is not public; it wraps what says how the worker died.
+    # Ray Train's type for it is not public; it wraps the cause.
     health = type(failure).__name__ == "WorkerHealthCheckFailedError"
     return health or isinstance(failure, DEATHS)

@@ -16,45 +16,45 @@ class PrepareConfig(Settings):
     """Options of the preparation."""
 
     source: AnySource
-    """Where the originals are and how they are laid out."""
+    """Place and layout of the originals."""
     output: str
     """Folder or bucket address for the prepared dataset."""
     image_size: Annotated[int, Field(ge=16, le=1024)] = 256
-    """Size in pixels that you will train at."""
+    """Image size of the training in pixels."""
     margin: Annotated[float, Field(ge=1, le=2)] = 76 / 64
-    """Store images this much larger, so that training can crop at random; 76/64 in AttnGAN."""
+    """Factor by which stored images are larger, for random crops in training; 76/64 in AttnGAN."""
     quality: Annotated[int, Field(ge=50, le=100)] = 95
     """JPEG quality of the stored images."""
     limit: Annotated[int, Field(ge=1)] | None = None
-    """Take the first images only, of each split."""
+    """Use only the first images of each split."""
     encoder: Literal["minilm", "damsm", "clip"] = "minilm"
     """Frozen text encoder for the sentence vectors."""
     encoder_path: str | None = None
     """damsm: the file that jobs/pretrain_damsm.py or jobs/import_damsm.py wrote; the dataset keeps
-    a copy. clip: a local folder or hub id, which training and the model will need again."""
+    a copy. clip: a local folder or hub id, which training and the model will also need."""
     transform: Literal["whiten", "standardize", "identity"] | None = None
-    """What the generator sees of a sentence vector. Default: whiten, which vectors of a general
+    """Transform of sentence vectors for the generator. Default: whiten, which vectors of a general
     encoder need; identity for damsm, as in the paper."""
     sentence_dim: Annotated[int, Field(ge=1)] = 96
     """Numbers kept of a whitened sentence vector."""
     max_rejects: str = "5%"
     """Stop if more images than this cannot be used: a share as in 5%, or a count as in 100."""
     duplicates: Literal["reject", "keep"] = "reject"
-    """What to do with a picture that occurs again, in its split or in the other one."""
+    """Reject or keep an image that occurs again, in its split or in the other one."""
     images_of: str | None = None
-    """A prepared dataset of the same originals and image options: its images are taken as they are,
-    and only the captions are encoded anew."""
+    """A prepared dataset of the same originals and image options: its images are copied, and only
+    the captions are encoded again."""
     shard_mib: Annotated[int, Field(ge=1)] = 64
-    """Size aimed at for a parquet file."""
+    """Approximate size of a parquet file in MiB."""
     rows_per_shard: Annotated[int, Field(ge=1)] | None = None
-    """Images in a parquet file, instead of a size; 1024 at most by default."""
+    """Images in a parquet file, instead of a size; at most 1024 by default."""
     row_group_rows: Annotated[int, Field(ge=1, le=4096)] = 128
     """Images read at once in training."""
     repair: bool = False
-    """Check every shard of a complete dataset by its hash, and make damaged ones anew."""
+    """Check the hash of every shard of a complete dataset, and make damaged ones again."""
     overwrite: bool = False
-    """Delete a dataset that is in the output folder already, once the originals are listed. To go
-    on after a stop, leave it out: it starts anew."""
+    """Delete an existing dataset in the output folder, after the originals are listed. Do not use
+    it to resume: it starts from the beginning."""
 
     @field_validator("max_rejects")
     @classmethod
@@ -68,10 +68,10 @@ class PrepareConfig(Settings):
             raise ValueError(
                 "encoder=minilm takes no encoder_path: its weights are installed."
                 if self.encoder == "minilm"
-                else f"encoder={self.encoder} needs encoder_path: where its weights are."
+                else f"encoder={self.encoder} needs encoder_path: the place of its weights."
             )
         if self.repair and self.overwrite:
-            raise ValueError("repair keeps what overwrite deletes: give one of them.")
+            raise ValueError("repair keeps the files that overwrite deletes: use only one of them.")
         return self
 
     @property
@@ -81,7 +81,7 @@ class PrepareConfig(Settings):
 
     @property
     def shard_rows(self) -> int:
-        """Images in a parquet file: as given, or as many as make up the size aimed at."""
+        """Images in a parquet file: as given, or computed from the size."""
         if self.rows_per_shard is not None:
             return self.rows_per_shard
         rows = int(self.shard_mib * 2**20 / (BYTES_PER_PIXEL * self.cache_size**2))
@@ -99,7 +99,7 @@ class PrepareConfig(Settings):
         return self.model_dump(mode="json", include=names) | {"rows_per_shard": self.shard_rows}
 
     def recorded_options(self) -> dict[str, Any]:
-        """Return the options that decide what is in the dataset; the encoder has its own record."""
+        """Return the options that decide the dataset's content; the encoder has its own record."""
         names = {"encoder", "sentence_dim", "duplicates"}
         rest = self.model_dump(mode="json", include=names)
         return self.image_options() | rest | {"transform": self.chosen_transform}

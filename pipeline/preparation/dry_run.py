@@ -24,17 +24,12 @@ from pipeline.ray_cluster.connection import find_resources
 from pipeline.storage.disk_space import free_bytes, leaving_nothing, readable
 from pipeline.storage.folder import Folder
 
-SAMPLE = 64  # originals that are tried
-PATIENCE_S = 30.0  # for the list of originals
+SAMPLE = 64  # originals that are prepared
+PATIENCE_S = 30.0  # limit for listing the originals
 
 
 def plan_preparation(config: PrepareConfig) -> None:
-    """Say what preparation would do.
-
-    Raises:
-        ValueError: As preparation would.
-        OSError: As preparation would.
-    """
+    """Print what a preparation would do; raises the errors of a preparation."""
     with leaving_nothing(Folder(config.output)):
         output, place, _ = check_preparation(config)
         output.folder.check_writable("output")
@@ -44,8 +39,8 @@ def plan_preparation(config: PrepareConfig) -> None:
         listing = _list(config)
         if listing is None:
             report.note(
-                f"the originals were still being listed after {PATIENCE_S:.0f} s, so how many "
-                "there are is not known, nor how long they take."
+                f"listing the originals took more than {PATIENCE_S:.0f} s, so their number and the "
+                "time for them are unknown."
             )
         else:
             refuse_nothing(config, listing)
@@ -58,9 +53,7 @@ def plan_preparation(config: PrepareConfig) -> None:
                 output.same_originals(listing.fingerprint)
             found, _ = read_manifest(output.folder)
             todo = "every file would be checked" if config.repair else "nothing is left to do"
-            report.line(
-                "output", f"{output.folder} holds it already, {found.written:,} images; {todo}"
-            )
+            report.line("output", f"{output.folder} is complete, {found.written:,} images; {todo}")
             report.end()
             return
         _try_some(config, place, listing, report)
@@ -70,7 +63,7 @@ def plan_preparation(config: PrepareConfig) -> None:
 def _try_some(
     config: PrepareConfig, place: EncoderRef, listing: Listing | None, report: DryRunReport
 ) -> None:
-    """Prepare a few originals beside the real output, and say how long all of them take."""
+    """Prepare a few originals in a temporary folder, and print an estimate for all of them."""
     shards, seconds = _prepared(config, place)
     seen, rows = sum(shard.seen for shard in shards), sum(shard.rows for shard in shards)
     reasons = sum((Counter(shard.reasons) for shard in shards), Counter[str]())
@@ -95,7 +88,7 @@ def _try_some(
         + ("" if free is None else f", {readable(free)} are free"),
     )
     if free is not None and free < size:
-        report.note("there is not enough room for it. Free some, or name another --output.")
+        report.note("there is not enough space for it. Free some, or name another --output.")
     tasks = min(max(has.cpus, 1), len(listing.parts))
     report.line(
         "ETA",
@@ -103,11 +96,11 @@ def _try_some(
         f"{'in the cluster' if has.cluster else 'here'}; files that are complete are kept",
     )
     if config.images_of is not None:
-        report.note("with --images-of it is faster: the images are taken as they are.")
+        report.note("with --images-of it is faster: the images are copied.")
 
 
 def _prepared(config: PrepareConfig, place: EncoderRef) -> tuple[list[Shard], float]:
-    """Make shards of the first originals in a folder that is deleted again, with one thread."""
+    """Make shards of the first originals in a temporary folder, with one thread."""
     threads = torch.get_num_threads()
     torch.set_num_threads(1)  # as Ray's tasks do
     try:
@@ -134,7 +127,7 @@ def _prepared(config: PrepareConfig, place: EncoderRef) -> tuple[list[Shard], fl
 
 
 def _list(config: PrepareConfig) -> Listing | None:
-    """List the originals and keep nothing; None if that takes too long."""
+    """List the originals without storing the list; None if that takes too long."""
     found: list[Listing] = []
     failed: list[Exception] = []
 
@@ -158,10 +151,10 @@ class _First(Source):
     source: Any
 
     def records(self) -> Iterator[Record]:
-        """List the first ones, and no more."""
+        """List only the first records."""
         return islice(self.source.records(), SAMPLE)
 
     def read_image(self, record: Record) -> bytes:
-        """Read as the source does."""
+        """Read from the source."""
         content: bytes = self.source.read_image(record)
         return content

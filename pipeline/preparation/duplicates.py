@@ -1,7 +1,7 @@
 """Find duplicate images in the whole dataset, once all shards are written.
 
-A picture in training and in validation makes every score a lie; twice in one split, it counts
-double. The copy in validation stays, so that a published validation set stays whole.
+An image in both training and validation makes every score wrong; an image that occurs twice in one
+split counts double. The copy in validation is kept, so that a published validation set is complete.
 """
 
 from collections.abc import Sequence
@@ -27,12 +27,11 @@ from pipeline.storage.folder import Folder
 
 @dataclass(frozen=True)
 class Repeats:
-    """Rows of a shard whose picture another row has, which comes before them.
+    """Rows of a shard with the same image as an earlier row.
 
     Attributes:
-        part: Of the shard.
-        rows: Their numbers in it.
-        firsts: Ids of the rows they repeat.
+        rows: Row numbers in the shard.
+        firsts: Ids of the earlier rows.
     """
 
     part: Part
@@ -40,17 +39,16 @@ class Repeats:
     firsts: list[str]
 
     def as_item(self) -> Row:
-        """Return plain values, which cross processes."""
+        """Return plain values, which can be sent to other processes."""
         return asdict(self)
 
 
 def find_repeats(folder: Folder, parts: Sequence[Part], *, across: bool) -> list[Repeats]:
-    """Find pictures that occur more than once; holds the digests, some 50 bytes a picture.
+    """Find images that occur more than once; holds the digests, about 50 bytes an image.
 
     Args:
-        folder: The dataset's.
-        parts: All parts, their shards written.
-        across: Whether a picture in training and in validation counts.
+        parts: All parts; their shards are written.
+        across: Whether an image in both training and validation counts.
     """
     splits = sorted({part.split for part in parts}, reverse=True)  # validation, train
     found: list[Repeats] = []
@@ -84,28 +82,24 @@ def _column(folder: Folder, part: Part, name: str) -> pa.Array:
 
 
 class DropRepeats:
-    """Takes repeated pictures out of a shard and puts them among its rejects.
-
-    Args:
-        recipe: That the shard was made by.
-    """
+    """Moves repeated images of a shard to its rejects."""
 
     def __init__(self, recipe: Recipe) -> None:
         self.recipe = recipe
 
     def __call__(self, item: Row) -> Row:
-        """Write a shard anew without its repeats; `item` is one of `Repeats.as_item`."""
+        """Write a shard again without its repeats; `item` comes from `Repeats.as_item`."""
         part = Part(**item["part"])
         folder = self.recipe.folder
         before = finished(folder, part, self.recipe.digest, self.recipe.fingerprint)
         if before is None:
-            raise OSError(f"{folder}/{part.shard} was changed during preparation. Start it again.")
+            raise OSError(f"{folder}/{part.shard} was changed during preparation. Restart it.")
         with folder.open(part.shard) as stream:
             table = pq.read_table(stream)
         ids = table["id"].to_pylist()
         rejects = read_rejects(folder, part)
         names = {ids[row]: first for row, first in zip(item["rows"], item["firsts"], strict=True)}
-        # Nor captions of theirs. Captions without an image may go by the name of one.
+        # Their captions go too. Captions without an image may have the same id, and stay.
         rejects = [row for row in rejects if row["kind"] == "image" or row["id"] not in names]
         listed = read_part(folder, part)
         locations = {record.id: record.location for record in listed if record.location}

@@ -19,12 +19,11 @@ def fit_transform(
     """Fit the transform.
 
     Args:
-        folder: The dataset's.
-        shards: Of the training split, with one row at least; added up in their order, which
-            decides the last bit.
-        kind: As `SentenceTransform` knows it.
+        shards: Shards of the training split, with at least one row; they are summed in this order,
+            which decides the last bit.
+        kind: Kind of `SentenceTransform`.
         raw_dim: Size of the encoder's vectors.
-        dim: Numbers kept of a whitened one.
+        dim: Numbers kept of a whitened vector.
     """
     total: VectorSums | None = None
     for row in on_each(SumSentences(folder, raw_dim), [{"file": s.file} for s in shards if s.rows]):

@@ -1,7 +1,7 @@
 """The list of originals, cut into shards: written by one process, read by many.
 
-A record's bytes never pass through the driver, nor does the list itself: it lies in small
-parquet files beside the shards to come, one for each, until the dataset is complete.
+Neither the originals nor the list pass through the driver. The list is in small parquet files in
+the dataset's folder, one for each planned shard, until the dataset is complete.
 """
 
 import hashlib
@@ -18,20 +18,19 @@ from pipeline.data.manifest import PROGRESS, REJECTS
 from pipeline.preparation.sources.source import SPLITS, Record, Source
 from pipeline.storage.folder import Folder
 
-LIST = "-records.parquet"  # how the names of the lists end
-# Captions as bytes: as found, they need not be valid text.
+LIST = "-records.parquet"  # suffix of the lists' names
+# Captions as bytes: the originals need not be valid text.
 SCHEMA = pa.schema([("record", pa.string()), ("captions", pa.list_(pa.binary()))])
 
 
 @dataclass(frozen=True)
 class Part:
-    """The records of one shard to come.
+    """The records of one planned shard.
 
     Attributes:
         split: As in `Record`.
-        index: Of the shard in its split.
-        rows: Records.
-        digest: Of the records: equal for the same originals, captions and order.
+        index: Index of the shard in its split.
+        digest: Digest of the records: equal for the same originals, captions and order.
     """
 
     split: str
@@ -41,7 +40,7 @@ class Part:
 
     @property
     def name(self) -> str:
-        """Name that files of this part share."""
+        """Common prefix of the names of this part's files."""
         return f"{self.split}-{self.index:05d}"
 
     @property
@@ -51,7 +50,7 @@ class Part:
 
     @property
     def rejects(self) -> str:
-        """File of what was left out of the shard."""
+        """File of the shard's rejects."""
         return f"{REJECTS}/{self.name}.parquet"
 
     @property
@@ -65,7 +64,7 @@ class Listing:
     """All parts, in the order of the splits.
 
     Attributes:
-        parts: Of each split in order.
+        parts: Parts of each split in order.
         fingerprint: Digest of all records.
     """
 
@@ -84,13 +83,13 @@ def list_originals(
     """List the records of a source, and write the list of each part.
 
     Args:
-        source: What to list.
+        source: Source of the originals.
         rows_per_shard: Records of a part.
-        limit: Take the first so many records of each split only.
-        folder: Where to write the lists; None only finds out what they would be.
+        limit: Use only the first so many records of each split.
+        folder: Where to write the lists; None writes nothing.
 
     Raises:
-        ValueError: If the originals are not laid out as the source expects.
+        ValueError: If the originals do not have the layout that the source expects.
     """
     open_parts = {split: _OpenPart(split, rows_per_shard, folder) for split in SPLITS}
     full: set[str] = set()
@@ -111,7 +110,7 @@ def list_originals(
 
 @dataclass
 class _OpenPart:
-    """Collects the records of one split, and writes them away whenever a part is full."""
+    """Collects the records of one split, and writes each full part."""
 
     split: str
     rows_per_shard: int
@@ -124,7 +123,7 @@ class _OpenPart:
     def add(self, record: Record) -> None:
         fields = asdict(record)
         captions = [text.encode("utf-8", "surrogatepass") for text in fields.pop("captions")]
-        # JSON escapes what is not ASCII, and so carries names that are not valid text.
+        # JSON escapes everything but ASCII, so it can store names that are not valid text.
         self._rows.append({"record": json.dumps(fields, sort_keys=True), "captions": captions})
         self.total += 1
         if len(self._rows) == self.rows_per_shard:
@@ -139,7 +138,7 @@ class _OpenPart:
         digest = hashlib.sha256()
         for row in self._rows:
             for content in (row["record"].encode(), *row["captions"]):
-                digest.update(len(content).to_bytes(8))  # or two captions could pass for one
+                digest.update(len(content).to_bytes(8))  # separates two captions from a joined one
                 digest.update(content)
             digest.update(len(row["captions"]).to_bytes(8))
         self.digest.update(digest.digest())

@@ -1,7 +1,7 @@
-"""The output folder of a preparation: what it may hold, what counts, and who writes to it.
+"""The output folder of a preparation: permitted content, complete shards, and its lock.
 
-A manifest makes it a dataset. Without one, `progress/` tells what was prepared so far, and with
-which options; only the same options go on there.
+With a manifest it is a dataset. Without one, `progress/` has the finished shards and the options;
+only a preparation with the same options resumes it.
 """
 
 import re
@@ -22,7 +22,7 @@ TEMPORARY = r"(\..*\.tmp)?"
 ABANDONED = re.compile(
     rf"({re.escape(MANIFEST)}|{re.escape(TRANSFORM)}|{re.escape(TEXT_ENCODER)})\..*\.tmp|\.probe-.*"
 )
-OURS = {  # names that preparation writes, by folder
+OURS = {  # patterns of the names that preparation writes, by folder
     "": re.compile(
         rf"({re.escape(MANIFEST)}|{re.escape(TRANSFORM)}|{re.escape(TEXT_ENCODER)}"
         rf"|rejects\.parquet){TEMPORARY}|{REJECTS}|{PROGRESS}|{'|'.join(SPLITS)}|{LOCK_NAME.pattern}(\..*)?|\.probe-.*"
@@ -38,9 +38,8 @@ class OutputFolder:
     """Where a dataset is prepared.
 
     Args:
-        location: Folder or bucket address.
         source: Name and options of the source.
-        options: Options of the preparation that decide what is in the dataset.
+        options: Options of the preparation that decide the dataset's content.
     """
 
     def __init__(self, location: str, source: Values, options: Values) -> None:
@@ -48,18 +47,18 @@ class OutputFolder:
         self.source, self.options = source, options
 
     def lock(self) -> Lock:
-        """Keep other preparations out while this one is at work."""
+        """Return the lock that excludes other preparations."""
         return Lock(self.folder, "prepare")
 
     def is_complete(self) -> bool:
-        """Tell whether a dataset is there."""
+        """Return whether the folder has a complete dataset."""
         return self.folder.exists(MANIFEST)
 
     def refuse_strangers(self) -> None:
-        """Refuse a folder that holds anything that preparation does not write.
+        """Refuse a folder with files that preparation does not write.
 
         Raises:
-            ValueError: If it does: `--overwrite` must never delete somebody's originals.
+            ValueError: If there are any: `--overwrite` must never delete somebody's originals.
         """
         if self.folder.is_file():
             raise ValueError(f"{self.folder} is a file. Name a new or empty folder with --output.")
@@ -71,12 +70,12 @@ class OutputFolder:
         ]
         if strange:
             raise ValueError(
-                f"{self.folder} holds files that are not of a prepared dataset "
+                f"{self.folder} has files that do not belong to a prepared dataset "
                 f"({', '.join(strange[:3])}). Name a new or empty folder with --output."
             )
 
     def refuse_unlike(self, encoder: EncoderRef) -> None:
-        """Refuse a dataset, or the beginnings of one, that was prepared otherwise.
+        """Refuse a complete or unfinished dataset that was prepared differently.
 
         Raises:
             ValueError: If source, options or text encoder differ.
@@ -100,12 +99,12 @@ class OutputFolder:
             return
         if unlike:
             raise ValueError(
-                f"{self.folder} holds {what} prepared otherwise ({'; '.join(unlike)}). Name "
+                f"{self.folder} has {what} prepared differently ({'; '.join(unlike)}). Name "
                 f"another folder with --output ({way}), or delete it with --overwrite."
             )
 
     def same_originals(self, fingerprint: str) -> Manifest:
-        """Return the manifest of the dataset that is there.
+        """Return the manifest of the existing dataset.
 
         Raises:
             ValueError: If it was prepared from other originals.
@@ -113,15 +112,15 @@ class OutputFolder:
         found, _ = read_manifest(self.folder)
         if found.fingerprint != fingerprint:
             raise ValueError(
-                f"{self.folder} holds a dataset prepared otherwise (the originals themselves have "
-                "changed). Name another folder with --output, or delete it with --overwrite."
+                f"{self.folder} has a dataset prepared differently (the originals have changed). "
+                "Name another folder with --output, or delete it with --overwrite."
             )
         return found
 
     def clear(self) -> None:
-        """Delete what preparation wrote, the manifest first: nobody may read half a dataset.
+        """Delete the old dataset, the manifest first, so that nobody reads a partial dataset.
 
-        The lists of originals stay, which are of the dataset to come.
+        The lists of originals stay: they belong to the new dataset.
         """
         names = [name for name in self.folder.names() if not LOCK_NAME.match(name)]
         for name in sorted(names, key=lambda name: name != MANIFEST):
@@ -132,11 +131,11 @@ class OutputFolder:
                 self.folder.delete(f"{PROGRESS}/{name}")
 
     def begin(self) -> None:
-        """Write down the options that are at work."""
+        """Store the options of this preparation."""
         self.folder.write_json(PLAN, {"source": self.source, "options": self.options})
 
     def trust_manifest(self, listing: Listing, recipe: str) -> None:
-        """Take the shards of a complete dataset for finished if their bytes are as it says.
+        """Mark the shards of a complete dataset as finished; `finished` checks their hashes.
 
         Raises:
             ValueError: If it was prepared from other originals.
@@ -149,7 +148,7 @@ class OutputFolder:
                     commit(self.folder, part, recipe, listing.fingerprint, shards[part.shard])
 
     def finish(self, manifest: Manifest) -> None:
-        """Make it a dataset, and take away what is not of it."""
+        """Write the manifest, and delete all files that do not belong to the dataset."""
         self.folder.write_json(MANIFEST, manifest.model_dump(mode="json"))
         kept = {shard.file for shard in manifest.shards}
         kept |= {shard.rejects_file for shard in manifest.shards if shard.rejects_file}
@@ -158,7 +157,7 @@ class OutputFolder:
                 if f"{place}/{name}" not in kept:
                     self.folder.delete(f"{place}/{name}")
         for name in self.folder.names():
-            if ABANDONED.fullmatch(name):  # by one who was killed while it wrote
+            if ABANDONED.fullmatch(name):  # by a process that was killed during a write
                 self.folder.delete(name)
         self._delete(PROGRESS)
 

@@ -1,10 +1,10 @@
 """Prepare originals with Ray Data: decode, crop, resize, encode captions, write shards.
 
-1. One task lists the originals and cuts the list into the parts that become shards.
-2. Ray Data makes the shards. One that is whole already, from the same originals, is kept.
-3. Pictures that occur twice are taken out.
+1. One task lists the originals and splits the list into parts, one for each shard.
+2. Ray Data makes the shards. A complete shard from the same originals is kept.
+3. Duplicate images are removed.
 4. The sentence transform is fitted to the training captions.
-5. The manifest makes it a dataset.
+5. The manifest is written, and the dataset is complete.
 """
 
 import hashlib
@@ -41,14 +41,14 @@ from ratgan.weights.saved_model import TEXT_ENCODER
 
 
 def check_preparation(config: PrepareConfig) -> tuple[OutputFolder, EncoderRef, bytes | None]:
-    """Refuse what could not be prepared, before anything starts.
+    """Check output folder and text encoder, before anything starts.
 
     Returns:
-        The output folder, where the text encoder is, and its file if it is of one.
+        The output folder, the place of the text encoder, and its content if it is one file.
 
     Raises:
-        ValueError: If the output folder is not what it should be.
-        FileNotFoundError: If the text encoder is not there.
+        ValueError: If the output folder cannot be used.
+        FileNotFoundError: If the text encoder does not exist.
     """
     output = OutputFolder(config.output, config.recorded_source(), config.recorded_options())
     if config.images_of is not None and Folder(config.images_of).location == str(output.folder):
@@ -64,24 +64,20 @@ def check_preparation(config: PrepareConfig) -> tuple[OutputFolder, EncoderRef, 
 
 
 def refuse_nothing(config: PrepareConfig, listing: Listing) -> None:
-    """Refuse originals that are none.
-
-    Raises:
-        ValueError: If the list of them is empty.
-    """
+    """Raise ValueError if there are no originals."""
     if not listing.parts:
         raise ValueError(f"{config.source.name} lists no images. Options: {config.source!r}")
 
 
 def prepare(config: PrepareConfig) -> Manifest:
-    """Prepare a dataset, go on with one that was left unfinished, or find that it is there already.
+    """Prepare a dataset, resume an unfinished one, or return the manifest of a complete one.
 
     Returns:
         The manifest.
 
     Raises:
-        ValueError: If the originals or the output folder are not what they should be, too many
-            images cannot be used, or another preparation is at work in the folder.
+        ValueError: If the originals or the output folder cannot be used, too many images are
+            rejected, or another preparation writes into the folder.
     """
     output, place, encoder_file = check_preparation(config)
     connect(cpus=1)
@@ -91,15 +87,15 @@ def prepare(config: PrepareConfig) -> Manifest:
         if not config.repair:
             print_line(
                 f"{output.folder} is prepared already: {found.written:,} images. --overwrite "
-                "prepares it anew, --repair checks every file of it."
+                "prepares it again, --repair checks all its files."
             )
             return found
 
-    encoder = place.loaded()  # before anything is written: what is wrong with it shows at once
+    encoder = place.loaded()  # before anything is written, so that its errors come first
     output.folder.check_writable("output")
     with output.lock() as lock:
         if not config.overwrite:
-            output.refuse_unlike(place)  # somebody may have been quicker
+            output.refuse_unlike(place)  # another preparation may have started before the lock
         manifest = _prepare(
             config, output, place, encoder_file, encoder.sha256, encoder.dim, lock.check
         )
@@ -118,8 +114,7 @@ def _prepare(
     encoder_dim: int,
     check_owner: Callable[[], None],
 ) -> Manifest:
-    # What a user may have got wrong shows before the folder is this dataset's, and before
-    # another one is deleted.
+    # Errors of the user come before anything is written, and before a dataset is deleted.
     folder = output.folder
     listing = _list(config, folder)
     refuse_nothing(config, listing)
@@ -203,13 +198,13 @@ def _manifest_of(
     if manifest.seen != manifest.written + manifest.rejected:
         raise RuntimeError(
             f"{manifest.seen} rows seen, {manifest.written} written and {manifest.rejected} "
-            "rejected: this is a fault of ratgan."
+            "rejected: this is a bug in ratgan."
         )
     return manifest
 
 
 def _list(config: PrepareConfig, folder: Folder | None) -> Listing:
-    """List the originals in a process of its own: neither list nor join passes through here."""
+    """List the originals in another process: list and joins do not pass through the driver."""
     task = ray.remote(num_cpus=1, max_retries=RETRIES)(list_originals)
     listing: Listing = ray.get(task.remote(config.source, config.shard_rows, config.limit, folder))
     return listing
@@ -221,18 +216,14 @@ def _recipe_digest(config: PrepareConfig, encoder_sha256: str) -> str:
         "source": config.recorded_source(),
         "images": config.image_options(),
         "encoder": [config.encoder, encoder_sha256],
-        # Another version may decode, encode or write otherwise.
+        # Another version may decode, encode or write differently.
         "versions": {name: version(name) for name in ("pillow", "pyarrow", "torch")},
     }
     return hashlib.sha256(json.dumps(decides, sort_keys=True).encode()).hexdigest()
 
 
 def _images_of(config: PrepareConfig, listing: Listing) -> Folder | None:
-    """Return the dataset to take images from, if it has the same ones.
-
-    Raises:
-        ValueError: If it has others.
-    """
+    """Return the dataset whose images are copied; raises ValueError if it has other images."""
     if config.images_of is None:
         return None
     folder = Folder(config.images_of)
@@ -245,11 +236,11 @@ def _images_of(config: PrepareConfig, listing: Listing) -> Folder | None:
         if has.get(name) != value
     ]
     if not unlike and found.fingerprint != listing.fingerprint:
-        unlike = ["its originals were other ones"]
+        unlike = ["its originals were different"]
     if unlike:
         raise ValueError(
-            f"images_of={folder} holds other images ({'; '.join(unlike)}). Give the same options "
-            "as for that dataset, or leave --images-of out."
+            f"images_of={folder} has other images ({'; '.join(unlike)}). Use the same options "
+            "as for that dataset, or omit --images-of."
         )
     return folder
 
@@ -257,7 +248,7 @@ def _images_of(config: PrepareConfig, listing: Listing) -> Folder | None:
 def _make_shards(
     config: PrepareConfig, listing: Listing, recipe: Recipe, check_owner: Callable[[], None]
 ) -> dict[str, Shard]:
-    """Make all shards, or keep those that are there, and hold to the budget of rejects."""
+    """Make the missing shards, and check the budget of rejects."""
     progress = Progress("prepared", listing.rows, "images")
     budget, reasons = Budget.parse(config.max_rejects), Counter[str]()
     shards: dict[str, Shard] = {}
@@ -266,7 +257,7 @@ def _make_shards(
         shard = Shard.model_validate_json(row["shard"])
         shards[shard.file] = shard
         kept += row["kept"]
-        check_owner()  # one that slept for long may have lost the folder to another
+        check_owner()  # after a suspension, another process may own the folder
         _check_visible(recipe.folder, shard)
         reasons.update(shard.reasons)
         budget.check(reasons, listing.rows, recipe.folder)
@@ -277,18 +268,18 @@ def _make_shards(
 
 
 def _check_visible(folder: Folder, shard: Shard) -> None:
-    """Find out that a shard written on another machine can be read on this one."""
+    """Check that a shard written on another machine can be read on this one."""
     if folder.size(shard.file) != shard.bytes:
         raise ValueError(
-            f"{folder}/{shard.file} was written on another machine and is not to be seen on this "
-            "one. Name a folder with --output that all machines share, or a bucket."
+            f"{folder}/{shard.file} was written on another machine and cannot be read on this one. "
+            "Use a bucket for --output, or a folder that all machines share."
         )
 
 
 def _drop_repeats(
     config: PrepareConfig, listing: Listing, recipe: Recipe, shards: dict[str, Shard]
 ) -> dict[str, Shard]:
-    """Take out pictures that occur twice."""
+    """Remove duplicate images."""
     task = ray.remote(num_cpus=1, max_retries=RETRIES)(find_repeats)
     across = not config.source.overlapping
     repeats = ray.get(task.remote(recipe.folder, listing.parts, across=across))
@@ -314,11 +305,12 @@ def _tell(folder: Folder, manifest: Manifest) -> None:
         f"seen {manifest.seen:,} = written {manifest.written:,} + rejected {manifest.rejected:,}"
         f"{f' ({top(reasons)})' if reasons else ''}\n"
         f"train {manifest.rows('train'):,}, validation {manifest.rows('validation'):,}, "
-        f"captions {manifest.captions:,} (left out {dropped.total():,}), "
+        f"captions {manifest.captions:,} (dropped {dropped.total():,}), "
         f"sentence vectors {manifest.transform.kind} to {manifest.transform.dim}\n"
         f"{size:,.1f} MiB at {folder}"
     )
     if manifest.overlapping_splits:
         print_line(
-            "note: the validation images are training images, as asked for; its scores show memory"
+            "note: the validation images are training images, as requested; scores on them show "
+            "memorization"
         )

@@ -10,12 +10,11 @@ from pipeline.storage.folder import Folder
 
 @dataclass(frozen=True)
 class Budget:
-    """The most originals that may be left out.
+    """The maximum of rejected originals, as a share or a count.
 
     Attributes:
-        text: As a user gives it.
-        share: Of all originals, in [0, 1]; or
-        count: So many.
+        text: The option of the user.
+        share: Share of all originals, in [0, 1].
     """
 
     text: str
@@ -24,7 +23,7 @@ class Budget:
 
     @classmethod
     def parse(cls, text: str) -> "Budget":
-        """Read `5%` or `100`.
+        """Parse `5%` or `100`.
 
         Raises:
             ValueError: If it is neither.
@@ -36,30 +35,29 @@ class Budget:
         raise ValueError(f"{text!r} is neither a share such as 5% nor a count such as 100.")
 
     def allowed(self, total: int) -> int:
-        """Return how many of `total` originals may be left out."""
+        """Return how many of `total` originals may be rejected."""
         return int((self.share or 0) * total) if self.count is None else self.count
 
     def check(self, reasons: Counter[str], total: int, folder: Folder) -> None:
-        """Stop if too many were left out.
+        """Stop if too many originals were rejected.
 
         Args:
-            reasons: Originals left out so far, by reason.
+            reasons: Originals rejected so far, by reason.
             total: Originals listed.
-            folder: The dataset's.
 
         Raises:
-            ValueError: If there are more than the budget allows.
+            ValueError: If there are more than the budget permits.
         """
         if reasons.total() > self.allowed(total):
             raise ValueError(
                 f"{reasons.total():,} of {total:,} originals cannot be used, and max_rejects="
-                f"{self.text} allows {self.allowed(total):,}: {top(reasons)}.\n"
-                f"{folder}/rejects (parquet) lists them. Allow more with --max-rejects: the same "
-                "command goes on from the shards that are complete. Or mend the originals, and "
-                "begin anew with --overwrite."
+                f"{self.text} permits {self.allowed(total):,}: {top(reasons)}.\n"
+                f"{folder}/rejects (parquet) lists them. Either increase --max-rejects: the "
+                "command then resumes from the complete shards. Or repair the originals, and "
+                "start again with --overwrite."
             )
 
 
 def top(reasons: Counter[str]) -> str:
-    """Name the commonest reasons with their counts."""
+    """Return the most common reasons with their counts."""
     return ", ".join(f"{reason} {count:,}" for reason, count in reasons.most_common(5))

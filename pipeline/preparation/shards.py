@@ -1,7 +1,7 @@
 """Make one shard of a prepared dataset, from the list of its originals to its parquet file.
 
-The unit of work: a file is a function of its records and the recipe alone, so a shard that is
-there and whole is never made again, and what is killed costs no more than its shard.
+A shard depends only on its records and the recipe. So a complete shard is never made again, and a
+killed process loses only its current shard.
 """
 
 import hashlib
@@ -32,29 +32,26 @@ from ratgan.text.vocabulary import Vocabulary
 
 Row = dict[str, Any]
 
-READERS = 8  # files read at once: a bucket answers late, but many at a time
+READERS = 8  # files read at once: a bucket has a long latency, but serves many requests at a time
 READ_AHEAD = 16  # files held before they are decoded
 
 DUPLICATE = "IMG_DUPLICATE"
-# Rejections that another text encoder, or other duplicates, could have spared, and those that
-# concern no image.
+# Reasons that depend on the text encoder or on other images, and those without an image.
 REVISED = ("CAP_", "ORPHAN_", DUPLICATE)
 
 
 @dataclass(frozen=True)
 class Recipe:
-    """What decides the bytes of a shard besides its records; crosses processes freely.
+    """Everything except the records that decides the bytes of a shard; can be pickled.
 
     Attributes:
         source: Reads the originals.
-        folder: The dataset's.
         encoder: Name and place of the text encoder.
         cache_size: Height and width of the stored images in pixels.
-        quality: Of the JPEGs.
         row_group_rows: Rows of a row group.
-        digest: Of all that, and of the versions of what decodes and encodes.
-        fingerprint: Of all originals: they decide which pictures occur twice.
-        images_of: A dataset of the same originals and image options, to take the images from.
+        digest: Digest of these options, and of the versions of the libraries.
+        fingerprint: Digest of all originals, which decide the duplicates.
+        images_of: A dataset of the same originals and image options, whose images are copied.
     """
 
     source: Source
@@ -69,14 +66,14 @@ class Recipe:
 
 
 class MakeShard:
-    """Makes shards, in whichever process; a shard that is whole already is left as it is."""
+    """Makes shards, in any process; a complete shard is kept."""
 
     def __init__(self, recipe: Recipe) -> None:
         self.recipe = recipe
         self._decoder = Decoder(recipe.cache_size, recipe.quality)  # starts in its first process
 
     def __call__(self, item: Row) -> Row:
-        """Make the shard of a part; `item` holds the part's fields."""
+        """Make the shard of a part; `item` has the fields of `Part`."""
         part = Part(**item)
         shard = finished(self.recipe.folder, part, self.recipe.digest, self.recipe.fingerprint)
         kept = shard is not None
@@ -147,8 +144,8 @@ class MakeShard:
     def _read(self, record: Record, stored: "_Stored") -> tuple[bytes, Sequence[str | bytes]]:
         """Read image and captions of a record; no image if it is stored already.
 
-        Whatever keeps a file from being read but its absence (no permission, a busy server) may
-        pass, and must not leave images out without a word: it ends the preparation.
+        Only a missing file rejects a record. Other errors (no permission, a busy server) may be
+        temporary, so they end the preparation instead of dropping images silently.
         """
         if not record.location:
             raise RejectedError("ORPHAN_CAPTION", "no image goes with these captions")
@@ -161,7 +158,7 @@ class MakeShard:
             raise RejectedError("ORPHAN_IMAGE", "no caption goes with this image")
         if stored.image(record.id) is not None:
             return b"", captions
-        if record.size is not None and record.size > MAX_BYTES:  # or memory would not hold it
+        if record.size is not None and record.size > MAX_BYTES:  # too large for memory
             detail = f"{record.size} bytes, at most {MAX_BYTES} are taken"
             raise RejectedError("IMG_TOO_LARGE", detail)
         try:
@@ -172,8 +169,8 @@ class MakeShard:
     def _encoded(self, table: pa.Table) -> pa.Table:
         """Add the sentence vectors."""
         captions = table["captions"].to_pylist()
-        # A wording that repeats is encoded once. Within a shard only: across shards the
-        # last bits of a vector would depend on which shard came first.
+        # Equal captions are encoded once, but only within a shard: across shards the last bits of
+        # a vector would depend on the order of the shards.
         distinct = sorted({text for texts in captions for text in texts})
         row_of = {text: i for i, text in enumerate(distinct)}
         each: list[Any] = []
@@ -198,7 +195,7 @@ class MakeShard:
 
 
 class _Stored:
-    """Images of a part that another dataset has already, by id."""
+    """Images of a part in another dataset, by id."""
 
     def __init__(self, folder: Folder | None, part: Part) -> None:
         self._rows: dict[str, Row] = {}
@@ -242,10 +239,10 @@ def _image_columns(jpeg: bytes, width: int, height: int) -> Row:
 def _usable(
     captions: Iterable[str | bytes], vocabulary: Vocabulary | None
 ) -> tuple[list[str], list[RejectedError]]:
-    """Clean captions, and say which cannot be used.
+    """Clean captions; return the usable ones, and a problem for each of the others.
 
     Raises:
-        RejectedError: If none can, for the reason of the first.
+        RejectedError: If none is usable, with the reason of the first.
     """
     usable: list[str] = []
     problems: list[RejectedError] = []
@@ -273,15 +270,12 @@ def write_shard(
     row_group_rows: int,
     seen: int,
 ) -> Shard:
-    """Write a shard and its rejects; only `commit` makes it count.
+    """Write a shard and its rejects; it is complete only after `commit`.
 
     Args:
-        folder: The dataset's.
-        part: What the shard holds.
-        table: Its rows.
-        rejects: What was left out, as in `REJECT_SCHEMA`.
+        rejects: Rejected images and captions, as in `REJECT_SCHEMA`.
         row_group_rows: Rows of a row group.
-        seen: Originals that were listed for it.
+        seen: Number of listed originals.
     """
     table = table.cast(SHARD_SCHEMA)
     buffer = io.BytesIO()
@@ -289,10 +283,10 @@ def write_shard(
         table,
         buffer,
         row_group_size=row_group_rows,
-        # JPEGs and vectors do not get smaller, and dictionaries of them only cost.
+        # Compression does not make JPEGs smaller, and dictionaries only cost time.
         compression={**dict.fromkeys(_leaves(table), "ZSTD"), "image": "NONE", "digest": "NONE"},
         use_dictionary=["label"],
-        # Smallest and largest image of a page help nobody, and lie where no checksum reaches.
+        # Nothing reads minimum and maximum of a page, and no checksum covers them.
         write_statistics=False,
         write_page_checksum=True,
     )
@@ -303,7 +297,7 @@ def write_shard(
         pq.write_table(pa.Table.from_pylist(list(rejects), schema=REJECT_SCHEMA), sink)
         rejects_sha256 = folder.write(part.rejects, sink.getvalue())
     else:
-        folder.delete(part.rejects)  # of a preparation before, from other originals
+        folder.delete(part.rejects)  # of an earlier preparation, from other originals
     content = buffer.getvalue()
     return Shard(
         file=part.shard,
@@ -321,7 +315,7 @@ def write_shard(
 
 
 def _leaves(table: pa.Table) -> list[str]:
-    """Name the columns as parquet does: the items of a list have a name of their own."""
+    """Return the column names of parquet, in which the items of a list have their own name."""
     return [f"{f.name}.list.element" if pa.types.is_list(f.type) else f.name for f in table.schema]
 
 
@@ -330,7 +324,7 @@ def _reasons(rejects: Sequence[Row], kind: str) -> dict[str, int]:
 
 
 def commit(folder: Folder, part: Part, recipe: str, fingerprint: str, shard: Shard) -> None:
-    """Write down that a shard is complete, and from what it was made."""
+    """Record that a shard is complete, with its inputs."""
     record = {
         "recipe": recipe,
         "records": part.digest,
@@ -341,13 +335,13 @@ def commit(folder: Folder, part: Part, recipe: str, fingerprint: str, shard: Sha
 
 
 def finished(folder: Folder, part: Part, recipe: str, fingerprint: str) -> Shard | None:
-    """Return the entry of a shard that was made from the same, and is whole."""
+    """Return the entry of a shard if it was made from the same inputs and is complete."""
     try:
         record = folder.read_json(f"{PROGRESS}/{part.name}.json")
         shard = Shard.model_validate(record["shard"])
         if (record["recipe"], record["records"]) != (recipe, part.digest):
             return None
-        # What was left out as a copy may be the only one of its kind by now.
+        # With other originals, an image that was rejected as a duplicate may be unique now.
         if DUPLICATE in shard.reasons and record["all_records"] != fingerprint:
             return None
         files = {part.shard: shard.sha256, part.rejects: shard.rejects_sha256}
@@ -360,7 +354,7 @@ def finished(folder: Folder, part: Part, recipe: str, fingerprint: str) -> Shard
 
 
 def read_rejects(folder: Folder, part: Part) -> list[Row]:
-    """Read what was left out of a shard; nothing if nothing was."""
+    """Read the rejects of a shard; empty if there are none."""
     if not folder.exists(part.rejects):
         return []
     rows: list[Row] = pq.read_table(io.BytesIO(folder.read(part.rejects))).to_pylist()

@@ -15,12 +15,12 @@ from ratgan.text.vocabulary import Vocabulary
 
 @dataclass(frozen=True)
 class EncoderRef:
-    """Which text encoder, and where it is; crosses processes freely.
+    """Name and place of a text encoder; can be pickled.
 
     Attributes:
-        name: As `load_encoder` knows it.
+        name: Name for `load_encoder`.
         location: `damsm`: path or bucket address of its file. `clip`: a local folder or hub id.
-        sha256: Of its file, where it is of one: another file of that name is another encoder.
+        sha256: Hash of its file, if it is one file: another file of that name is another encoder.
     """
 
     name: str
@@ -32,7 +32,7 @@ class EncoderRef:
         return _load(self)
 
     def vocabulary(self) -> Vocabulary | None:
-        """Return the words it knows; None if it takes every text."""
+        """Return the vocabulary of the encoder; None if it accepts every text."""
         encoder = self.loaded()
         return encoder.vocabulary if isinstance(encoder, Damsm) else None
 
@@ -51,20 +51,20 @@ def _load(place: EncoderRef) -> TextEncoder:
 
 
 def find_encoder(name: str, location: str | None) -> tuple[EncoderRef, bytes | None]:
-    """Find a text encoder, and read it if it is of one file.
+    """Find a text encoder, and read it if it is one file.
 
     Args:
-        name: As `load_encoder` knows it.
-        location: As a user gives it.
+        name: Name for `load_encoder`.
+        location: The user's `encoder_path`.
 
     Raises:
-        FileNotFoundError: If its file is not there.
+        FileNotFoundError: If its file does not exist.
     """
     if name == "damsm" and location is not None:
         content = _read(location)
         return EncoderRef(name, location, hashlib.sha256(content).hexdigest()), content
     if location is not None and Path(location).expanduser().is_dir():
-        location = absolute(location, "encoder_path")  # other processes must find it too
+        location = absolute(location, "encoder_path")  # other processes need it too
     return EncoderRef(name, location), None
 
 

@@ -1,7 +1,6 @@
-"""Check that a Ray cluster accepts this process; name what is in the way.
+"""Check that a Ray cluster accepts this process, and report why not.
 
-Ray itself tries for 22 s to join a cluster that asks for a token, and then says that it failed to
-connect.
+Ray itself retries for 22 s if a token is missing, and then reports only a failed connection.
 """
 
 import contextlib
@@ -19,10 +18,10 @@ KEEP = "Put it into ~/.ray/auth_token (chmod 600) or name its file in RAY_AUTH_T
 
 
 def check_head(address: str) -> None:
-    """See that the head of a cluster is there and lets this process join.
+    """Check that the head of a cluster answers and accepts this process.
 
     Args:
-        address: Host and port, as `RAY_ADDRESS` has it. Other forms are left to Ray.
+        address: Host and port, as in `RAY_ADDRESS`. Other forms are not checked.
 
     Raises:
         OSError: If it does not, with what to do.
@@ -34,8 +33,8 @@ def check_head(address: str) -> None:
     answer = ask_head(door)
     if answer is Answer.OPEN:
         print_line(
-            f"warning: the cluster at {address} asks for no token: whoever reaches it runs "
-            "programs on it. Start it with RAY_AUTH_MODE=token."
+            f"warning: the cluster at {address} requires no token: anybody who can connect to it "
+            "can run programs on it. Start it with RAY_AUTH_MODE=token."
         )
         return
     if answer is not Answer.REFUSED:
@@ -50,7 +49,7 @@ def check_head(address: str) -> None:
 
 
 def check_dashboard(address: str) -> None:
-    """See that a cluster's dashboard is there and takes jobs from this process.
+    """Check that a cluster's dashboard answers and accepts jobs from this process.
 
     Args:
         address: For example http://127.0.0.1:8265.
@@ -69,7 +68,7 @@ def check_dashboard(address: str) -> None:
             _check_token(address, token, place)
             raise _wrong(address, place) from error
         raise ConnectionError(
-            f"{address} answers {error.code} {error.reason}: that is no Ray dashboard. {remedy}"
+            f"{address} answers {error.code} {error.reason}, so it is not a Ray dashboard. {remedy}"
         ) from error
     except (OSError, ValueError) as error:
         raise ConnectionError(
@@ -83,21 +82,21 @@ def check_dashboard(address: str) -> None:
 def _check_token(address: str, token: str, place: str) -> None:
     if not token:
         raise PermissionError(
-            f"token missing: the cluster at {address} asks for one. {KEEP}, and: "
+            f"token missing: the cluster at {address} requires one. {KEEP}, and: "
             "export RAY_AUTH_MODE=token"
         )
     if os.environ.get("RAY_AUTH_MODE", "").lower() != "token":
         raise PermissionError(
-            f"the cluster at {address} asks for a token, and the one in {place} is not used: "
+            f"the cluster at {address} requires a token, and the one in {place} is not used: "
             "export RAY_AUTH_MODE=token"
         )
-    with contextlib.suppress(OSError):  # it may be in the environment, and no file
+    with contextlib.suppress(OSError):  # the token may be in the environment, without a file
         if others_may_read(Path(place).stat()):
             print_line(f"warning: {exposed(Path(place))}")
 
 
 def _wrong(address: str, place: str) -> PermissionError:
     return PermissionError(
-        f"wrong token: the cluster at {address} does not take the one in {place}. {KEEP}: it is "
-        "the one that the cluster was started with."
+        f"wrong token: the cluster at {address} does not accept the one in {place}. Use the token "
+        f"that the cluster was started with. {KEEP}."
     )

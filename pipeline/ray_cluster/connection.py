@@ -19,13 +19,7 @@ GROWS_TO = "RATGAN_CLUSTER_GROWS_TO"
 
 @dataclass(frozen=True)
 class Resources:
-    """What there is to train with.
-
-    Attributes:
-        cpus: That Ray can give away.
-        gpus: The same.
-        cluster: Whether of a cluster, or of this machine.
-    """
+    """CPUs and GPUs that Ray can assign, in a cluster or on this machine."""
 
     cpus: int
     gpus: int
@@ -33,12 +27,12 @@ class Resources:
 
     @classmethod
     def of_machine(cls) -> "Resources":
-        """Return what Ray would find if it were started here."""
+        """Return the resources that Ray would find on this machine."""
         return cls(usable_cpus(), torch.cuda.device_count(), cluster=False)
 
     @classmethod
     def of_ray(cls) -> "Resources":
-        """Return what the Ray has, or can grow to, that this process is connected to."""
+        """Return what the connected Ray has, or can grow to."""
         in_cluster = bool(os.environ.get("RAY_ADDRESS"))
         return cls(obtainable("CPU"), obtainable("GPU"), in_cluster)
 
@@ -51,12 +45,12 @@ def connect(*, cpus: int, least: int | None = None) -> None:
     """Join the cluster that `RAY_ADDRESS` names (a submitted job has it set), or start a Ray.
 
     Args:
-        cpus: Logical CPUs the work can use. Ray on this machine is started with at
-            least as many.
-        least: That it needs, which a cluster must have; all of them if not given.
+        cpus: Logical CPUs that the work can use. A Ray on this machine is started with at least as
+            many.
+        least: CPUs that a cluster must have; `cpus` if not given.
 
     Raises:
-        OSError: If the named cluster cannot be reached, or not with this process' token.
+        OSError: If the named cluster cannot be reached, or rejects the token of this process.
         ValueError: If the cluster has fewer CPUs and cannot grow to so many.
     """
     configure_ray_data()
@@ -78,14 +72,14 @@ def connect(*, cpus: int, least: int | None = None) -> None:
 def obtainable(resource: str) -> int:
     """Return how much of a resource the cluster has, or can grow to.
 
-    What an autoscaler may add is not known to Ray before it is there: the cluster's files say it in
-    `RATGAN_CLUSTER_GROWS_TO`, as CPU=128,GPU=8.
+    Ray does not know what an autoscaler may add. So the cluster's files set the limit in
+    `RATGAN_CLUSTER_GROWS_TO`, for example CPU=128,GPU=8.
 
     Args:
         resource: CPU or GPU.
 
     Raises:
-        ValueError: If that variable says something else.
+        ValueError: If that variable has another form.
     """
     now = int(ray.cluster_resources().get(resource, 0))
     said = os.environ.get(GROWS_TO, "")
@@ -99,9 +93,9 @@ def obtainable(resource: str) -> int:
 
 
 def job_tags() -> dict[str, str]:
-    """Return what Ray calls this job, to find its logs by; it must be connected."""
+    """Return Ray's ids of this job, to find its logs; Ray must be connected."""
     tags = {"ray.job_id": ray.get_runtime_context().get_job_id()}
-    # Ray tells a submitted job its own name here only.
+    # Only this variable has the name of a submitted job.
     submitted = json.loads(os.environ.get("RAY_JOB_CONFIG_JSON_ENV_VAR", "{}"))
     if name := (submitted.get("metadata") or {}).get("job_submission_id"):
         tags["ray.submission_id"] = name
@@ -109,19 +103,19 @@ def job_tags() -> dict[str, str]:
 
 
 def configure_ray_data() -> None:
-    """Set how Ray Data works in this process; each process that runs a dataset needs it."""
+    """Configure Ray Data in this process; each process that runs a dataset must call it."""
     context = DataContext.get_current()
     context.enable_progress_bars = False
     context.print_on_execution_start = False
     context.execution_options.preserve_order = True
-    context.raise_original_map_exception = True  # or the cause is lost in text
+    context.raise_original_map_exception = True  # otherwise the cause is only text
     for name in ("ray.data", "ray.tune", "mlflow", "alembic"):
         logging.getLogger(name).setLevel(logging.WARNING)
-    # What goes wrong in a worker is raised in the command too, which says it once; where a worker
-    # is lost, what all others meet for want of it is no news.
+    # The command also raises the error of a worker, and reports it once. After the loss of a worker
+    # the errors in the others give no information.
     logging.getLogger("ray.train").setLevel(logging.CRITICAL)
-    # They say at each start that Ray asks for a token, which is how it should be,
-    # and that progress bars are off, which we did.
+    # At each start they log that Ray requires a token and that progress bars are off: both are
+    # intended.
     for name in (
         "ray._private.authentication.authentication_token_setup",
         "ray.data._internal.progress",
@@ -130,7 +124,7 @@ def configure_ray_data() -> None:
 
 
 def find_resources() -> Resources:
-    """Find out what there is to work with; a cluster is asked, and no Ray is started here.
+    """Return the available resources; asks a cluster if one is named, and starts no Ray.
 
     Raises:
         ConnectionError: If a cluster is named and cannot be reached.

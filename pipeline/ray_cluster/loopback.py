@@ -1,10 +1,9 @@
 """Keep a Ray cluster of one machine on 127.0.0.1, the ports of its nodes too.
 
-Ray gives a node the machine's address in its network, and then its store, managers and workers
-listen on all networks; only a node whose address is 127.0.0.1 listens there alone. On Linux Ray
-takes no such address for a node, but where it runs one node only (it does so on other systems) it
-does. So that is what these processes are told, and `ray start` calls `stay` (RAY_START_HOOK), which
-lets more nodes in.
+By default a node has the machine's address in its network, and its store, managers and workers
+listen on all networks. Only a node with the address 127.0.0.1 listens on loopback alone. On Linux,
+Ray accepts this address only if multi-node clusters are disabled, as on other systems. So
+`ENVIRONMENT` disables them, and `ray start` calls `stay` (RAY_START_HOOK) to permit more nodes.
 """
 
 from typing import Any
@@ -22,14 +21,14 @@ _INTERFACE = next(
     ),
     "lo",
 )
-# Of every process of a Ray that other machines and users must not reach.
+# For every process of a Ray that other machines and users must not reach.
 ENVIRONMENT = {
     constants.ENABLE_RAY_CLUSTERS_ENV_VAR: "0",
-    # What training's processes listen on to meet each other.
+    # The interface on which training processes connect to each other.
     "GLOO_SOCKET_IFNAME": _INTERFACE,
     "NCCL_SOCKET_IFNAME": _INTERFACE,
-    # Ray's metrics would be told to everybody. Two of their ports have no switch, but they can be
-    # told to take one that there is not.
+    # Ray's metrics require no token. Two of their ports have no switch, but an invalid port
+    # disables them.
     "RAY_enable_metrics_collection": "0",
     "DASHBOARD_METRIC_PORT": "-1",
     "AUTOSCALER_METRIC_PORT": "-1",
@@ -41,8 +40,8 @@ def stay(parameters: Any, head: bool) -> None:
     """Let `ray start` add a node to a cluster on loopback, without the port of Ray Client.
 
     Args:
-        parameters: Of the node; its address is loopback already.
-        head: Whether it is the first.
+        parameters: Ray's parameters of the node, with the loopback address.
+        head: Whether it is the first node.
 
     Raises:
         ValueError: If the node was given another address.
@@ -51,6 +50,6 @@ def stay(parameters: Any, head: bool) -> None:
         raise ValueError(
             f"a node of this cluster is at {ADDRESS}, not {parameters.node_ip_address}."
         )
-    parameters.ray_client_server_port = None  # nothing here uses it; no option leaves it out
-    constants.ENABLE_RAY_CLUSTER = True  # otherwise it refuses the second node
+    parameters.ray_client_server_port = None  # it is not used, and no option disables it
+    constants.ENABLE_RAY_CLUSTER = True  # otherwise Ray refuses the second node
     services.get_node_ip_address = lambda address=None: ADDRESS

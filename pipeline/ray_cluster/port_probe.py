@@ -1,7 +1,7 @@
 """Probe whether a Ray port requires a token.
 
-Ray answers in two ways: by HTTP (dashboard, agents) and by gRPC (the head's store, the nodes'
-managers, every worker process). Both are asked for something harmless.
+Ray's ports use HTTP (dashboard, agents) or gRPC (the head's store, the nodes' managers, every
+worker process). The probe sends harmless requests of both kinds.
 """
 
 import enum
@@ -14,8 +14,8 @@ import grpc
 from pipeline.ray_cluster.token_file import token_path
 
 TIMEOUT_S = 5.0
-NO_PROXY = [("grpc.enable_http_proxy", 0)]  # one that the environment names reaches no such port
-# One request for each service of Ray, which changes nothing; the first is answered by every head.
+NO_PROXY = [("grpc.enable_http_proxy", 0)]  # a proxy of the environment cannot reach these ports
+# One read-only request for each service of Ray; every head answers the first one.
 NODES = "/ray.rpc.NodeInfoGcsService/GetAllNodeInfo"
 REQUESTS = (
     NODES,
@@ -29,12 +29,12 @@ REQUESTS = (
 
 
 class Answer(enum.Enum):
-    """What comes back."""
+    """The result of a probe."""
 
-    REFUSED = "refuses strangers"
-    OPEN = "lets everybody in"
-    CLOSED = "nobody listens"
-    UNCLEAR = "does not say that it refuses strangers"
+    REFUSED = "requires a token"
+    OPEN = "answers without a token"
+    CLOSED = "is closed"
+    UNCLEAR = "does not confirm that it requires a token"
 
 
 @dataclass(frozen=True)
@@ -49,18 +49,13 @@ class Endpoint:
 
 
 def knock(door: Endpoint) -> Answer:
-    """Ask for something without a token."""
+    """Probe a port without a token."""
     said = _by_http(door)
     return _by_grpc(door, REQUESTS) if said is Answer.UNCLEAR else said
 
 
 def ask_head(door: Endpoint, token: str = "") -> Answer:
-    """Ask a cluster's head for its nodes, as a driver does that joins.
-
-    Args:
-        door: Where it listens.
-        token: Shown if it is not empty.
-    """
+    """Ask a cluster's head for its nodes, as a driver does; sends `token` if it is not empty."""
     try:
         socket.create_connection((door.host, door.port), TIMEOUT_S).close()
     except OSError:
@@ -69,7 +64,7 @@ def ask_head(door: Endpoint, token: str = "") -> Answer:
 
 
 def count_nodes(door: Endpoint, token: str) -> int:
-    """Return how many nodes a cluster's head counts as alive; 0 if it does not answer."""
+    """Return the number of live nodes that a cluster's head reports; 0 if it does not answer."""
     from ray.core.generated import gcs_pb2, gcs_service_pb2  # takes a second to import
 
     try:
@@ -82,7 +77,7 @@ def count_nodes(door: Endpoint, token: str) -> int:
 
 
 def own_token() -> tuple[str, str]:
-    """Return the token that Ray finds in this process, and where; both empty if there is none."""
+    """Return the token that Ray uses in this process, and its place; empty if there is none."""
     if token := os.environ.get("RAY_AUTH_TOKEN", "").strip():
         return token, "RAY_AUTH_TOKEN"
     try:
@@ -94,7 +89,7 @@ def own_token() -> tuple[str, str]:
 
 
 def _by_http(door: Endpoint) -> Answer:
-    """Ask by HTTP; unclear if that is not what is spoken there."""
+    """Probe with HTTP; unclear if the port does not answer with HTTP."""
     request = f"GET /api/version HTTP/1.1\r\nHost: {door}\r\nConnection: close\r\n\r\n"
     try:
         with socket.create_connection((door.host, door.port), TIMEOUT_S) as connection:
@@ -111,7 +106,7 @@ def _by_http(door: Endpoint) -> Answer:
 
 
 def _by_grpc(door: Endpoint, requests: tuple[str, ...], token: str = "") -> Answer:
-    """Ask by gRPC, request by request: refused if one was refused and none was answered."""
+    """Probe with gRPC requests; refused if one was refused and none was answered."""
     refused = False
     with grpc.insecure_channel(str(door), options=NO_PROXY) as channel:
         for request in requests:
@@ -125,7 +120,7 @@ def _by_grpc(door: Endpoint, requests: tuple[str, ...], token: str = "") -> Answ
                     grpc.StatusCode.PERMISSION_DENIED,
                 )
                 if code in (grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.DEADLINE_EXCEEDED):
-                    break  # nobody there speaks gRPC
+                    break  # the port does not use gRPC
             else:
                 return Answer.OPEN
     return Answer.REFUSED if refused else Answer.UNCLEAR

@@ -1,7 +1,7 @@
 """Start a Ray that belongs to this process alone: loopback, free ports, own folder and token.
 
-Two runs on a machine never meet: nothing here has a fixed port, a shared folder or a token that
-another Ray takes, and what looks for "the" Ray of this machine finds this one by `RAY_ADDRESS`.
+Two runs on a machine do not conflict: there is no fixed port, no shared folder and no shared token.
+Code that searches for the Ray of this machine finds this one by `RAY_ADDRESS`.
 """
 
 import atexit
@@ -32,7 +32,7 @@ PREFIX = "ratgan-ray."
 NICENESS = "RAY_worker_niceness"
 OWNER = "owner.lock"  # locked while the process that started this Ray lives
 # A path of a socket has at most 103 bytes on macOS and 107 on Linux. Ray appends
-# `/session_2026-01-31_23-59-59_123456_4194304/sockets/plasma_store` to the folder it is given.
+# `/session_2026-01-31_23-59-59_123456_4194304/sockets/plasma_store` to its folder.
 LONGEST_FOLDER = 103 - 64
 LONGEST_TMPDIR = 103 - 32  # Python appends `/pymp-12345678/listener-12345678` for its own sockets
 WITHOUT_OWNER_S = 3600.0
@@ -42,7 +42,7 @@ def start(*, cpus: int) -> None:
     """Start Ray for this process and connect to it; it ends with the process.
 
     Args:
-        cpus: Logical CPUs that Ray may share out.
+        cpus: Logical CPUs that Ray may assign.
 
     Raises:
         OSError: If no folder is short enough for its sockets, or Ray does not start.
@@ -56,7 +56,7 @@ def start(*, cpus: int) -> None:
                 ray.init(
                     address="local",
                     num_cpus=cpus,
-                    # It costs nothing that can be measured, and Ray Train asks it about its actors.
+                    # It has no measurable cost, and Ray Train reads the state of actors from it.
                     include_dashboard=True,
                     dashboard_host=ADDRESS,
                     dashboard_port=0,
@@ -68,20 +68,20 @@ def start(*, cpus: int) -> None:
             ray.shutdown()
             if not budget.allows_another(time.monotonic() - began):
                 raise
-            logger.warning("Ray did not start, and is started again: %s", error)
+            logger.warning("Ray did not start and is restarted: %s", error)
 
 
 @contextlib.contextmanager
 def _environment(folder: Path, port: int) -> Iterator[None]:
-    """Set what Ray's processes inherit, and take it back: a later Ray may be another."""
+    """Set the environment of Ray's processes, and restore it: a later Ray may be another one."""
     own = ENVIRONMENT | {
-        # Ray gives its workers nice 15. Where this process trains, they would starve.
+        # Ray gives its workers nice 15. Beside a training in this process they would starve.
         NICENESS: os.environ.get(NICENESS, "0"),
         "RAY_AUTH_MODE": "token",
         "RAY_AUTH_TOKEN_PATH": str(folder / "token"),
         constants.GCS_PORT_ENVIRONMENT_VARIABLE: str(port),
-        # Ray Train's cleaner of placement groups, and whatever else asks for Ray's state, would
-        # search the machine for a Ray, and fail where there are two.
+        # Without it, Ray Train's cleaner of placement groups and other readers of Ray's state
+        # search the machine for a Ray, and fail if there are two.
         constants.RAY_ADDRESS_ENVIRONMENT_VARIABLE: f"{ADDRESS}:{port}",
     }
     if len(tempfile.gettempdir()) > LONGEST_TMPDIR:
@@ -108,7 +108,7 @@ def _environment(folder: Path, port: int) -> Iterator[None]:
 
 @contextlib.contextmanager
 def _free_agent_port() -> Iterator[None]:
-    """Let the agent of Ray's dashboard take a free port: `ray.init` has no option for it."""
+    """Let the agent of Ray's dashboard use a free port: `ray.init` has no option for it."""
     original = parameter.RayParams
     parameter.RayParams = functools.partial(original, dashboard_agent_listen_port=0)
     try:
@@ -118,7 +118,7 @@ def _free_agent_port() -> Iterator[None]:
 
 
 def _make_folder() -> Path:
-    """Make a folder for logs, sockets and token that is removed with this process."""
+    """Create a folder for logs, sockets and token that is removed when this process ends."""
     _remove_abandoned()
     for base in _bases():
         if len(str(base)) + len(f"/{PREFIX}12345678/r") <= LONGEST_FOLDER:
@@ -127,13 +127,13 @@ def _make_folder() -> Path:
                 break
     else:
         raise OSError(
-            "Ray needs a temporary folder that can be written and whose path has at most "
+            "Ray needs a writable temporary folder whose path has at most "
             f"{LONGEST_FOLDER - len(PREFIX) - 11} characters, and none of "
-            f"{', '.join(map(str, _bases()))} is. Set TMPDIR to such a folder."
+            f"{', '.join(map(str, _bases()))} is one. Set TMPDIR to such a folder."
         )
     lock = os.open(folder / "new", os.O_WRONLY | os.O_CREAT, 0o600)
     fcntl.flock(lock, fcntl.LOCK_EX)  # held open: the system releases it when this process ends
-    (folder / "new").rename(folder / OWNER)  # nobody ever finds it unlocked
+    (folder / "new").rename(folder / OWNER)  # so the file is never visible without its lock
     create_token(folder / "token")
     atexit.register(_end, folder, os.getpid())
     return folder
@@ -156,8 +156,8 @@ def _remove_abandoned() -> None:
                 try:
                     lock = os.open(folder / OWNER, os.O_WRONLY | os.O_NOFOLLOW)
                 except FileNotFoundError:
-                    # What a Ray that was ending wrote when its folder was removed already. A new
-                    # folder has its lock within a moment.
+                    # An ending Ray wrote into it after the removal. A new folder gets its lock at
+                    # once.
                     if time.time() - folder.stat().st_mtime > WITHOUT_OWNER_S:
                         shutil.rmtree(folder, ignore_errors=True)
                     continue
@@ -170,7 +170,7 @@ def _remove_abandoned() -> None:
 
 def _end(folder: Path, owner: int) -> None:
     """End Ray, then remove its folder."""
-    if os.getpid() == owner:  # not a fork of it
+    if os.getpid() == owner:  # not in a fork
         ray.shutdown(_exiting_interpreter=True)
         shutil.rmtree(folder, ignore_errors=True)
 

@@ -2,7 +2,7 @@
 
     cluster/submit.sh -- python jobs/train_coco.py --output s3://my-bucket/runs …
 
-Before the two dashes may stand options of `ray job submit`. The job's record gets the commit.
+Options of `ray job submit` go before the two dashes. The commit is sent for the job's record.
 """
 
 import itertools
@@ -17,18 +17,18 @@ import ray._private.runtime_env.packaging as packaging
 from pipeline.common.environment import git_state
 from pipeline.ray_cluster.authentication import check_dashboard
 
-LIMIT_MIB = 100  # what Ray's dashboard takes; the code is about one
+LIMIT_MIB = 100  # Ray's dashboard accepts no more; the code is about one
 MIB = 2**20
-NAMED = 3  # of the largest files
+NAMED = 3  # largest files in the error message
 QUIET = logging.getLogger(f"{__name__}.walk")  # `ray job submit` names the same files again
 QUIET.disabled = True
 
 
 def check_package(folder: Path) -> None:
-    """See that what would be sent of a folder is not too much.
+    """Check that the upload of a folder is not too large.
 
     Args:
-        folder: Sent but for what its `.rayignore` and `.gitignore` name.
+        folder: Uploaded, except what its `.rayignore` and `.gitignore` name.
 
     Raises:
         ValueError: If it is, with the largest files.
@@ -48,14 +48,14 @@ def check_package(folder: Path) -> None:
         f"{sizes[path] / MIB:,.0f} MiB  {path.relative_to(folder)}" for path in largest
     )
     raise ValueError(
-        f"{folder} holds {total / MIB:,.0f} MiB to send, and Ray takes at most {LIMIT_MIB} MiB:\n"
-        f"{named}\nA job needs the code alone. Write what it does not need into .rayignore, for "
+        f"{folder} holds {total / MIB:,.0f} MiB to send, and Ray accepts at most {LIMIT_MIB} MiB:\n"
+        f"{named}\nA job needs only the code. Add other files to .rayignore, for "
         f"example /{largest[0].relative_to(folder).parts[0]}"
     )
 
 
 def main() -> None:
-    """Check, then become `ray job submit`."""
+    """Make the checks, then replace this process with `ray job submit`."""
     given = sys.argv[1:]
     address = os.environ.get("RAY_API_SERVER_ADDRESS", "")
     for before, option in itertools.pairwise(given):
@@ -65,7 +65,7 @@ def main() -> None:
             raise ValueError("name the job after two dashes: cluster/submit.sh -- python jobs/….py")
         if not address:
             raise ValueError(
-                "no cluster is named: export RAY_API_SERVER_ADDRESS, the address of its dashboard, "
+                "no cluster is given: export RAY_API_SERVER_ADDRESS, the address of its dashboard, "
                 "for example http://127.0.0.1:8265."
             )
         check_package(Path.cwd())
@@ -74,7 +74,7 @@ def main() -> None:
         sys.stderr.write(f"error: {error}\n")
         sys.exit(2)
     commit = git_state().get("git.commit")
-    # What is named here can be read in the dashboard: no place for secrets.
+    # The dashboard shows these values, so they must not have secrets.
     variables = {"env_vars": {"GIT_COMMIT": commit}} if commit else {}
     ray = str(Path(sys.executable).parent / "ray")
     settings = ["--working-dir", ".", "--runtime-env-json", json.dumps(variables)]

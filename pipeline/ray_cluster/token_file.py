@@ -1,6 +1,6 @@
 """The file of a Ray cluster's token: created for its owner alone, refused if others can read it.
 
-Whoever has the token of a cluster runs programs on it.
+Anybody who has the token of a cluster can run programs on it.
 """
 
 import contextlib
@@ -15,14 +15,14 @@ PATH_VARIABLE = "RAY_AUTH_TOKEN_PATH"
 
 
 def token_file() -> Path:
-    """Return the file of this user's token; make it if there is none at Ray's own place.
+    """Return the file of this user's token; create it if Ray's default file does not exist.
 
     Raises:
-        ValueError: If it is not a file that its owner alone can read, with what to do.
+        ValueError: If it is not a file that only its owner can read, with what to do.
     """
     if os.environ.get("RAY_AUTH_TOKEN"):
         raise ValueError(
-            "RAY_AUTH_TOKEN is set: every process would hand the token on in its environment. Put "
+            "RAY_AUTH_TOKEN is set: every process would pass the token on in its environment. Put "
             f"it into a file of mode 600, name that in {PATH_VARIABLE}, and unset RAY_AUTH_TOKEN."
         )
     path = token_path()
@@ -34,22 +34,22 @@ def token_file() -> Path:
         token = path.read_text().strip()
     except OSError as error:
         raise ValueError(
-            f"no token: {path} cannot be read ({error.strerror}). Whoever reaches a Ray cluster "
-            f"without one runs programs on it. Unset {PATH_VARIABLE} to use ~/.ray/auth_token, "
-            "which is made where it is missing."
+            f"no token: {path} cannot be read ({error.strerror}). Anybody who can connect to a Ray "
+            f"cluster without a token can run programs on it. Unset {PATH_VARIABLE} to use "
+            "~/.ray/auth_token, which is created if it is missing."
         ) from error
     if others_may_read(found):
         raise ValueError(exposed(path))
     if len(token) < LEAST_LENGTH:
         raise ValueError(
-            f"the token in {path} has {len(token)} characters; {LEAST_LENGTH} is the least. "
+            f"the token in {path} has {len(token)} characters; {LEAST_LENGTH} is the minimum. "
             f"{_make_new(path)}"
         )
     return path
 
 
 def token_path() -> Path:
-    """Return where Ray looks for this user's token.
+    """Return the path where Ray searches for this user's token.
 
     Raises:
         ValueError: If this user has no home folder and names no file.
@@ -66,10 +66,10 @@ def token_path() -> Path:
 def create_token(path: Path) -> None:
     """Write a new token into a new file of mode 0600.
 
-    It appears whole or not at all, so that of two processes one makes it and both read the same.
+    It appears complete or not at all: if two processes call this, one creates it, and both read it.
 
     Raises:
-        FileExistsError: If there is such a file.
+        FileExistsError: If the file exists.
     """
     path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
     handle, draft = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)  # of mode 0600
@@ -82,21 +82,21 @@ def create_token(path: Path) -> None:
 
 
 def others_may_read(found: os.stat_result) -> bool:
-    """Tell whether others than this user can read a file, or could change what is in it."""
+    """Return whether other users can read or change a file."""
     return bool(found.st_mode & (stat.S_IRWXG | stat.S_IRWXO)) or found.st_uid != os.getuid()
 
 
 def exposed(path: Path) -> str:
-    """Say what to do about a token that others can read."""
+    """Return the message for a token that others can read."""
     return (
-        f"the token in {path} can be read by others, who with it run programs as you; it may be "
-        f"known already. {_make_new(path)}"
+        f"the token in {path} can be read by others, who can use it to run programs as you. "
+        f"Others may know it already. {_make_new(path)}"
     )
 
 
 def _make_new(path: Path) -> str:
     return (
-        f"Make a new one:\n  rm {path}\n"
+        f"Create a new one:\n  rm {path}\n"
         "  (umask 077; mkdir -p ~/.ray; ray get-auth-token --generate > /dev/null)\n"
-        "Clusters that were started with the old one must be started again."
+        "Clusters that were started with the old one must be restarted."
     )

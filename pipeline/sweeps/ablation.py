@@ -26,13 +26,13 @@ def ablate(config: AblateConfig) -> Folder:
     """Train every combination with every seed, and compare.
 
     Returns:
-        Folder of the ablation: `table.md`, `summary.json`, pictures, and a folder for each run.
+        Folder of the ablation: `table.md`, `summary.json`, plots, and a folder for each run.
 
     Raises:
-        ValueError: If it was begun with other options, or none of its runs is of use.
-        StoppedError: If a signal asked for it.
+        ValueError: If it was started with other options, or none of its runs can be used.
+        StoppedError: If a signal requested a stop.
     """
-    # Seed by seed: a table of an ablation that is not done yet compares like with like.
+    # The seed varies slowest: the table of an unfinished ablation then compares equal seeds.
     space = {"seed": Choice(tuple(range(config.seeds))), **config.domains()}
     grid = Grid(space)
     study = Study("ablation", config, len(grid.combinations), grid, scheduler=None)
@@ -44,10 +44,10 @@ def ablate(config: AblateConfig) -> Folder:
 
 
 def settings(config: AblateConfig, trials: Sequence[TrialRecord]) -> list[dict[str, Any]]:
-    """Group runs by their options, and add up what they came to.
+    """Group the results of runs by their options.
 
     Returns:
-        For each combination its values, and for each curve the last value of every run by seed.
+        For each combination its values, and for each metric the last value of every run by seed.
     """
     groups: dict[str, dict[str, Any]] = {}
     for trial in sorted(trials, key=lambda trial: trial.number):
@@ -63,12 +63,7 @@ def settings(config: AblateConfig, trials: Sequence[TrialRecord]) -> list[dict[s
 
 
 def setting_table(config: AblateConfig, groups: Sequence[dict[str, Any]]) -> str:
-    """Lay out median (lowest–highest) over seeds in Markdown.
-
-    Args:
-        config: Of the ablation.
-        groups: As `settings` gives them.
-    """
+    """Format median (lowest–highest) over seeds as Markdown; `groups` are those of `settings`."""
     options = list(config.domains())
     curves = sorted({name for group in groups for name in group["curves"]})
     curves = [config.metric, *(name for name in curves if name != config.metric)]

@@ -9,18 +9,18 @@ import torch
 from pipeline.common.machine import usable_cpus
 from pipeline.ray_cluster.connection import connect, obtainable
 
-SUPERVISOR_CPUS = 0.01  # of a trial whose workers do the work; Tune takes no 0
+SUPERVISOR_CPUS = 0.01  # of a trial that trains in workers; Tune accepts no 0
 
 
 @dataclass(frozen=True)
 class Capacity:
-    """What there is room for.
+    """Number and resources of trials that run at a time.
 
     Attributes:
         concurrent: Trials at a time.
-        workers: Training processes of each, beside its own; 0: it trains itself.
-        threads: CPU threads of each process, or what torch takes.
-        resources: That Tune reserves for a trial.
+        workers: Worker processes of each; 0: it trains in its own process.
+        threads: CPU threads of each process; None: torch's default.
+        resources: Resources that Tune reserves for a trial.
     """
 
     concurrent: int
@@ -32,19 +32,19 @@ class Capacity:
 def connect_for(
     workers: int | None, threads: int | None, concurrent: int | None, trials: int
 ) -> Capacity:
-    """Join or start Ray with room for trials.
+    """Connect to or start Ray with capacity for trials.
 
     Args:
-        workers: Training processes of a trial; None: one if there are GPUs, else 0.
-        threads: CPU threads of each, if that was asked for.
-        concurrent: Trials at a time, if that was asked for.
-        trials: In all.
+        workers: Worker processes of a trial; None: one if there are GPUs, otherwise 0.
+        threads: CPU threads of each process; None: as many as there are for it.
+        concurrent: Trials at a time; None: as many as possible.
+        trials: Number of all trials.
 
     Raises:
-        ValueError: If there is no room for what was asked for.
+        ValueError: If there is no capacity for these numbers.
     """
     own = not os.environ.get("RAY_ADDRESS") and not ray.is_initialized()
-    if own:  # a CPU for each training process, and one that reads for each trial
+    if own:  # a CPU for each training process, and one to read data for each trial
         gpus = torch.cuda.device_count()
         each = _each(workers, gpus)
         room = max(1, gpus // each if gpus else usable_cpus() // each)
@@ -58,9 +58,9 @@ def connect_for(
         room = min(room, gpus // each)
     if room < (concurrent or 1):
         raise ValueError(
-            f"there is room for {room} trials at a time on {cpus} CPUs and {gpus} GPUs: each has "
-            f"{each} of them and a CPU that reads. Use a lower --concurrent or --train.workers, "
-            "or a larger cluster."
+            f"there is capacity for {room} trials at a time on {cpus} CPUs and {gpus} GPUs: each "
+            f"needs {each} of them and a CPU to read data. Use a lower --concurrent or "
+            "--train.workers, or a larger cluster."
         )
     at_once = min(concurrent or room, trials)
     workers = (1 if gpus else 0) if workers is None else workers
@@ -71,5 +71,5 @@ def connect_for(
 
 
 def _each(workers: int | None, gpus: int) -> int:
-    """Return the CPUs, or GPUs where there are some, that one trial trains on."""
+    """Return the number of GPUs, or of CPUs if there are no GPUs, on which one trial trains."""
     return max(1, (1 if gpus else 0) if workers is None else workers)

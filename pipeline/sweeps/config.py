@@ -17,13 +17,13 @@ Share = Annotated[float, Field(gt=0, lt=1)]
 Entries = Annotated[tuple[str, ...], tyro.conf.UseAppendAction]
 
 
-# By how their names begin; of the other curves only the user knows.
+# By prefix of the metric's name; for other metrics only the user knows the direction.
 BETTER: dict[str, Mode] = {"eval/fd": "min", "eval/agreement": "max"}
-# What the paper adds to its forerunners: the recurrent controller, and attention.
+# The contributions of the paper: the recurrent controller, and attention.
 PAPER = ("model.recurrent=choice(true,false)", "model.attention=choice(soft_threshold,none)")
-# What training takes from its options at each step; all else is fixed when a run begins.
+# Options that training reads at each step; all others are fixed at the start of a run.
 PERTURBABLE = ("generator_lr", "discriminator_lr", "betas", "penalty_weight", "penalty_power")
-# Options that may differ when a sweep is gone on with: they change no trial, or add some.
+# Options that may differ when a sweep is resumed: they change no trial, or add some.
 RESUMABLE = frozenset(
     {
         "concurrent",
@@ -45,48 +45,48 @@ RESUMABLE = frozenset(
         "train.data.reader",
     }
 )
-# What the sweep itself decides for each of its runs, or what they all must share to be compared.
+# Options that the sweep sets for each of its runs, or that must be equal for a comparison.
 DECIDED = {
     "name": "trials are named after the sweep",
-    "output": "trials lie in the folder of the sweep",
-    "workers": "all trials have as many, to be compared",
-    "min_workers": "all trials have as many, to be compared",
-    "extend": "all trials are as long, to be compared",
-    "total_steps": "all trials are as long, to be compared",
-    "total_epochs": "all trials are as long, to be compared",
+    "output": "trials are in the folder of the sweep",
+    "workers": "a comparison needs equal numbers of workers",
+    "min_workers": "a comparison needs equal numbers of workers",
+    "extend": "a comparison needs trials of equal length",
+    "total_steps": "a comparison needs trials of equal length",
+    "total_epochs": "a comparison needs trials of equal length",
     "allow_changes": "it is for resuming",
-    "tracking.experiment": "trials are recorded with the sweep",
-    "tracking.uri": "trials are recorded with the sweep",
+    "tracking.experiment": "trials are logged with the sweep",
+    "tracking.uri": "trials are logged with the sweep",
 }
 
 
 class StudyConfig(Settings):
-    """What sweeps and ablations have in common."""
+    """The common options of sweeps and ablations."""
 
     name: RunName | None = None
-    """Name; its folder in the output folder has the same name. Default: that of the run, and what
-    is done with it."""
+    """Name, also of its folder in the output folder. Default: the name of the run with -sweep or
+    -ablation."""
     space: Entries = ()
-    """What varies, an option each time: optim.generator_lr=loguniform(5e-5,5e-4). Also uniform,
+    """An option that varies, for example optim.generator_lr=loguniform(5e-5,5e-4). Also uniform,
     quniform and qrandint (with a step), randint, choice(A,B,…)."""
     metric: str = "eval/fd_builtin"
-    """Curve that says how good a trial is: any that a run logs. Those of eval/ are measured each
+    """Metric that ranks the trials: any that a run logs. Those of eval/ are measured every
     train.evaluate_every steps, or with every sample grid if that is not given."""
     mode: Mode = "min"
-    """Whether more of it is better, or less."""
+    """Whether larger or smaller values of the metric are better."""
     steps: PositiveInt | None = None
     """Steps of each trial. Default: as many as the run has."""
     concurrent: PositiveInt | None = None
     """Trials at a time. Default: as many as there are CPUs or GPUs for."""
     retry_failed: bool = False
-    """Go on with trials that failed before; otherwise they stay as they are."""
+    """Resume trials that failed before; otherwise they stay as they are."""
     train: TrainConfig
-    """The run that is varied. Its output, tracking and workers hold for each trial."""
+    """The run that is varied. Its output, tracking and workers apply to each trial."""
 
     @model_validator(mode="before")
     @classmethod
     def _read(cls, values: Any) -> Any:
-        """Take the preset of a training for that of a sweep over it, and a mapping as a space."""
+        """Accept the preset of a training as that of a sweep over it, and a mapping as a space."""
         if not isinstance(values, dict):
             return values
         if "train" not in values and not values.keys() & {"space", "metric"}:
@@ -106,17 +106,17 @@ class StudyConfig(Settings):
         for beginning, better in BETTER.items():
             if self.metric.startswith(beginning) and self.mode != better:
                 raise ValueError(
-                    f"mode={self.mode}: {self.metric} is better where it is "
+                    f"mode={self.mode}: {self.metric} is better if it is "
                     f"{'larger' if better == 'max' else 'smaller'}. Use --mode {better}."
                 )
         return self
 
     def domains(self) -> dict[str, Domain]:
-        """Return where the values of each option come from."""
+        """Return the domain of each option."""
         return parse_space(self.space)
 
     def run(self) -> TrainConfig:
-        """Return the run that is varied: as long as trials are, and measuring the metric."""
+        """Return the run that is varied, with the length of a trial, and measuring the metric."""
         changes: dict[str, Any] = {"total_steps": self.steps, "extend": 0} if self.steps else {}
         if self.metric.startswith("eval/") and not self.train.evaluate_every:
             lines = -(-self.train.sample_every // self.train.log_every)
@@ -125,27 +125,27 @@ class StudyConfig(Settings):
 
 
 class SweepConfig(StudyConfig):
-    """Search for better options: train many runs, end the poor ones early, compare.
+    """Search for better options: train many runs, stop the poor ones early, compare.
 
-    Running the same command again finishes what was begun.
+    The same command resumes a sweep.
     """
 
     trials: PositiveInt = 16
-    """Runs to train; all combinations with --search grid. More of them later add to a sweep."""
+    """Runs to train; all combinations with --search grid. A larger number later adds trials."""
     search: Literal["random", "optuna", "grid"] = "random"
-    """How values are chosen: at random, by Optuna from what was good so far, or all there are."""
+    """How values are chosen: at random, by Optuna from earlier results, or all combinations."""
     scheduler: Literal["asha", "pbt", "none"] = "asha"
-    """asha ends poor trials early; pbt lets them go on from the weights of good ones, with their
-    values changed a little, and all must run at a time; none trains all to the end."""
+    """asha stops poor trials early; pbt continues them from the weights of good ones, with slightly
+    changed values, and all must run at a time; none trains all to the end."""
     grace: Share = 0.1
-    """asha: share of its length that each trial is trained for. Looked at again after each
-    `reduction` times as much."""
+    """asha: share of its length that each trial runs for. The next checks are each time after
+    `reduction` times as many steps."""
     reduction: Annotated[float, Field(gt=1)] = 3.0
-    """asha: one of so many trials goes on each time."""
+    """asha: at each check, one of so many trials continues."""
     perturb_every: Share = 0.1
     """pbt: share of its length after which a trial may take over weights."""
     seed: Annotated[int, Field(ge=0, lt=2**31)] = 0
-    """Decides the values that are tried; that of the runs is train.seed."""
+    """Seed of the chosen values; the seed of the runs is train.seed."""
 
     @model_validator(mode="after")
     def _check_parts(self) -> Self:
@@ -163,13 +163,13 @@ class SweepConfig(StudyConfig):
 class AblateConfig(StudyConfig):
     """Train every combination of some options with several seeds, and compare with spreads.
 
-    Running the same command again finishes what was begun.
+    The same command resumes an ablation.
     """
 
     seeds: PositiveInt = 3
     """Runs of each combination, with seeds 0, 1, …"""
     report: tuple[str, ...] = ("eval/",)
-    """Curves in the table beside the metric: their names, or how they begin."""
+    """Other metrics in the table: names, or prefixes of names."""
 
     @model_validator(mode="after")
     def _check_combinations(self) -> Self:
@@ -179,12 +179,12 @@ class AblateConfig(StudyConfig):
         return self
 
     def domains(self) -> dict[str, Domain]:
-        """Return the values of each option; those of controller and attention if none is named."""
+        """Return the domain of each option; by default those of controller and attention."""
         return parse_space(self.space or PAPER)
 
 
 def _check_population(config: SweepConfig) -> None:
-    """Refuse what population based training cannot do."""
+    """Refuse options that population based training does not support."""
     if config.search != "random":
         raise ValueError(
             f"scheduler=pbt chooses values itself: use --search random, not {config.search}."
@@ -194,8 +194,8 @@ def _check_population(config: SweepConfig) -> None:
     allowed = {f"optim.{name}" for name in PERTURBABLE}
     if others := sorted(config.domains().keys() - allowed):
         raise ValueError(
-            f"space: {', '.join(others)} cannot change while a run goes on, as scheduler=pbt has "
-            f"it. It can vary {', '.join(sorted(allowed))}."
+            f"space: {', '.join(others)} cannot change during a run, and scheduler=pbt changes "
+            f"values during a run. It can vary {', '.join(sorted(allowed))}."
         )
 
 
@@ -212,10 +212,10 @@ def option_names(model: type[BaseModel] = TrainConfig, prefix: str = "") -> list
 
 
 def check_space(base: TrainConfig, space: Space) -> None:
-    """Refuse a space with options that are not there, may not vary, or get values they refuse.
+    """Refuse a space with unknown options, options that may not vary, or invalid values.
 
     Raises:
-        ValueError: Naming the option, and what it is called perhaps.
+        ValueError: With the option, and similar names.
     """
     known = option_names()
     for name, domain in space.items():
@@ -234,7 +234,7 @@ def with_values(base: TrainConfig, values: Mapping[str, Value]) -> TrainConfig:
     """Return a config with other values of some options.
 
     Raises:
-        ValueError: If one is refused, or they do not go together.
+        ValueError: If a value or a combination is invalid.
     """
     fields: dict[str, Any] = base.model_dump()
     for name, value in values.items():

@@ -7,23 +7,13 @@ from pipeline.training.dry_run import plan_training
 
 
 def plan_sweep(config: SweepConfig) -> None:
-    """Say what a sweep would try, and what a trial costs.
-
-    Raises:
-        ValueError: As its trials would.
-        OSError: As its trials would.
-    """
+    """Print the trials of a sweep, and the cost of one; raises the errors of its trials."""
     scheduler = "no scheduler" if config.scheduler == "none" else config.scheduler
     _plan(config, f"{config.count()} trials by {config.search} search, {scheduler}")
 
 
 def plan_ablation(config: AblateConfig) -> None:
-    """Say what an ablation would train, and what a run of it costs.
-
-    Raises:
-        ValueError: As its runs would.
-        OSError: As its runs would.
-    """
+    """Print the runs of an ablation, and the cost of one; raises the errors of its runs."""
     count = len(every_combination(config.domains()))
     _plan(config, f"{count} combinations with {config.seeds} seeds: {count * config.seeds} runs")
 

@@ -13,20 +13,20 @@ from pipeline.sweeps.study_folder import StudyFolder, TrialRecord
 
 
 class Stopper(tune.Stopper):  # type: ignore[misc]
-    """Ends all trials when a stop was asked for, or when none of them can be of use."""
+    """Ends all trials after a stop request, or if none of them can be used."""
 
     def __init__(self, watch: "SweepMonitor") -> None:
         self.watch = watch
 
-    def __getstate__(self) -> dict[str, Any]:  # as of the watch
+    def __getstate__(self) -> dict[str, Any]:  # empty for the reason in `SweepMonitor`
         return {}
 
     def __call__(self, trial_id: str, result: dict[str, Any]) -> bool:
-        """End no trial by itself."""
+        """Return False: no trial is stopped alone."""
         return False
 
     def stop_all(self) -> bool:
-        """Tell whether all are to end."""
+        """Return whether all trials must end."""
         return self.watch.ending
 
 
@@ -34,15 +34,10 @@ class SweepMonitor(tune.Callback):  # type: ignore[misc]
     """Keeps the records of trials.
 
     Args:
-        folder: Of the study.
-        parent: The study's run.
-        config: Of the study.
-        count: Number of trials.
-        proposals: Learn from those that are done.
-        stop: Knows whether a stop was asked for.
+        proposals: Learn from finished trials.
 
     Attributes:
-        hopeless: Why no trial can be of use; empty if they can.
+        hopeless: Why no trial can be used, or "".
     """
 
     def __init__(
@@ -60,18 +55,17 @@ class SweepMonitor(tune.Callback):  # type: ignore[misc]
         self.hopeless = ""
         self.stopper = Stopper(self)
 
-    # Tune writes down what it was started with. It is never read, and a tracker's address may
-    # hold a secret.
+    # Tune stores its callbacks. They are never read, and a tracker's address may have a secret.
     def __getstate__(self) -> dict[str, Any]:
         return {}
 
     @property
     def ending(self) -> bool:
-        """Whether all trials are to end, done or not."""
+        """Whether all trials must end, finished or not."""
         return self.stop.asked or bool(self.hopeless)
 
     def on_trial_start(self, iteration: int, trials: list[Any], trial: Any, **_: Any) -> None:
-        """Note that a trial starts, or goes on, perhaps from the weights of another."""
+        """Record that a trial starts or resumes, perhaps from the weights of another."""
         record, config = self._record(trial), trial.config["trial"]
         weights = config.get("weights")
         if weights and all(weights["as"] != each.get("as") for each in record.adopted):
@@ -83,43 +77,43 @@ class SweepMonitor(tune.Callback):  # type: ignore[misc]
         elif record.status == "planned":
             print_line(f"trial {record.number} starts: {_values(record)}")
         else:
-            print_line(f"trial {record.number} goes on: {_values(record)}")
+            print_line(f"trial {record.number} resumes: {_values(record)}")
         record.status = "running"
         self.folder.write(record)
 
     def on_trial_result(
         self, iteration: int, trials: list[Any], trial: Any, result: dict[str, Any], **_: Any
     ) -> None:
-        """Note what a trial measured."""
+        """Record the results of a trial."""
         record = self._record(trial)
         last = record.curve[-1][0] if record.curve else 0
-        # A trial that goes on tells its whole history again.
+        # A resumed trial reports all its points again.
         record.curve += [(step, score) for step, score in result.get("points", ()) if step > last]
         for name in ("seconds", "latest", "total"):
             if name in result:
                 setattr(record, name, result[name])
 
     def on_trial_complete(self, iteration: int, trials: list[Any], trial: Any, **_: Any) -> None:
-        """Note how a trial ended: by itself, or by the scheduler."""
+        """Record how a trial ended: at its end, or by the scheduler."""
         record, result = self._record(trial), trial.last_result or {}
         if "outcome" in result:
             self._done(record, result["outcome"], result.get("why", ""))
             if result.get("hopeless"):
                 self.hopeless = result["why"]
-        elif not self.ending:  # else it is not done: the same command goes on with it
+        elif not self.ending:  # otherwise it is unfinished, and the same command resumes it
             step, score = record.curve[-1]
             said = f"at step {step:,} of {record.total:,}, {self.metric} {score:.4g}"
             self._done(record, "stopped", said)
 
     def on_trial_error(self, iteration: int, trials: list[Any], trial: Any, **_: Any) -> None:
-        """Note that the process of a trial was lost too often."""
-        why = "its process was lost more often than train.max_restarts allows"
+        """Record that the process of a trial was lost too often."""
+        why = "its process was lost more often than train.max_restarts permits"
         self._done(self._record(trial), "failed", why)
 
     def on_trial_recover(self, iteration: int, trials: list[Any], trial: Any, **_: Any) -> None:
-        """Say that a trial is started again."""
+        """Print that a trial restarts."""
         print_line(
-            f"trial {self._record(trial).number} lost its process; it goes on from its checkpoint"
+            f"trial {self._record(trial).number} lost its process; it resumes from its checkpoint"
         )
 
     def _done(self, record: TrialRecord, status: Any, why: str) -> None:

@@ -1,7 +1,7 @@
 """The parent run of a study in MLflow, above the runs of its trials.
 
-Its curves are those of the best trial so far, over the number of trials that are done: a list of
-runs that shows parents only is not empty, and says what the search has come to.
+Its metrics are those of the best trial so far, over the number of finished trials. So a list of
+runs that shows only parents has the result of the search.
 """
 
 import time
@@ -19,17 +19,12 @@ from pipeline.tracking.spool import SPOOL
 from pipeline.tracking.tracker import START, Tracker
 from pipeline.training.launch import say_what_is_left
 
-CONNECT_S = 60.0  # a new database is made by one process alone, before others come
+CONNECT_S = 60.0  # one process creates a new database, before others connect
 NOTE = "mlflow.note.content"
 
 
 class ParentRun:
-    """Tells MLflow of the study; the process that has the lock of its folder does.
-
-    Args:
-        study: Its folder.
-        config: Of the run that is varied, with its tracker.
-    """
+    """Logs the study to MLflow, from the process that has the lock of its folder."""
 
     def __init__(self, study: StudyFolder, config: TrainConfig, uri: str) -> None:
         self.study, self.config, self.uri = study, config, uri
@@ -37,7 +32,7 @@ class ParentRun:
         self.sender = Sender(study.folder, uri)
 
     def begin(self, options: dict[str, object], tags: dict[str, str]) -> str:
-        """Say what is to be done, or that it goes on, and return our id of the run."""
+        """Log the start or the resume of the study, and return our id of the run."""
         folder = self.study.folder
         update_record(folder, mlflow_uri=redacted(self.uri), status="RUNNING")
         if self.tracker.is_new():
@@ -59,7 +54,7 @@ class ParentRun:
         return str((folder / SPOOL).read_json(START)["id"])
 
     def trial_done(self, mode: str, metric: str) -> None:
-        """Tell what the best trial so far has come to."""
+        """Log the best trial so far."""
         trials = self.study.trials.values()
         done = [trial for trial in trials if trial.is_done]
         counts = {
@@ -73,12 +68,12 @@ class ParentRun:
         self.tracker.metrics(len(done), values | counts)
 
     def conclude(self, best: TrialRecord | None, note: str, files: dict[str, str]) -> None:
-        """Tell what came of it.
+        """Log the result.
 
         Args:
-            best: Trial.
-            note: For the page of the run.
-            files: Of the folder, with their sha256.
+            best: The best trial, if any.
+            note: Description for the page of the run.
+            files: sha256 of files in the folder, by name.
         """
         tags = {NOTE: note}
         params: dict[str, object] = {}
@@ -87,7 +82,7 @@ class ParentRun:
             tags |= {"best.trial": str(best.number), "best.run_id": str(run)}
             tags |= {f"best.{name}": str(value) for name, value in best.values.items()}
             told: dict[str, object] | None = read_record(self.study.folder).get("best")
-            # A param is told once and for all: more trials may find a better one.
+            # A param cannot change later, and more trials may find a better one.
             if told is None:
                 params = dict(best.values)
                 update_record(self.study.folder, best=params)
@@ -96,11 +91,11 @@ class ParentRun:
             self.tracker.file(name, sha256)
 
     def picture(self, key: str, step: int, file: str) -> None:
-        """Tell of a picture in the folder."""
+        """Log an image of the folder."""
         self.tracker.image(key, step, file)
 
     def finish(self, status: str) -> None:
-        """Tell how it ended, and wait for what is left to be sent."""
+        """Log the status, and wait until the rest is sent."""
         self.tracker.finish(status)
         update_record(self.study.folder, status=status)
         say_what_is_left(self.study.folder, self.sender)
@@ -109,21 +104,18 @@ class ParentRun:
 def finish_trial_run(
     study: StudyFolder, record: TrialRecord, uri: str, *, send: bool = True
 ) -> dict[str, int]:
-    """See that MLflow knows how the run of a trial ended, whatever ended it.
+    """Log how the run of a trial ended, whatever ended it.
 
     Args:
-        study: That it is of.
-        record: Of the trial.
-        uri: Of the tracker.
-        send: Whether it answers, as far as is known.
+        send: Whether the tracker answered so far.
 
     Returns:
-        What MLflow does not have yet, in records by lane.
+        Number of records by lane that MLflow does not have yet.
     """
     run = study.run(record.number)
     known = read_record(run)
     if not known:
-        return {}  # it never began
+        return {}  # it never started
     tags = {"sweep.status": record.status} | ({"sweep.why": record.why} if record.why else {})
     settled: dict[str, Any] = {"tags": tags, "status": _status(record, known.get("status"))}
     if known.get("settled") != settled:
@@ -139,6 +131,6 @@ def finish_trial_run(
 
 
 def _status(record: TrialRecord, known: str | None) -> str:
-    """Return the status that MLflow is to show."""
+    """Return the status for MLflow."""
     ended = {"finished": "FINISHED", "failed": "FAILED"}.get(record.status, "KILLED")
     return known if known == "FINISHED" else ended

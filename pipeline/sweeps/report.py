@@ -28,7 +28,7 @@ BEST = "#d62728"
 
 
 def trial_table(trials: Sequence[TrialRecord], space: Space, metric: str, mode: Mode) -> str:
-    """Lay out trials in Markdown, in the order given."""
+    """Format trials as a Markdown table, in the order given."""
     head = ["trial", *space, metric, "best step", "status", "seconds", "why"]
     rows = [head, ["---"] * len(head)]
     for trial in trials:
@@ -51,10 +51,7 @@ def winner_command(folder: Folder, train: TrainConfig, name: str, values: dict[s
     """Write the winner's options as a preset, and return the command that trains with them.
 
     Args:
-        folder: Of the study.
-        train: The run that was varied, as it was given.
-        name: Of the study.
-        values: Of the winner.
+        train: The run that was varied, with the user's options.
     """
     config = with_values(train, values).model_copy(update={"name": f"{name}-winner"})
     preset = config.model_dump(mode="json", exclude={"tracking": {"uri"}})
@@ -74,11 +71,7 @@ def winner_command(folder: Folder, train: TrainConfig, name: str, values: dict[s
 def draw(
     study: StudyFolder, parent: ParentRun, space: Space, metric: str, mode: Mode
 ) -> dict[str, str]:
-    """Draw the pictures of a study and tell its run of them.
-
-    Returns:
-        Their files in the folder, by what they show.
-    """
+    """Draw the plots of a study and log them; return their files in the folder by key."""
     ranked = study.ranked(mode)
     if not ranked:
         return {}
@@ -91,7 +84,7 @@ def draw(
     for key, content in pictures.items():
         files[key] = f"{key}.png"
         study.folder.write(files[key], content)
-        # Kept by the number of trials too: a record of an earlier state must find its own.
+        # Also under the number of trials: the log entry of an earlier state needs its own file.
         study.folder.write(f"plots/{key}-{done:03d}.png", content)
         parent.picture(key, done, f"plots/{key}-{done:03d}.png")
     return files
@@ -128,7 +121,7 @@ def trial_records(study: StudyFolder, mode: Mode) -> list[dict[str, Any]]:
 
 
 def counted(trials: Sequence[TrialRecord]) -> str:
-    """Say how many trials ended how: 5 finished, 2 stopped early, 1 failed."""
+    """Return the counts by status: 5 finished, 2 stopped early, 1 failed."""
     words = {"finished": "finished", "stopped": "stopped early", "failed": "failed"}
     counts = {
         word: sum(trial.status == status for trial in trials) for status, word in words.items()
@@ -137,21 +130,21 @@ def counted(trials: Sequence[TrialRecord]) -> str:
 
 
 def spread(values: Sequence[float]) -> str:
-    """Say median and range: 0.53 (0.29–0.59)."""
+    """Return median and range: 0.53 (0.29–0.59)."""
     if not values:
         return "–"
     return f"{statistics.median(values):.3g} ({min(values):.3g}–{max(values):.3g})"
 
 
 def tell(study: StudyFolder, table: str, lines: Sequence[str]) -> None:
-    """Print the table and where everything is."""
+    """Print the table and the places of all files."""
     took = sum(trial.seconds for trial in study.trials.values())
-    print_line("\n" + _aligned(table) + f"\n\ntraining took {duration(took)} in all")
+    print_line("\n" + _aligned(table) + f"\n\ntotal training time: {duration(took)}")
     print_line("\n".join(lines))
 
 
 def _aligned(table: str) -> str:
-    """Lay a Markdown table out for a screen."""
+    """Format a Markdown table for a screen."""
     rows = [[cell.strip() for cell in line.strip("| ").split(" | ")] for line in table.splitlines()]
     del rows[1]
     widths = [max(len(row[i]) for row in rows if i < len(row)) for i in range(len(rows[0]))]
@@ -162,13 +155,11 @@ def _aligned(table: str) -> str:
 
 
 def learning_curves(trials: Sequence[TrialRecord], best: int, metric: str, title: str) -> bytes:
-    """Draw the metric of each trial over its steps; crosses end those that were stopped.
+    """Plot the metric of each trial over its steps; a cross marks a trial that was stopped.
 
     Args:
-        trials: With their curves, the best first.
+        trials: Trials with points of the metric, the best first.
         best: Number of the best trial.
-        metric: Name.
-        title: Of the picture.
 
     Returns:
         A PNG.
@@ -196,15 +187,12 @@ def learning_curves(trials: Sequence[TrialRecord], best: int, metric: str, title
 def parallel_coordinates(
     trials: Sequence[TrialRecord], best: int, space: Space, metric: str, mode: str, title: str
 ) -> bytes:
-    """Draw each trial as a line through its values, coloured by what it came to.
+    """Plot each trial as a line through its values, coloured by its result.
 
     Args:
-        trials: With a value of the metric, the best first.
+        trials: Trials with a value of the metric, the best first.
         best: Number of the best trial.
-        space: What varied.
-        metric: Name.
-        mode: Direction, "max" or "min".
-        title: Of the picture.
+        mode: Direction of the metric, "max" or "min".
 
     Returns:
         A PNG.
@@ -243,7 +231,7 @@ def parallel_coordinates(
 
 
 def _height(domain: Domain | None, value: Any) -> float:
-    """Return where a value stands on its axis, 0 to 1."""
+    """Return the position of a value on its axis, 0 to 1."""
     if isinstance(domain, Choice):
         last = len(domain.values) - 1
         return domain.values.index(value) / last if value in domain.values else 0.5

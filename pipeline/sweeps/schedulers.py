@@ -1,7 +1,7 @@
 """Schedulers of trials: Ray Tune's ASHA and population based training, resumable after a kill.
 
-ASHA forgets nothing: the curves of trials that are done are told to it anew. Population based
-training decides from what runs now, and who took over whose weights is in the trials' records.
+ASHA keeps its state: the points of finished trials are reported to it again. Population based
+training decides from the running trials; the trials' records store which weights were taken over.
 """
 
 import uuid
@@ -15,20 +15,20 @@ from ray.tune.schedulers import ASHAScheduler, PopulationBasedTraining, TrialSch
 from pipeline.sweeps.space import Space
 from pipeline.sweeps.study_folder import TrialRecord
 
-PROGRESS, SCORE = "progress", "score"  # what trials report: share of the way, and the metric
+PROGRESS, SCORE = "progress", "score"  # reported by trials: share of their steps, and the metric
 
 
 class Halving(ASHAScheduler):  # type: ignore[misc]
-    """ASHA (https://arxiv.org/abs/1810.05934) by share of the way, that also knows earlier trials.
+    """ASHA (https://arxiv.org/abs/1810.05934) by share of steps, which also knows earlier trials.
 
     Args:
         mode: Direction of the score, "max" or "min".
-        grace: Share of its length that each trial is trained for.
-        reduction: One of so many goes on each time.
+        grace: Share of its length that each trial runs for.
+        reduction: At each check, one of so many trials continues.
     """
 
     def __init__(self, mode: str, grace: float, reduction: float) -> None:
-        # Nothing is decided at the end, where there is nothing left to save.
+        # No decision at the end of a trial: stopping it there saves nothing.
         super().__init__(
             time_attr=PROGRESS,
             metric=SCORE,
@@ -40,7 +40,7 @@ class Halving(ASHAScheduler):  # type: ignore[misc]
         )
 
     def remember(self, trials: Iterable[TrialRecord]) -> None:
-        """Tell of trials that were done in an earlier start, as if they had just run."""
+        """Report trials that finished in an earlier start, as if they had just run."""
         for record in trials:
             trial = SimpleNamespace(trial_id=f"done-{record.number}")
             self.on_trial_add(None, trial)
@@ -50,24 +50,22 @@ class Halving(ASHAScheduler):  # type: ignore[misc]
             self.on_trial_remove(None, trial)
 
     def on_trial_result(self, tune_controller: Any, trial: Any, result: dict[str, Any]) -> str:
-        """Decide whether a trial goes on."""
+        """Decide whether a trial continues."""
         if result.get(PROGRESS, 0) >= 1:
             return str(TrialScheduler.CONTINUE)
         return str(super().on_trial_result(tune_controller, trial, result))
 
     def on_trial_complete(self, tune_controller: Any, trial: Any, result: dict[str, Any]) -> None:
-        """Take note of the end of a trial; its points were told already."""
+        """Forget a finished trial; its points were reported already."""
         self._trial_info.pop(trial.trial_id, None)
 
 
 class Population(PopulationBasedTraining):  # type: ignore[misc]
-    """Population based training (https://arxiv.org/abs/1711.09846) over our own space.
+    """Population based training (https://arxiv.org/abs/1711.09846) over a `Space`.
 
     Args:
-        space: What varies.
         mode: Direction of the score, "max" or "min".
         every: Share of its length after which a trial may take over weights.
-        seed: Of the changes.
     """
 
     def __init__(self, space: Space, mode: str, every: float, seed: int) -> None:
@@ -83,7 +81,7 @@ class Population(PopulationBasedTraining):  # type: ignore[misc]
         )
 
     def _get_new_config(self, trial: Any, trial_to_clone: Any) -> tuple[dict[str, Any], Any]:
-        """Say which trial's weights a trial goes on from, and with which values."""
+        """Return the trial whose weights a trial takes over, and its new values."""
         own, other = trial.config["trial"], trial_to_clone.config["trial"]
         values = {
             name: domain.perturb(other["values"][name], self._rng)
@@ -94,5 +92,5 @@ class Population(PopulationBasedTraining):  # type: ignore[misc]
 
 
 def progress(step: int, total: int) -> float:
-    """Return the share of the way that a trial has come; a hair more, so that 0.3 is 3 × 0.1."""
+    """Return the share of a trial's steps that are done, plus 1e-9, so that 0.3 is 3 × 0.1."""
     return step / total + 1e-9

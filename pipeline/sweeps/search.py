@@ -1,7 +1,7 @@
 """Search algorithms: random, grid, or Optuna.
 
-A choice depends on the seed, the number of the trial, and for Optuna on the trials that are
-done: nothing is lost with the process that made it.
+A choice depends on the seed, the number of the trial, and for Optuna on the finished trials. So
+another process makes the same choice.
 """
 
 from typing import Any, Protocol
@@ -27,7 +27,7 @@ class Proposals(Protocol):
         """Choose the values of a trial."""
 
     def learn(self, trial: TrialRecord) -> None:
-        """Take note of a trial that is done; each once."""
+        """Use the result of a finished trial; called once for each."""
 
 
 class AtRandom:
@@ -48,11 +48,7 @@ class AtRandom:
 
 
 class Grid:
-    """All combinations, in order.
-
-    Args:
-        space: What varies, all of it by choice.
-    """
+    """All combinations, in order; every domain is a `Choice`."""
 
     wait = False
 
@@ -68,12 +64,10 @@ class Grid:
 
 
 class Optuna:
-    """Lets Optuna's tree-structured Parzen estimator choose, by what the trials so far came to.
+    """Optuna's tree-structured Parzen estimator: values near those of good trials.
 
     Args:
-        space: What varies.
-        seed: Of its drawing.
-        mode: Direction, "max" or "min".
+        mode: Direction of the metric, "max" or "min".
 
     Raises:
         ValueError: If Optuna is not installed.
@@ -97,16 +91,16 @@ class Optuna:
         self.distributions = {name: self._distribution(space[name]) for name in space}
 
     def propose(self, number: int) -> Values:
-        """Ask for values; the same for the same number after the same trials."""
+        """Return values: the same for the same number after the same trials."""
         sampler = self._optuna.samplers.TPESampler(seed=self.seed + number, n_startup_trials=5)
         self.study.sampler = sampler
         asked = self.study.ask(self.distributions)
-        # What is told is told as it was trained: the asked trial itself is let go of.
+        # `learn` adds the trial with the values that were trained, so the asked one is discarded.
         self.study.tell(asked, state=self._optuna.trial.TrialState.FAIL)
         return {name: self._value(name, asked.params[name]) for name in self.domains}
 
     def learn(self, trial: TrialRecord) -> None:
-        """Tell what a trial came to; one that failed says nothing."""
+        """Add the result of a trial; a failed one is ignored."""
         best = trial.best(self.mode)
         if best is None or trial.status == "failed":
             return
@@ -122,7 +116,7 @@ class Optuna:
 
     def _distribution(self, domain: Any) -> Any:
         kinds = self._optuna.distributions
-        if isinstance(domain, Choice):  # by place: a value may be a list
+        if isinstance(domain, Choice):  # by index: a value may be a list
             return kinds.CategoricalDistribution(range(len(domain.values)))
         if isinstance(domain, Whole):
             return kinds.IntDistribution(domain.low, domain.extremes()[1], step=domain.step)

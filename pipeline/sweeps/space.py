@@ -5,7 +5,7 @@
     optim.betas=choice([0.0, 0.9], [0.5, 0.999])
 
 An expression is a name from `FUNCTIONS` with numbers, words, true, false, null or lists in its
-brackets. It is read, never run.
+brackets. It is parsed, never executed.
 """
 
 import itertools
@@ -17,7 +17,7 @@ from typing import Any, Protocol
 
 import numpy as np
 
-Value = Any  # a number, a word, true, false, null, or a list of these: what JSON has
+Value = Any  # a number, a word, true, false, null, or a list of these, as in JSON
 Space = Mapping[str, "Domain"]  # by option
 
 FUNCTIONS = {
@@ -28,9 +28,9 @@ FUNCTIONS = {
     "qrandint": "qrandint(LOW, HIGH, STEP), both included",
     "choice": "choice(A, B, …)",
 }
-DIGITS = 4  # of a number that is drawn: what stands in a table is what was trained with
-RESAMPLE = 0.25  # chance that a value is drawn anew where others are changed a little
-FACTORS = (0.8, 1.25)  # that a value is changed by
+DIGITS = 4  # of a sampled number: tables show exactly the value that was used
+RESAMPLE = 0.25  # probability of a new sample instead of a small change
+FACTORS = (0.8, 1.25)  # of a small change
 TOKEN = re.compile(
     r"\s*(?:(?P<number>[+-]?(?:\d+\.?\d*|\.\d+)(?:[eE][+-]?\d+)?(?![\w.]))"
     r"|(?P<word>[A-Za-z_][\w./-]*)|(?P<quoted>'[^']*'|\"[^\"]*\")|(?P<mark>[()\[\],])|(?P<end>$))"
@@ -39,16 +39,16 @@ CONSTANTS = {"true": True, "false": False, "null": None}  # none is a word: a ki
 
 
 class Domain(Protocol):
-    """Where the values of one option come from."""
+    """The possible values of one option."""
 
     def sample(self, rng: np.random.Generator) -> Value:
         """Draw a value."""
 
     def perturb(self, value: Value, rng: np.random.Generator) -> Value:
-        """Change a value a little, or draw a new one now and then."""
+        """Change a value a little, or sometimes draw a new one."""
 
     def extremes(self) -> Sequence[Value]:
-        """Return values that are all valid only if every value is."""
+        """Return values to check: if all of them are valid, every value is."""
 
 
 @dataclass(frozen=True)
@@ -58,8 +58,8 @@ class Real:
     Attributes:
         low: Lower end.
         high: Upper end.
-        log: Evenly in their logarithm.
-        step: Multiples of it above `low` only.
+        log: Whether the distribution is uniform in the logarithm.
+        step: If given, only multiples of it above `low`.
     """
 
     low: float
@@ -85,7 +85,7 @@ class Real:
         return changed
 
     def round_to_step(self, value: float) -> float:
-        """Return the nearest number of these, with few digits."""
+        """Return the nearest number of this domain, with few digits."""
         if self.step:
             value = self.low + round((value - self.low) / self.step) * self.step
             return min(max(float(f"{value:.12g}"), self.low), self.high)
@@ -103,7 +103,7 @@ class Whole:
     Attributes:
         low: Lower end.
         high: Upper end.
-        step: Multiples of it above `low` only.
+        step: Only multiples of it above `low`.
     """
 
     low: int
@@ -115,7 +115,7 @@ class Whole:
         return int(self.low + self.step * rng.integers(self._count()))
 
     def perturb(self, value: int, rng: np.random.Generator) -> int:
-        """Multiply a number by one of `FACTORS`, at least to its neighbour."""
+        """Multiply a number by one of `FACTORS`, and change it by at least one step."""
         if rng.random() < RESAMPLE:
             return self.sample(rng)
         factor = float(rng.choice(FACTORS))
@@ -133,11 +133,7 @@ class Whole:
 
 @dataclass(frozen=True)
 class Choice:
-    """One of some values; neighbours are alike, where that matters.
-
-    Attributes:
-        values: In order.
-    """
+    """A list of values; population based training changes a value to a neighbour."""
 
     values: tuple[Value, ...]
 
@@ -153,7 +149,7 @@ class Choice:
         return self.values[min(max(place, 0), len(self.values) - 1)]
 
     def extremes(self) -> Sequence[Value]:
-        """Return them all."""
+        """Return all values."""
         return self.values
 
 
@@ -177,14 +173,14 @@ def parse_space(entries: Sequence[str]) -> dict[str, Domain]:
 
 
 def parse_domain(expression: str, name: str) -> Domain:
-    """Read an expression.
+    """Parse an expression.
 
     Args:
         expression: For example ``loguniform(5e-5,5e-4)``.
-        name: Of the option, for errors.
+        name: Name of the option, for errors.
 
     Raises:
-        ValueError: If it is not one, or its numbers do not go together.
+        ValueError: If the expression or its numbers are invalid.
     """
     function, arguments = _Reader(expression, name).call()
     if function == "choice":
@@ -220,7 +216,7 @@ def every_combination(space: Space) -> list[dict[str, Value]]:
     """
     for name, domain in space.items():
         if not isinstance(domain, Choice):
-            raise ValueError(f"space: {name} must be choice(…) where all combinations are tried.")
+            raise ValueError(f"space: {name} must be choice(…) to train all combinations.")
     lists = [domain.extremes() for domain in space.values()]
     return [dict(zip(space, values, strict=True)) for values in itertools.product(*lists)]
 
@@ -235,12 +231,12 @@ class _Reader:
         """Read a function and its arguments, to the end."""
         kind, function = self._next()
         if kind != "word" or function not in FUNCTIONS:
-            self._refuse(f"starts with none of {', '.join(FUNCTIONS)}")
+            self._refuse(f"must start with one of {', '.join(FUNCTIONS)}")
         if self._next() != ("mark", "("):
             self._refuse(f"needs brackets after {function}")
         arguments = self._values(")")
         if self._next()[0] != "end":
-            self._refuse("goes on after its closing bracket")
+            self._refuse("has text after its closing bracket")
         return function, arguments
 
     def _values(self, closing: str) -> list[Value]:
@@ -269,7 +265,7 @@ class _Reader:
     def _next(self) -> tuple[str, str]:
         found = TOKEN.match(self.text, self.place)
         if found is None:
-            return self._refuse(f"cannot be read from {self.text[self.place :]!r} on")
+            return self._refuse(f"cannot be parsed from {self.text[self.place :]!r}")
         self.place = found.end()
         kind = str(found.lastgroup)
         return kind, found[kind]

@@ -1,8 +1,8 @@
 """Run a study: trials on Ray Tune, each recorded before it starts and after it ends.
 
-Tune places trials on the cluster, ends and restarts them; what it knows is lost with the driver,
-and nothing is read back from it. The same command finds the trials' records and their runs, and
-starts Tune anew with what is left.
+Tune places trials on the cluster, ends and restarts them. Its state is lost with the driver and
+never read back. The same command reads the trials' records and their runs, and starts a new Tune
+with the unfinished trials.
 """
 
 import contextlib
@@ -34,10 +34,10 @@ from pipeline.tracking.sender import what_is_left
 from pipeline.tracking.tracker import tracking_uri
 from pipeline.training.train import check_training
 
-# What Tune would write, look at or print besides; what is kept of trials is in their records.
+# Disables files, checks and output of Tune; all state of trials is in their records.
 QUIET = {
     "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",
-    "TUNE_DISABLE_STRICT_METRIC_CHECKING": "1",  # a trial reports that it lives, too
+    "TUNE_DISABLE_STRICT_METRIC_CHECKING": "1",  # a trial also sends reports without a score
     "TUNE_PRINT_ALL_TRIAL_ERRORS": "0",
     "TUNE_GLOBAL_CHECKPOINT_S": "3600",
     "TUNE_DISABLE_SIGINT_HANDLER": "1",  # Ctrl-C is for `StopRequests`
@@ -47,16 +47,13 @@ QUIET = {
 
 @dataclass(frozen=True)
 class Study:
-    """What is to be done.
+    """A sweep or an ablation.
 
     Attributes:
-        what: In a word, for people: "sweep".
-        config: Of the study.
-        count: Number of trials.
-        proposals: Choose their values.
-        scheduler: Decides which go on; None lets all.
-        replay: Whether it needs the points of earlier starts again.
-        together: Whether trials are nothing without each other, and must all run at a time.
+        what: Its kind for messages: "sweep" or "ablation".
+        scheduler: Decides which trials continue; None: all.
+        replay: Whether the scheduler needs the points of earlier starts again.
+        together: Whether trials depend on each other, and must all run at a time.
     """
 
     what: str
@@ -69,24 +66,23 @@ class Study:
 
     @property
     def name(self) -> str:
-        """Of the study, and of its folder."""
+        """Name of the study, and of its folder."""
         return self.config.name or f"{self.config.train.name}-{self.what}"
 
 
 def run_study(study: Study, conclude: Callable[[Study, StudyFolder, ParentRun], None]) -> Folder:
-    """Do all trials that are not done yet, then say what came of them.
+    """Run all unfinished trials, then report the results.
 
     Args:
-        study: What is to be done.
-        conclude: Writes tables and pictures, and tells the study's run of them.
+        conclude: Writes tables and plots, and logs them to the study's run.
 
     Returns:
         Folder of the study.
 
     Raises:
-        ValueError: If the study was begun with other options, cannot be trained at all, or all
+        ValueError: If the study was started with other options, cannot be trained at all, or all
             of its trials failed.
-        StoppedError: If a signal asked for it; the same command goes on.
+        StoppedError: If a signal requested a stop; the same command resumes the study.
     """
     train = check_training(study.config.run()).config
     if not isinstance(train, TrainConfig):
@@ -114,9 +110,9 @@ def run_study(study: Study, conclude: Callable[[Study, StudyFolder, ParentRun], 
                 )
                 if study.together and capacity.concurrent < len(left):
                     raise ValueError(
-                        f"{len(left)} trials take over weights from each other while they run, and "
-                        f"there is room for {capacity.concurrent} at a time. Use as few --trials, "
-                        "or --scheduler asha."
+                        f"{len(left)} trials take over weights from each other while they run, but "
+                        f"there is capacity for {capacity.concurrent} at a time. Use fewer "
+                        "--trials, or --scheduler asha."
                     )
                 own: dict[str, Any] = {"workers": capacity.workers, "threads": capacity.threads}
                 tracking = train.tracking.model_copy(update={"uri": uri})
@@ -137,7 +133,7 @@ def run_study(study: Study, conclude: Callable[[Study, StudyFolder, ParentRun], 
             _refuse_failure(study, folder, watch)
             if stop.asked:
                 status = "KILLED"
-                print_line(f"stopped. The same command goes on with the {study.what}.")
+                print_line(f"stopped. The same command resumes the {study.what}.")
                 raise StoppedError(stop.number)
             if any(not each.is_done for each in folder.trials.values()):
                 status = "KILLED"
@@ -150,7 +146,7 @@ def run_study(study: Study, conclude: Callable[[Study, StudyFolder, ParentRun], 
 
 
 def _plan(study: Study, folder: StudyFolder) -> list[int]:
-    """Record what trials there are to be, and return the numbers of those that are not done."""
+    """Record the planned trials, and return the numbers of the unfinished ones."""
     for record in folder.trials.values():
         if record.status == "failed" and study.config.retry_failed:
             record.status, record.why = "running", ""
@@ -178,7 +174,7 @@ def _run(
     capacity: Capacity,
     watch: SweepMonitor,
 ) -> None:
-    """Let Tune run trials until all are done or a stop was asked for."""
+    """Let Tune run trials until all are finished or a stop is requested."""
     os.environ |= {name: os.environ.get(name, value) for name, value in QUIET.items()}
     print_line(
         f"  {capacity.concurrent} trials at a time, "
@@ -212,7 +208,7 @@ def _run(
             verbose=0,
         ),
     )
-    # It misses files that were not asked for.
+    # It warns of missing files, which are disabled above.
     logging.getLogger("ray.tune.analysis.experiment_analysis").setLevel(logging.ERROR)
     tuner.fit()
     (folder.folder / RAY_RECORDS).remove()
@@ -223,12 +219,10 @@ def _tune_name(trial: Any) -> str:
 
 
 class Chooser(Searcher):  # type: ignore[misc]
-    """Chooses the values of a trial when there is room for it, and records them.
+    """Chooses the values of a trial when it can start, and records them.
 
     Args:
-        folder: Of the study.
-        proposals: Choose.
-        numbers: Of the trials to start, in order; some may have their values already.
+        numbers: Numbers of the trials to start, in order; some may have their values already.
         mode: Direction of the score.
     """
 
@@ -238,11 +232,11 @@ class Chooser(Searcher):  # type: ignore[misc]
         super().__init__(metric=SCORE, mode=mode)
         self.folder, self.proposals, self.numbers = folder, proposals, list(numbers)
 
-    def __getstate__(self) -> dict[str, Any]:  # as of the watch
+    def __getstate__(self) -> dict[str, Any]:  # empty for the reason in `SweepMonitor`
         return {}
 
     def suggest(self, trial_id: str) -> Any:
-        """Return what the next trial is."""
+        """Return number and values of the next trial."""
         if not self.numbers:
             return Searcher.FINISHED
         number = self.numbers.pop(0)
@@ -254,17 +248,17 @@ class Chooser(Searcher):  # type: ignore[misc]
     def on_trial_complete(
         self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False
     ) -> None:
-        """Nothing: the watch tells what a trial came to."""
+        """Do nothing: `SweepMonitor` handles the result."""
 
     def save_to_dir(self, checkpoint_dir: str, session_str: str = "default") -> None:
-        """Nothing: all there is to keep is in the records of the trials."""
+        """Do nothing: all state is in the records of the trials."""
 
 
 def _settle(folder: StudyFolder, uri: str, *, send: bool) -> None:
-    """See that MLflow knows how each trial ended; said if it does not."""
+    """Log to MLflow how each trial ended; print how many records it does not have."""
     total: dict[str, int] = {}
     for record in folder.trials.values():
-        with contextlib.suppress(FolderInUseError):  # still ending: it tells its end itself
+        with contextlib.suppress(FolderInUseError):  # still ending: it logs its end itself
             for lane, count in finish_trial_run(folder, record, uri, send=send).items():
                 total[lane] = total.get(lane, 0) + count
     if total:
@@ -275,14 +269,14 @@ def _settle(folder: StudyFolder, uri: str, *, send: bool) -> None:
 
 
 def _refuse_failure(study: Study, folder: StudyFolder, watch: SweepMonitor) -> None:
-    """Raise what kept all trials from being of use."""
+    """Raise ValueError if no trial can be used, with the cause."""
     failed = [each for each in folder.trials.values() if each.status == "failed"]
     if watch.hopeless:
         raise ValueError(f"{study.what} {study.name} cannot compare its trials: {watch.hopeless}")
     if failed and len(failed) == len(folder.trials):
         raise ValueError(
             f"all {len(failed)} trials of {study.name} failed; trial {failed[0].number}: "
-            f"{failed[0].why}\nTry them again with --retry-failed when that is mended."
+            f"{failed[0].why}\nAfter solving this, run them again with --retry-failed."
         )
 
 
@@ -292,7 +286,7 @@ def _already(folder: StudyFolder) -> str:
 
 
 def _parameters(study: Study) -> dict[str, object]:
-    """Return the options of the study that its run shows."""
+    """Return the options of the study for its MLflow run."""
     config = study.config
     own = config.model_dump(mode="json", exclude={"train", "name", "retry_failed"})
     varied = config.domains()

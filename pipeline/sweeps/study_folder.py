@@ -1,11 +1,11 @@
 """The folder of a study: records from which the same command resumes it.
 
-    sweep.json          what the sweep is: its options, and our id of its MLflow run
-    trials/000.json     one for each trial, from before it starts; written by the driver alone
+    sweep.json          the options of the sweep, and our id of its MLflow run
+    trials/000.json     one for each trial, from before it starts; only the driver writes it
     NAME-000/           the run of that trial, as any run: checkpoints, samples, spool, model
 
-Ray's own records are kept for as long as it runs and never read again: what is known of a trial
-after a kill is what is here and in the folder of its run.
+Ray's own records are never read after its end: the state of a trial after a kill is here and in the
+folder of its run.
 """
 
 import re
@@ -19,7 +19,7 @@ from pipeline.sweeps.space import Value
 STUDY = "sweep.json"  # in the folder of the sweep
 TRIALS = "trials"
 Status = Literal["planned", "running", "finished", "stopped", "failed"]
-DONE = ("finished", "stopped", "failed")  # nothing more is trained
+DONE = ("finished", "stopped", "failed")  # training does not continue
 
 
 @dataclass
@@ -27,15 +27,11 @@ class TrialRecord:
     """One trial.
 
     Attributes:
-        number: From 0.
-        values: Of the options that vary.
-        status: What became of it.
-        why: It was stopped or failed.
-        total: Steps of the whole trial, once it has begun.
-        curve: Step and value of the metric.
-        seconds: That training took.
-        latest: Last value of each of its curves.
-        adopted: Weights that it took over from other trials: from whom, the id of that, and the
+        values: Values of the options that vary.
+        total: Steps of the whole trial, known after its start.
+        curve: Steps and values of the metric.
+        latest: Last value of each of its metrics.
+        adopted: Each take-over of weights: number of the other trial, id of the take-over, and the
             values since.
     """
 
@@ -50,7 +46,7 @@ class TrialRecord:
     adopted: list[dict[str, Any]] = field(default_factory=list)
 
     def start(self) -> dict[str, Any]:
-        """Return what a start of it is given; weights it is to take over are taken once."""
+        """Return the arguments of its start, with the last take-over of weights if any."""
         given: dict[str, Any] = {"number": self.number, "values": self.values}
         if self.adopted and "as" in self.adopted[-1]:
             given["weights"] = self.adopted[-1]
@@ -58,36 +54,31 @@ class TrialRecord:
 
     @property
     def is_done(self) -> bool:
-        """Whether nothing more is trained."""
+        """Whether it is finished, stopped or failed."""
         return self.status in DONE
 
     def best(self, mode: str) -> tuple[int, float] | None:
-        """Return step and value of its best point; of equals the first."""
+        """Return step and value of its best point; of equal ones the first."""
         sign = 1 if mode == "max" else -1
         return max(self.curve, key=lambda point: (sign * point[1], -point[0]), default=None)
 
 
 class StudyFolder:
-    """The folder of a sweep.
-
-    Args:
-        folder: Where it is.
-        name: Of the sweep; trials are named after it.
-    """
+    """The folder of a sweep; trials are named after it."""
 
     def __init__(self, folder: Folder, name: str) -> None:
         self.folder, self.name = folder, name
         self.trials: dict[int, TrialRecord] = {}
 
     def open(self, options: dict[str, Any], resumable: frozenset[str]) -> None:
-        """Begin, or go on with what is there.
+        """Start, or resume from the records in the folder.
 
         Args:
-            options: Of this start, as JSON types.
-            resumable: Names of those that may change.
+            options: Options of this start, as JSON types.
+            resumable: Names of options that may change.
 
         Raises:
-            ValueError: If it was begun with other options; with each difference.
+            ValueError: If it was started with other options; with each difference.
         """
         if self.folder.exists(STUDY):
             before = self.folder.read_json(STUDY)
@@ -105,7 +96,7 @@ class StudyFolder:
         return record
 
     def write(self, record: TrialRecord) -> None:
-        """Keep a trial as it is now."""
+        """Store the current state of a trial."""
         (self.folder / TRIALS).write_json(_file(record.number), asdict(record))
 
     def run_name(self, number: int) -> str:
@@ -119,8 +110,8 @@ class StudyFolder:
     def ranked(self, mode: str) -> list[TrialRecord]:
         """Return the trials that have a value of the metric, the best first.
 
-        One that was ended early, or failed, comes after all others: its best point was a passing
-        one, and others were better than it at the same step.
+        Trials that were stopped early or failed rank after all others: their best point may be
+        temporary, and others were better at the same step.
         """
         sign = 1 if mode == "max" else -1
         found = [(each.best(mode), each) for each in self.trials.values()]
@@ -146,8 +137,8 @@ class StudyFolder:
         ]
         if changed:
             raise ValueError(
-                f"{self.name} was begun with other options:\n" + "\n".join(changed) + "\n"
-                "Take them back to go on with it, or begin another with another --name."
+                f"{self.name} was started with other options:\n" + "\n".join(changed) + "\n"
+                "Use the earlier options to resume it, or start another one with another --name."
             )
 
 

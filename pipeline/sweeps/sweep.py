@@ -24,19 +24,19 @@ from pipeline.sweeps.study_folder import StudyFolder
 
 
 def sweep(config: SweepConfig) -> Folder:
-    """Train trials with other values of some options, and say which were best.
+    """Train trials with different values of some options, and report the best.
 
     Returns:
-        Folder of the sweep: `table.md`, `summary.json`, pictures, `winner.yaml`, and a folder
-        for each trial's run.
+        Folder of the sweep: `table.md`, `summary.json`, plots, `winner.yaml`, and a folder for each
+        trial's run.
 
     Raises:
-        ValueError: If the sweep was begun with other options, or none of its trials is of use.
-        StoppedError: If a signal asked for it.
+        ValueError: If the sweep was started with other options, or none of its trials can be used.
+        StoppedError: If a signal requested a stop.
     """
     if not config.space:
         raise ValueError(
-            "space is empty: say what varies, for example "
+            "space is empty: name the options that vary, for example "
             "--space optim.generator_lr=loguniform(5e-5,5e-4)."
         )
     study = Study(
@@ -90,8 +90,8 @@ def _conclude(config: SweepConfig, study: StudyFolder, parent: ParentRun) -> Non
     )
     note = (
         f"Sweep over {', '.join(space)} ({config.search} search, "
-        f"{'no scheduler' if config.scheduler == 'none' else config.scheduler}). {text} The curves "
-        "of this run are those of the best trial so far, over the number of trials that are done. "
+        f"{'no scheduler' if config.scheduler == 'none' else config.scheduler}). {text} This run "
+        "has the metrics of the best trial so far, over the number of finished trials. "
         f"Train the winner at full length:\n\n    {command}\n\n{table}\n"
     )
     summary = {

@@ -1,8 +1,8 @@
 """One trial of a sweep: it calls `train`, and reports the run's metrics to Ray Tune.
 
-The run trains in a thread. What it measures is read from its spool and reported to Tune, which
-never keeps it waiting; a trial that Tune ends is asked to stop as a signal asks a run: it saves
-its step, tells MLflow, and gives its folder free.
+The run trains in a thread. Its metrics are read from its spool and reported to Tune, which never
+blocks it. A trial that Tune ends receives a stop request, like a run that receives a signal: it
+saves a checkpoint, logs to MLflow, and releases its folder.
 """
 
 import math
@@ -33,21 +33,21 @@ from pipeline.tracking.spool import RECORDS, SPOOL, Position, read
 from pipeline.tracking.tracker import PartOf, Tracker
 from pipeline.training.train import train
 
-LOCAL_POLL_S, BUCKET_POLL_S = 0.2, 3.0  # between two looks at the spool
-REPORT_S = 1.0  # longest time without a word to Tune, which can end a trial only between two
-STOP_S = 300.0  # for a checkpoint of a trial that is ended
-IN_USE_S = 120.0  # patience with a process of the same trial that is still ending
+LOCAL_POLL_S, BUCKET_POLL_S = 0.2, 3.0  # between two reads of the spool
+REPORT_S = 1.0  # longest time without a report: Tune can end a trial only between two reports
+STOP_S = 300.0  # for the last checkpoint of a trial that is ended
+IN_USE_S = 120.0  # wait for an earlier process of the same trial to end
 
 
 @dataclass
 class Point:
-    """Where a run has come to.
+    """The state of a run at one step.
 
     Attributes:
         step: Steps done.
-        score: Value of the curve that is followed.
-        seconds: That training took up to here, over all starts.
-        latest: Last value of each curve up to here.
+        score: Value of the metric.
+        seconds: Training time up to this step, over all starts.
+        latest: Last value of each metric up to this step.
     """
 
     step: int
@@ -57,11 +57,10 @@ class Point:
 
 
 class Curve:
-    """Follows one curve of a run.
+    """Reads one metric of a run.
 
     Args:
-        run: Folder of the run; it need not be there yet.
-        name: Of the curve.
+        run: Folder of the run; it need not exist yet.
     """
 
     def __init__(self, run: Folder, name: str) -> None:
@@ -73,7 +72,7 @@ class Curve:
         self._position: Position = {}
 
     def new(self) -> list[Point]:
-        """Return the points that were told since the last look, those told twice once."""
+        """Return the points logged since the last call, each once."""
         points = []
         for entry in read(self.records, dict(self._position)):
             self._position[entry.writer] = list(entry.end)
@@ -90,7 +89,7 @@ class Curve:
         return points
 
     def _time(self, values: dict[str, float]) -> None:
-        """Add up how long training took, from how fast it said it went."""
+        """Add up the training time, from the logged images and speed."""
         images, speed = values.get("images_seen", 0.0), values.get("speed/images_per_s", 0.0)
         if images > self._images and speed > 0:
             self.seconds += (images - self._images) / speed
@@ -99,16 +98,14 @@ class Curve:
 
 @dataclass(frozen=True)
 class TrialPlan:
-    """What all trials of a study share.
+    """Common settings of all trials of a study.
 
     Attributes:
-        train: The run that is varied, with absolute places, its tracker and its workers.
-        folder: Of the study.
-        name: Of the study.
-        metric: Curve that is reported.
+        train: The run that is varied, with absolute paths, its tracker and its workers.
+        metric: Metric that is reported.
         parent: Our id of the study's run.
         varied: Names of the options that vary.
-        replay: Whether points of earlier starts are reported again, for a scheduler to know.
+        replay: Whether points of earlier starts are reported again to the scheduler.
     """
 
     train: TrainConfig
@@ -123,7 +120,7 @@ class TrialPlan:
         """Return the options of a trial's run.
 
         Raises:
-            ValueError: If the values do not go together.
+            ValueError: If the combination of values is invalid.
         """
         return with_values(self.train, values).model_copy(
             update={
@@ -137,7 +134,7 @@ class TrialRun(tune.Trainable):  # type: ignore[misc]
     """A trial; Tune calls it in an actor of its own."""
 
     def setup(self, config: dict[str, Any], plan: TrialPlan) -> None:
-        """Take what the trial is to do; nothing that can fail."""
+        """Store the arguments; nothing here can fail."""
         self.plan, self.trial = plan, config["trial"]
         self.number: int = self.trial["number"]
         self.run = StudyFolder(Folder(plan.folder), plan.name).run(self.number)
@@ -154,7 +151,7 @@ class TrialRun(tune.Trainable):  # type: ignore[misc]
         return f"trial {self.number}"
 
     def step(self) -> dict[str, Any]:
-        """Return the next point of the curve, or the end of the trial, or after a while nothing."""
+        """Return the next point of the metric, the end of the trial, or an empty report."""
         if self.thread.ident is None:
             if not self.plan.replay and (known := self.curve.new()):
                 last = known[-1]
@@ -162,7 +159,7 @@ class TrialRun(tune.Trainable):  # type: ignore[misc]
             self.thread.start()
         until = time.monotonic() + REPORT_S
         while True:
-            ended = self.ended.is_set()  # before the look, which sees all that was told by then
+            ended = self.ended.is_set()  # before the read, so that the read sees all points
             if self.total and not self.points:
                 self.points += self.curve.new()
             if self.points:
@@ -182,37 +179,37 @@ class TrialRun(tune.Trainable):  # type: ignore[misc]
         return {"seconds": point.seconds, "latest": point.latest, "total": self.total}
 
     def _end(self) -> dict[str, Any]:
-        """Return what became of the trial; one that nothing can be compared by has failed."""
+        """Return the outcome of the trial; one without a point of the metric has failed."""
         if self.outcome["outcome"] != "finished" or self.curve.step:
             return self.outcome
         names = ", ".join(sorted(self.curve.latest)) or "none"
         why = (
-            f"the run has no point of {self.plan.metric} after its start. Name another of its "
-            f"curves with --metric: {names}"
+            f"the run has no point of {self.plan.metric} after its start. Choose another of its "
+            f"metrics with --metric: {names}"
         )
         return {"outcome": "failed", "why": why, "hopeless": True}
 
     def save_checkpoint(self, checkpoint_dir: str) -> str:
-        """Give Tune something to pass on: the run has checkpoints of its own."""
+        """Write a placeholder for Tune: the run has its own checkpoints."""
         Path(checkpoint_dir, "trial").write_text(f"{self.number}\n")
         return checkpoint_dir
 
     def load_checkpoint(self, checkpoint: Any) -> None:
-        """Nothing: the run goes on from its own last checkpoint, or the one it takes over."""
+        """Do nothing: the run resumes from its own checkpoint, or from the one it takes over."""
 
     def cleanup(self) -> None:
-        """End the trial, with a checkpoint if it is not at its end."""
+        """End the trial, with a checkpoint if it is unfinished."""
         if self.thread.ident is not None and not self.ended.is_set():
             if self.curve.step < self.total or not self.total:
                 self.requests.request()
             self.thread.join(STOP_S)
 
     def _work(self) -> None:
-        """Train to the end, and note how that ended; the work of the thread."""
+        """Train and store the outcome; this function runs in the thread."""
         try:
             self._train()
         except StoppedError:
-            self.outcome = {"outcome": "stopped", "why": "asked to stop"}
+            self.outcome = {"outcome": "stopped", "why": "stop requested"}
         except BaseException as error:
             cause = root_cause(error)
             user = isinstance(cause, USER_ERRORS)
@@ -230,7 +227,7 @@ class TrialRun(tune.Trainable):  # type: ignore[misc]
         config = self.plan.config(self.number, self.trial["values"])
         if weights := self.trial.get("weights"):
             _when_free(self.run, lambda: self._adopt(weights))
-        if not self.plan.replay:  # weights and values of others are meant to be taken over
+        if not self.plan.replay:  # taking over weights and values of others is intended
             config = config.model_copy(update={"allow_changes": ("name", *self.plan.varied)})
         self.total = config.steps(PreparedDataset(config.data.path).manifest.rows("train"))
         tags = {
@@ -242,25 +239,25 @@ class TrialRun(tune.Trainable):  # type: ignore[misc]
         _when_free(self.run, lambda: train(config, stop=self.requests, part_of=part_of))
 
     def _adopt(self, weights: dict[str, Any]) -> None:
-        """Take over the newest checkpoint of another trial; once, however often it is tried."""
+        """Take over the newest checkpoint of another trial, once, even after a restart."""
         if read_record(self.run).get("adopted") == weights["as"]:
             return
         other = StudyFolder(Folder(self.plan.folder), self.plan.name).run(weights["of"])
         with Lock(self.run, "adopt") as lock:
             found = newest_checkpoint(other / "checkpoints")
-            if found is None:  # nothing to take over yet: it goes on with its own
+            if found is None:  # the other has no checkpoint yet: continue with the own one
                 update_record(self.run, adopted=weights["as"])
                 return
             source, state = found
             own = self.run / "checkpoints"
             own.remove()
             target = own / source.location.rpartition("/")[2]
-            for name in (*source.read_json(FILES), FILES, MARKER):  # the marker last, as ever
+            for name in (*source.read_json(FILES), FILES, MARKER):  # the marker last, as in a save
                 lock.check()
                 target.write(name, source.read(name))
             update_record(self.run, adopted=weights["as"])
         step = state["step"]
-        print_line(f"goes on from the weights of trial {weights['of']} at step {step:,}")
+        print_line(f"continues from the weights of trial {weights['of']} at step {step:,}")
         tracker = Tracker(self.run)
         values = ", ".join(f"{k}={v}" for k, v in self.trial["values"].items())
         tracker.tag(f"sweep.adopted.{step}", f"weights of trial {weights['of']}; {values}")
@@ -268,7 +265,7 @@ class TrialRun(tune.Trainable):  # type: ignore[misc]
 
 
 def _when_free(run: Folder, work: Callable[[], object]) -> None:
-    """Do something with a run once the process that had it before lets go of it."""
+    """Call a function as soon as the earlier process of a run has released its lock."""
     until = time.monotonic() + IN_USE_S
     while True:
         try:

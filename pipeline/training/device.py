@@ -1,9 +1,9 @@
 """Configure the device of a run: precision, kernels, compiled blocks, and errors out of memory.
 
-bfloat16 is an option and not taken from the device, so that the record of a run says what its
-numbers are. It has the range of float32, so no loss is scaled; `ratgan.ops.precision` says what
-stays in float32. A GPU multiplies in it several times as fast and moves half the bytes; a CPU
-without instructions for it imitates them, slower than float32.
+bfloat16 is an option and is not chosen by device, so that the record of a run shows its precision.
+It has the range of float32, so no loss is scaled; `ratgan.ops.precision` lists what stays in
+float32. A GPU multiplies in it several times as fast and moves half the bytes; a CPU without
+instructions for it emulates them, slower than float32.
 """
 
 import os
@@ -18,23 +18,23 @@ from pipeline.config import Precision
 from ratgan.networks import TextGenerator
 
 FIRST_WITH_BFLOAT16 = (8, 0)  # compute capability of NVIDIA's Ampere
-VARIANTS = 64  # that torch may build: of each block, with gradient and without, by size of a part
+VARIANTS = 64  # compiled versions: each block, with and without gradient, for each size of a part
 
 
 def configure_precision(
     precision: Precision, *, tf32: bool, deterministic: bool, device: torch.device
 ) -> str:
-    """Set this process up to compute so, and say how.
+    """Configure precision and kernels of this process, and return a description.
 
     Args:
-        precision: Of the layers.
+        precision: Precision of the layers.
         tf32: Let a GPU round the factors of float32 products and convolutions to TF32.
-        deterministic: Let a GPU use only kernels that give the same bits each time; else the
-            fastest, tried out in the first steps. Those of a CPU always do.
-        device: To train on; the rest is set on GPUs only.
+        deterministic: Let a GPU use only kernels that give the same bits each time; otherwise the
+            fastest, chosen in the first steps. Kernels of a CPU are always deterministic.
+        device: Device of the training; the other options have an effect on GPUs only.
 
     Raises:
-        ValueError: If the device cannot.
+        ValueError: If the device does not support the precision.
     """
     if device.type != "cuda":
         return f"layers in {precision}"
@@ -47,11 +47,11 @@ def configure_precision(
     torch.backends.cudnn.allow_tf32 = tf32
     torch.backends.cudnn.benchmark = not deterministic
     torch.backends.cudnn.deterministic = deterministic
-    # Where an operation has none, torch warns and takes what there is.
+    # If an operation has no deterministic kernel, torch warns and uses another one.
     torch.use_deterministic_algorithms(deterministic, warn_only=True)
-    # Slower, and for nothing: all memory is written before it is read.
+    # Slow and not needed: all memory is written before it is read.
     deterministic_mode.fill_uninitialized_memory = False  # type: ignore[attr-defined]
-    if deterministic:  # cuBLAS repeats itself with a workspace of fixed size only
+    if deterministic:  # cuBLAS is deterministic only with a workspace of fixed size
         os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
     return (
         f"layers in {precision}, float32 products {'rounded to TF32' if tf32 else 'exact'}, "
@@ -68,13 +68,11 @@ def autocast(precision: Precision, device: torch.device) -> AbstractContextManag
 def explained(
     *, batch_size: int, workers: int, accumulate: int, device: torch.device
 ) -> Iterator[None]:
-    """Turn a lack of memory inside ``with`` into an error that says how to train the same batch.
+    """Convert an out-of-memory error inside ``with`` into advice on how to train the same batch.
 
     Args:
         batch_size: Images of a step over all workers.
-        workers: Their number.
-        accumulate: Parts in which each takes its share.
-        device: Whose memory it is.
+        accumulate: Parts of a worker's share.
 
     Raises:
         ValueError: If the device had no memory left.
@@ -102,10 +100,7 @@ def explained(
 
 
 def smaller_parts(share: int, accumulate: int) -> int | None:
-    """Find the least number of equal parts of a share that are at most half as large as now.
-
-    None if there is none.
-    """
+    """Return the smallest number of equal parts that are at most half as large as now, or None."""
     largest = -(-share // accumulate)
     return next(
         (n for n in range(1, share + 1) if share % n == 0 and 2 * share // n <= largest), None
@@ -113,7 +108,7 @@ def smaller_parts(share: int, accumulate: int) -> int | None:
 
 
 def _is_lack_of_memory(error: Exception) -> bool:
-    # On a CPU torch has no type of its own for it.
+    # On a CPU torch has no error type for it.
     ours = isinstance(error, torch.OutOfMemoryError | MemoryError)
     return ours or "DefaultCPUAllocator: can't allocate memory" in str(error)
 
@@ -126,14 +121,13 @@ def _use(device: torch.device) -> str:
 
 
 def compile_blocks(generator: TextGenerator, device: torch.device) -> None:
-    """Compile the blocks in place; names of weights stay, so checkpoints do too.
+    """Compile the blocks in place; names of weights, and so checkpoints, do not change.
 
     Args:
-        generator: Its blocks are built when they first run, in seconds to minutes.
-        device: It runs on.
+        generator: Each block is compiled when it first runs, in seconds to minutes.
 
     Raises:
-        ValueError: If nothing can be compiled on this machine.
+        ValueError: If torch cannot compile on this machine.
     """
     try:
         torch.compile(lambda x: x.sin() + 1)(torch.ones(2, device=device))
@@ -144,7 +138,7 @@ def compile_blocks(generator: TextGenerator, device: torch.device) -> None:
             "It needs a C++ compiler (on Debian: apt install g++), and on a GPU also Triton. "
             "Install it, or use --no-compile."
         ) from error
-    # Beyond its own limit torch would quietly run the remaining blocks as they are.
+    # Beyond its own limit torch would silently run the remaining blocks uncompiled.
     dynamo.recompile_limit = max(dynamo.recompile_limit, VARIANTS)
     for block in generator.blocks:
         block.compile(dynamic=False)  # a run has one or two sizes; code for any size is slower

@@ -6,25 +6,25 @@ from collections.abc import Callable, Sequence
 from torch import Tensor
 from torch.nn import functional
 
-WON_LOSS = 0.05  # of the discriminator; it is 2 where it tells nothing apart
+WON_LOSS = 0.05  # of the discriminator; it is 2 if it distinguishes nothing
 WON_ACCURACY = 0.99
 LOST_GRADIENT = 1e-3  # share of the generator's largest gradient
 CONSTANT_LOSS = 1e-3  # change of the generator's loss from one interval to the next, relative
 SILENT_INTERVALS = 5
-ALIKE = 0.25  # distance of drawn images, as a share of that of real ones
-THUMBNAIL = 16  # pixels: what makes images different, without their noise
-SLOW = 1.5  # times what the other workers work on a step
+ALIKE = 0.25  # distance of generated images, as a share of that of real ones
+THUMBNAIL = 16  # pixels: shows differences of images, without their noise
+SLOW = 1.5  # times the step time of the other workers
 SLOW_INTERVALS = 3  # in a row
 
-Tell = Callable[[str, str, str], None]  # takes the name of a tag, its value and what to say
+Tell = Callable[[str, str, str], None]  # takes the name of a tag, its value and the message
 
 
 class CollapseDetector:
-    """Says once, and tags the run, when a GAN is dying; training goes on.
+    """Logs once, and tags the run, when a GAN collapses; training continues.
 
     Args:
-        tell: Says it and tags the run.
-        real: Real images for the captions that are drawn, uint8, [N, 3, H, W].
+        tell: Logs a message and tags the run.
+        real: Real images of the sample grid's captions, uint8, [N, 3, H, W].
     """
 
     def __init__(self, tell: Tell, real: Tensor) -> None:
@@ -37,11 +37,11 @@ class CollapseDetector:
         self.told: set[str] = set()
 
     def interval(self, step: int, measured: dict[str, float]) -> dict[str, float]:
-        """Look at the means of an interval, and return what is to be logged with them.
+        """Check the means of an interval, and return metrics to log with them.
 
         Args:
-            step: At its end.
-            measured: By name, of `train_step` and more.
+            step: Step at its end.
+            measured: Metrics by name, with those of `train_step`.
         """
         loss, gradient = measured["loss/generator"], measured["gradient/generator"]
         won = (
@@ -66,13 +66,8 @@ class CollapseDetector:
         return {"health/discriminator_collapse": float(collapsed)}
 
     def samples(self, step: int, images: Tensor) -> dict[str, float]:
-        """Look at images drawn for the captions, and return what is to be logged.
-
-        Args:
-            step: At which they were drawn.
-            images: uint8, [N, 3, H, W].
-        """
-        if not self.real_distance:  # one image, or several that are the same
+        """Check images of the sample grid, uint8, [N, 3, H, W], and return metrics to log."""
+        if not self.real_distance:  # one image, or several equal ones
             return {}
         share = distance(images) / self.real_distance
         if self.differed and share < ALIKE:
@@ -93,11 +88,7 @@ class CollapseDetector:
 
 
 class StragglerDetector:
-    """Says once, and tags the run, for which worker the others wait; training goes on.
-
-    Args:
-        tell: Says it and tags the run.
-    """
+    """Logs once, and tags the run, which worker the others wait for; training continues."""
 
     def __init__(self, tell: Tell) -> None:
         self.tell = tell
@@ -105,11 +96,11 @@ class StragglerDetector:
         self.told: set[int] = set()
 
     def interval(self, step: int, own_s: Sequence[float]) -> None:
-        """Look at an interval.
+        """Check an interval.
 
         Args:
-            step: At its end.
-            own_s: How long each worker worked on a step, waiting for others left out, in s.
+            step: Step at its end.
+            own_s: Seconds that each worker worked on a step, without waiting for others.
         """
         for worker, own in enumerate(own_s):
             others = statistics.median([*own_s[:worker], *own_s[worker + 1 :]] or [own])
@@ -122,13 +113,13 @@ class StragglerDetector:
                 "health.slow_worker",
                 f"worker {worker} at step {step}",
                 f"step {step:,}: the other workers wait for worker {worker}, which takes "
-                f"{own:.3g} s for its part of a step where they take {others:.3g} s. Look at its "
-                "machine: what else runs there, its clock and temperature, its way to the data.",
+                f"{own:.3g} s for its part of a step; the others take {others:.3g} s. Check its "
+                "machine: other processes, clock rate and temperature, access to the data.",
             )
 
 
 def distance(images: Tensor) -> float:
-    """Return the mean distance of two of some images; 0 for one image.
+    """Return the mean distance of pairs of images; 0 for one image.
 
     Args:
         images: uint8, [N, 3, H, W].

@@ -25,8 +25,8 @@ from pipeline.training.train import check_training
 from ratgan.text.transform import SentenceTransform
 from ratgan.text.vocabulary import Vocabulary
 
-LIMIT_S = 20.0  # for the steps that are timed
-ENOUGH_CAPTIONS = 20_000  # to know about how many words there are
+LIMIT_S = 20.0  # for the timed steps
+ENOUGH_CAPTIONS = 20_000  # to estimate the size of the vocabulary
 
 
 @dataclass(frozen=True)
@@ -34,9 +34,9 @@ class WorkerResources:
     """Where a training would run.
 
     Attributes:
-        has: What there is.
-        crew: How many workers there may be.
-        device: What this machine would train on.
+        has: Available resources.
+        crew: Permitted numbers of workers.
+        device: Device of this machine.
     """
 
     has: Resources
@@ -45,23 +45,18 @@ class WorkerResources:
 
     @property
     def workers(self) -> int:
-        """The most workers that there would be; 0 trains in the process of the job."""
+        """The largest number of workers; 0 trains in the process of the job."""
         return self.crew.sizes[0]
 
     @property
     def is_tried_here(self) -> bool:
-        """Whether what is tried on this machine's device is what would train."""
+        """Whether the training would use a device like that of this machine."""
         on_gpu = self.crew.use_gpu or (not self.workers and self.device.type == "cuda")
         return not self.has.cluster and on_gpu == (self.device.type == "cuda")
 
 
 def plan_training(config: TrainConfig) -> None:
-    """Say what training would do.
-
-    Raises:
-        ValueError: As training would.
-        OSError: As training would.
-    """
+    """Print what a training would do; raises its errors."""
     with leaving_nothing(Folder(config.output)):
         start, report = check_training(config), DryRunReport()
         raw_dim, transform = start.dataset.manifest.encoder.dim, start.dataset.transform
@@ -74,12 +69,7 @@ def plan_training(config: TrainConfig) -> None:
 
 
 def plan_pretraining(config: PretrainConfig) -> None:
-    """Say what pretraining would do.
-
-    Raises:
-        ValueError: As pretraining would.
-        OSError: As pretraining would.
-    """
+    """Print what a pretraining would do; raises its errors."""
     with leaving_nothing(Folder(config.output)):
         start, report = check_pretraining(config), DryRunReport()
 
@@ -89,8 +79,8 @@ def plan_pretraining(config: PretrainConfig) -> None:
 
         if config.pair.branch == "inception" and config.pair.inception_weights is None:
             report.note(
-                "torchvision would download the weights of Inception-v3, unless it has them: name "
-                "their file with --pair.inception-weights where there is no way to the internet."
+                "torchvision would download the weights of Inception-v3, unless it has them. "
+                "Without internet access, name their file with --pair.inception-weights."
             )
         _plan(start, report, trial, accumulate=None)
         report.end()
@@ -103,10 +93,10 @@ def _gan_trial(
     transform: SentenceTransform,
     device: torch.device,
 ) -> Trial:
-    """Prepare to try a GAN's step, on a CPU in the precision that it has."""
+    """Prepare the trial of a GAN's step; a CPU runs it in float32."""
     if device.type == "cuda" or config.precision == "float32":
         return gan_trial(config, raw_dim, transform, device)
-    report.note(f"timed in float32: a CPU mostly imitates {config.precision}, and takes longer.")
+    report.note(f"timed in float32: most CPUs emulate {config.precision}, which takes longer.")
     return gan_trial(config, raw_dim, transform, device, tried_in="float32")
 
 
@@ -132,14 +122,10 @@ def _plan(
 
 
 def find_place(config: RunConfig, batch: int) -> WorkerResources:
-    """Decide where a training would run.
-
-    Args:
-        config: Of the run.
-        batch: Images per step over all workers.
+    """Decide where a training with `batch` images per step over all workers would run.
 
     Raises:
-        ValueError: If it has no place.
+        ValueError: If there are not enough resources.
         ConnectionError: If a cluster is named and cannot be reached.
     """
     has = find_resources()
@@ -154,7 +140,7 @@ def _say_run(report: DryRunReport, start: Launch, state: dict[str, Any]) -> None
     if is_done(start, state):
         text = f"finished with {done:,} steps; nothing is left to do"
     elif done:
-        text = f"goes on from step {done:,} of {length}"
+        text = f"resumes from step {done:,} of {length}"
     else:
         text = f"new; {length}"
     epochs = start.total * start.batch / start.dataset.manifest.rows("train")
@@ -168,21 +154,21 @@ def _say_data(report: DryRunReport, start: Launch) -> None:
         "data",
         f"{start.dataset.folder}: {manifest.rows('train'):,} images to train on, "
         f"{manifest.rows('validation'):,} held out, {manifest.cache_size} px\n"
-        f"all {len(manifest.shards):,} files are there, {readable(size)}; captions as "
-        f"{manifest.encoder.name} reads them, {manifest.transform.kind} to "
+        f"all {len(manifest.shards):,} files exist, {readable(size)}; captions encoded by "
+        f"{manifest.encoder.name}, {manifest.transform.kind} to "
         f"{manifest.transform.dim} numbers",
     )
 
 
 def tracker_state(config: RunConfig, report: DryRunReport) -> str:
-    """Say whether the tracker answers; one that does not stops nothing."""
+    """Return the state of the tracker; a run does not need its answer."""
     uri = tracking_uri(config.tracking.uri, Folder(config.output), create=False)
     try:
         return f"{redacted(uri)} {state_of(uri, config.tracking.experiment)}"
     except UnavailableError as error:
         report.note(
-            "MLflow does not answer. A run goes on without it, keeps its record in its folder, and "
-            "sends it when MLflow does, or by jobs/sync.py."
+            "MLflow does not answer. A run continues without it and stores its metrics in its "
+            "folder. They are sent when MLflow answers, or by jobs/sync.py."
         )
         return f"{redacted(uri)} does not answer: {error}"
 
@@ -196,18 +182,15 @@ def say_cost(
     *,
     accumulate: int | None = None,
 ) -> Measured:
-    """Say what a step takes of memory and time.
+    """Report memory and time of a step.
 
     Args:
-        report: To say it in.
-        config: Of the run.
-        trial: The step.
         share: Images of a worker.
         place: Where it would run.
-        accumulate: Parts in which a worker takes them, where that is an option.
+        accumulate: Parts of a worker's share, if that is an option.
 
     Raises:
-        ValueError: If this machine is to train and has not so much memory.
+        ValueError: If this machine would train and has too little memory.
     """
     sizes = ", ".join(f"{name} {count / 1e6:,.1f} M" for name, count in trial.parameters.items())
     step_bytes = trial.step_bytes(share)
@@ -239,18 +222,18 @@ def say_cost(
     if measured.images < share:
         report.note(
             f"a whole step of {share} images would have taken long, so one of {measured.images} "
-            "was timed. In a larger one an image is often faster."
+            "was timed. A larger step often takes less time for each image."
         )
     return measured
 
 
 def say_room(report: DryRunReport, config: RunConfig, trial: Trial) -> None:
-    """Say what checkpoints will take and whether there is room; the folder was probed before."""
+    """Report the space for checkpoints; the folder was probed before."""
     room = (config.keep_checkpoints + 1) * trial.held_bytes
     free = free_bytes(Folder(config.output))
     report.line(
         "storage",
-        f"{config.output} was written to, read and cleared again; checkpoints take up to "
+        f"{config.output} can be written and read; checkpoints take up to "
         f"{readable(room)} there" + ("" if free is None else f", {readable(free)} are free"),
     )
     if free is not None and free < room:
@@ -261,25 +244,25 @@ def say_room(report: DryRunReport, config: RunConfig, trial: Trial) -> None:
 
 
 def say_eta(report: DryRunReport, measured: Measured, images: int, place: WorkerResources) -> None:
-    """Say how long so many images take at the measured speed."""
-    # Workers on the CPUs of one machine share them; elsewhere each has a device of its own.
+    """Report how long so many images take at the measured speed."""
+    # Workers on the CPUs of one machine share them; otherwise each has its own device.
     side_by_side = max(place.workers, 1) if place.has.cluster or place.crew.use_gpu else 1
     seconds = images * measured.seconds / measured.images / side_by_side
     report.line(
         "ETA",
         f"{duration(seconds)} for {images:,} images at that speed; samples, checkpoints and "
-        "waiting for data come on top",
+        "waiting for data take additional time",
     )
     if place.crew.use_gpu and place.device.type != "cuda":
         report.note(
-            "the workers have GPUs and this machine has none: speed and ETA are not theirs."
+            "the workers have GPUs and this machine has none: their speed and ETA will differ."
         )
     elif place.has.cluster:
-        report.note("the ETA takes each worker to be as fast as this machine.")
+        report.note("the ETA assumes that each worker is as fast as this machine.")
 
 
 def _refuse_too_large(need: int, place: WorkerResources, accumulate: int | None) -> None:
-    """Refuse what this machine has no memory for: what is computed is the least that it takes."""
+    """Raise ValueError if this machine has less memory than the computed minimum."""
     if place.device.type == "cuda":
         total, whose = torch.cuda.mem_get_info(place.device)[1], "its GPU"
     else:

@@ -12,13 +12,11 @@ from ratgan.architectures import find_architecture
 def model_card(
     config: TrainConfig, state: dict[str, Any], manifest: Manifest, captions: list[str]
 ) -> str:
-    """Write the card, in Markdown.
+    """Return the card, in Markdown.
 
     Args:
-        config: Of the run.
-        state: Of the checkpoint the model is from.
-        manifest: Of the dataset.
-        captions: A few that it was trained on.
+        state: State of the model's checkpoint.
+        captions: Some captions of the training.
     """
     size, architecture = config.model.image_size, find_architecture(config.model.architecture)
     examples = "\n".join(f"* {caption}" for caption in captions)
@@ -44,8 +42,8 @@ model({captions[0]!r})[0].save("image.png")
 
 Dataset digest `{state["dataset"]}`. Text encoder `{manifest.encoder.name}`
 (sha256 `{manifest.encoder.sha256}`), sentence vectors {manifest.transform.kind} to
-{manifest.transform.dim} numbers. What the images and captions may be used for decides what
-this model may be used for: see the licence of the dataset.
+{manifest.transform.dim} numbers. The permitted use of the images and captions decides the permitted
+use of this model: see the licence of the dataset.
 
 ## Quality
 
@@ -61,15 +59,15 @@ this model may be used for: see the licence of the dataset.
 
 
 def _quality(config: TrainConfig, state: dict[str, Any]) -> str:
-    """Say what was measured of this checkpoint while it trained, and how to measure it well."""
+    """Return the evaluation of this checkpoint during training, and how to evaluate it fully."""
     score = state.get("score")
     measured = (
-        f"While it trained, {config.evaluate_images:,} images: `{score['metric']}` "
-        f"{score['value']:.4g}. That tells checkpoints of one run apart, and no more."
+        f"During training, with {config.evaluate_images:,} images: `{score['metric']}` "
+        f"{score['value']:.4g}. Use it only to compare checkpoints of one run."
         if score
-        else "Nothing was measured while it trained."
+        else "The model was not evaluated during training."
     )
     return (
-        f"{measured}\nA number that others can be held against needs a named protocol: "
+        f"{measured}\nA number for comparison with others needs a named protocol: "
         f"`python jobs/evaluate.py --model {config.output}/{config.name}`."
     )

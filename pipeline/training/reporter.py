@@ -40,10 +40,8 @@ class Reporter(RunReporter):
     """Logs of a GAN training: a line on the console, metrics, sample grids.
 
     Args:
-        config: Resolved options.
-        job: Where to report.
-        dataset: Gives the captions of the samples.
-        device: The generator's.
+        job: Has the run's folder.
+        dataset: Has the captions of the samples.
     """
 
     def __init__(
@@ -51,7 +49,7 @@ class Reporter(RunReporter):
     ) -> None:
         super().__init__(job)
         self.folder = Folder(job.run) / "samples"
-        self.folder.remove_abandoned()  # by a worker that was lost in this same start
+        self.folder.remove_abandoned()  # by a worker that was lost during this start
         self.device = device
         split = "validation" if dataset.manifest.rows("validation") else "train"
         examples: list[Example] = dataset.examples(split, config.samples)
@@ -61,11 +59,11 @@ class Reporter(RunReporter):
         )
         self.sentences = torch.stack([example.sentence for example in examples])
         self.noise = sample_noise(config.seed, len(examples), config.model.noise_dim)
-        # Small pictures are shown larger, so that they can be seen and their captions read.
+        # Small images are enlarged, so that images and captions are readable.
         self.scale = max(1, 128 // config.model.image_size)
 
     def line(self, step: int, last: int, measured: dict[str, float]) -> None:
-        """Say how it goes and log it."""
+        """Print the progress and log the metrics."""
         speed = measured["speed/images_per_s"]
         per_step = measured["images_seen"] / step
         memory = measured.get("memory/gpu_peak_gib", measured["memory/process_gib"])
@@ -81,15 +79,15 @@ class Reporter(RunReporter):
         self.tracker.metrics(step, finite)
 
     def went_back(self, reached: int, step: int, skips: int) -> None:
-        """Say that the run went back to an earlier step; its curves keep what they have."""
+        """Log a rollback to an earlier step; points of later steps stay in the metrics."""
         print_line(
-            f"step {reached:,}: the last {skips:,} steps had losses or gradients not finite. "
-            f"Back to step {step:,}, and on with the batches after them"
+            f"step {reached:,}: the last {skips:,} steps had losses or gradients that are not "
+            f"finite. Rolling back to step {step:,}, and continuing with the batches after them"
         )
         self.tracker.tag("health.rollback", f"step {reached} to step {step}")
 
     def sample(self, gan: Gan, step: int) -> None:
-        """Draw the fixed captions from the fixed noise with the averaged generator."""
+        """Log images of the fixed captions and noise, by the averaged generator."""
         images = sample(gan.average, self.sentences, self.noise)
         picture = grid(images, self.captions, scale=self.scale)
         self._picture("samples", step, picture)
@@ -111,6 +109,6 @@ class Reporter(RunReporter):
         except OSError as error:
             if error.errno not in NO_ROOM:
                 raise
-            print_line(f"step {step:,}: no {name} drawn. {error}")
+            print_line(f"step {step:,}: {name} not saved. {error}")
             return
         self.tracker.image(name, step, f"samples/{file}")

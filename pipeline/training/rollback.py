@@ -8,11 +8,10 @@ from torch import Tensor
 
 
 class Skips:
-    """Counts the steps that were left out, on the device; the same on every worker.
+    """Counts skipped steps on the device; the counts are the same on every worker.
 
     Args:
-        device: Where steps are done.
-        total: How many there were before this start.
+        total: Number of skipped steps before this start.
     """
 
     def __init__(self, device: torch.device, total: int = 0) -> None:
@@ -20,30 +19,29 @@ class Skips:
         self._in_a_row = torch.zeros((), device=device)
 
     def add(self, skipped: Tensor) -> None:
-        """Count a step, given 1 if it was left out and 0 if not."""
+        """Count a step; `skipped` is 1 if it was skipped, otherwise 0."""
         self._total = self._total + skipped
         self._in_a_row = (self._in_a_row + 1) * skipped
 
     def end_row(self) -> None:
-        """Forget that the last steps were left out: the run has gone back."""
+        """Reset the number of skipped steps in a row, after a rollback."""
         self._in_a_row = torch.zeros_like(self._in_a_row)
 
     def total(self) -> int:
-        """Return how many there were; waits for the device."""
+        """Return the number of skipped steps; waits for the device."""
         return int(self._total)
 
     def in_a_row(self) -> int:
-        """Return how many of the last steps were; waits for the device."""
+        """Return the number of skipped steps in a row; waits for the device."""
         return int(self._in_a_row)
 
 
 @dataclass(frozen=True)
 class BatchOffset:
-    """Which batches a run takes, kept with its checkpoints so that a resumed run takes them too.
+    """Offset of a run's batches, stored in checkpoints so that a resumed run uses the same ones.
 
     Attributes:
-        passed_over: Batches left out by going back: step n takes batch n + passed_over.
-        rollbacks: How often the run went back.
+        passed_over: Batches skipped by rollbacks: step n uses batch n + passed_over.
     """
 
     passed_over: int = 0
@@ -51,7 +49,7 @@ class BatchOffset:
 
     @classmethod
     def of(cls, state: dict[str, Any]) -> "BatchOffset":
-        """Read it from the state of a checkpoint; one from before there was a course has none."""
+        """Read it from the state of a checkpoint; old checkpoints have none, and get 0."""
         return cls(**{field.name: state.get(field.name, 0) for field in fields(cls)})
 
     def record(self) -> dict[str, int]:
@@ -59,24 +57,23 @@ class BatchOffset:
         return asdict(self)
 
     def back(self, step: int, target: int) -> "BatchOffset":
-        """Go back from a step to an earlier one, and on with the batches after the first."""
+        """Return the offset after a rollback from `step` to `target`."""
         return BatchOffset(self.passed_over + step - target, self.rollbacks + 1)
 
 
 def refuse_to_go_back(
     step: int, target: int, skips: int, course: BatchOffset, allowed: int
 ) -> None:
-    """Stop a run that going back cannot help.
+    """Stop a run that cannot roll back again.
 
     Args:
-        step: It has reached.
         target: Step of its last checkpoint; 0 if there is none.
-        skips: Steps in a row that were left out.
-        course: Of the run.
-        allowed: Times that it may go back.
+        skips: Skipped steps in a row.
+        course: Offset of the run, with the number of its rollbacks.
+        allowed: Permitted number of rollbacks.
 
     Raises:
-        ValueError: If it may not, or has nowhere to go back to.
+        ValueError: If no rollback is left, or there is no checkpoint.
     """
     happened = f"at step {step:,} the last {skips:,} steps had losses or gradients not finite"
     advice = (
@@ -84,9 +81,9 @@ def refuse_to_go_back(
         "new run with another --name."
     )
     if not target:
-        raise ValueError(f"{happened}, and there is no checkpoint yet to go back to. {advice}")
+        raise ValueError(f"{happened}, and there is no checkpoint yet for a rollback. {advice}")
     if course.rollbacks >= allowed:
         raise ValueError(
-            f"{happened}, and the run has gone back {course.rollbacks} times already "
+            f"{happened}, and the run has rolled back {course.rollbacks} times already "
             f"(health.rollbacks={allowed}). Its last checkpoint is of step {target:,}. {advice}"
         )

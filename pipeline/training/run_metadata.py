@@ -18,14 +18,10 @@ def introduce(
     uri: str,
     part_of: PartOf | None = None,
 ) -> Tracker:
-    """Tell the tracker what run this is, or that it goes on.
+    """Log options, dataset and tags of a new run, or that a run resumes.
 
     Args:
-        config: Of the run.
-        run: Its folder.
-        dataset: It trains on.
-        uri: Of the tracker.
-        part_of: What the run is part of.
+        part_of: The parent run, if any.
     """
     tracker = Tracker(run)
     update_record(run, mlflow_uri=redacted(uri), status="RUNNING")
@@ -69,9 +65,9 @@ def introduce(
 
 
 def in_words(dataset: PreparedDataset) -> str:
-    """Say what a dataset is, in Markdown."""
+    """Return a description of a dataset, in Markdown."""
     manifest = dataset.manifest
     return (
         f"{manifest.rows('train'):,} images of `{manifest.source['name']}` (`{dataset.folder}`), "
-        f"whose captions `{manifest.encoder.name}` reads"
+        f"with captions encoded by `{manifest.encoder.name}`"
     )

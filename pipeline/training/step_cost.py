@@ -26,21 +26,21 @@ from ratgan.text.image_branch import untrained_inception
 from ratgan.text.transform import SentenceTransform
 from ratgan.text.vocabulary import Vocabulary
 
-FIRST = 2  # images of the first step; fewer have no mismatched captions
+FIRST = 2  # images of the first step; one image alone has no mismatched caption
 TIMED = 3  # steps on a GPU, after one that warms up
-SPARE = 0.8  # share of the free memory of a machine that a trial may take
+SPARE = 0.8  # share of the free memory of a machine that a trial may use
 FLOAT_BYTES = 4
 
 
 @dataclass(frozen=True)
 class Trial:
-    """A training step that can be tried.
+    """A training step that can be measured.
 
     Attributes:
-        parameters: Numbers of each network that is trained.
-        held_bytes: Of weights, averages and optimizers: there at every moment.
-        step_bytes: Of a step of so many images: what is alive at once beside that.
-        step: Does one on so many made-up images.
+        parameters: Number of parameters of each trained network.
+        held_bytes: Permanent memory: weights, averages and optimizers.
+        step_bytes: Additional peak memory of a step of so many images.
+        step: Runs one step on so many synthetic images.
     """
 
     parameters: dict[str, int]
@@ -51,12 +51,11 @@ class Trial:
 
 @dataclass(frozen=True)
 class Measured:
-    """A step that was timed.
+    """The result of a timed step.
 
     Attributes:
-        images: In it.
-        seconds: It took.
-        peak_bytes: On a GPU, the most memory that was taken at once.
+        seconds: Time of the step.
+        peak_bytes: Peak memory on a GPU, otherwise None.
     """
 
     images: int
@@ -72,14 +71,11 @@ def gan_trial(
     *,
     tried_in: Precision | None = None,
 ) -> Trial:
-    """Prepare to try the step of a GAN.
+    """Prepare the trial of a GAN's step.
 
     Args:
-        config: Of the run.
         raw_dim: Size of a raw sentence vector.
-        transform: Of those.
-        device: To try on.
-        tried_in: Precision of the steps that are done; that of the run, if not given.
+        tried_in: Precision of the trial; that of the run if not given.
     """
     configure_precision(
         tried_in or config.precision,
@@ -96,13 +92,13 @@ def gan_trial(
 
     def count(images: int) -> int:
         with _Shapes(), warnings.catch_warnings():
-            # torch looks whether a parameter has content before it copies it.
+            # torch checks whether a parameter has content before it copies it.
             warnings.filterwarnings("ignore", message="Accessing the data pointer")
             gan = Gan.create(*networks(config, transform.dim))
-            # Adam's own state is counted apart; its update makes nothing new.
+            # Adam's state is counted in `held_bytes`; its update allocates nothing.
             gan.generator_optimizer = NoUpdate(gan.generator.parameters())
             gan.discriminator_optimizer = NoUpdate(gan.discriminator.parameters())
-            # By their sizes: what is real may not mix with what is not.
+            # Fake tensors of the same sizes: real tensors cannot be mixed with fake ones.
             mean, projection = torch.empty(raw_dim), torch.empty(raw_dim, transform.dim)
             shapes = SentenceTransform(mean, projection, transform.kind)
             batch = _gan_batch(config, images, raw_dim)
@@ -135,8 +131,8 @@ def gan_trial(
 
 
 def pair_trial(config: PretrainConfig, vocabulary: Vocabulary, device: torch.device) -> Trial:
-    """Prepare to try the step of DAMSM pretraining."""
-    # What weights it has changes nothing here, and none are downloaded for it.
+    """Prepare the trial of a step of DAMSM pretraining."""
+    # The cost does not depend on the weights, so none are downloaded.
     trunk = None if config.pair.inception_weights else untrained_inception()
     pair = build_pair(config, vocabulary, device, trunk)
     captions = (" ".join(vocabulary.words[1 : config.pair.max_words + 1]),)
@@ -157,8 +153,8 @@ def pair_trial(config: PretrainConfig, vocabulary: Vocabulary, device: torch.dev
         do_pair_step(of, pair, batch, vocabulary, 0, max(images, 1), device)
 
     def count(images: int) -> int:
-        # Captions of real lengths cannot be counted by shape alone: two small steps are done.
-        step(FIRST)  # Adam's state is made by the first
+        # Fake tensors do not support captions of real lengths: two small real steps are measured.
+        step(FIRST)  # creates Adam's state
         peaks = []
         for some in (FIRST, 2 * FIRST):
             with Counter() as counter:
@@ -174,17 +170,15 @@ def pair_trial(config: PretrainConfig, vocabulary: Vocabulary, device: torch.dev
 def measure(
     trial: Trial, share: int, step_bytes: int, device: torch.device, limit_s: float
 ) -> Measured:
-    """Time a step, of fewer images than a worker has where that would take too long.
+    """Time a step, with fewer images than a worker's share if the whole would take too long.
 
     Args:
-        trial: The step.
         share: Images of a worker.
-        step_bytes: Of a step of that many.
-        device: Of the trial.
-        limit_s: Seconds that all of it may take, about.
+        step_bytes: Additional memory of a step of `share` images.
+        limit_s: Approximate limit for the whole measurement in seconds.
 
     Raises:
-        ValueError: If there is no memory for it.
+        ValueError: If there is not enough memory.
     """
     if device.type == "cuda":
         torch.cuda.reset_peak_memory_stats(device)
@@ -215,10 +209,10 @@ def measure(
 
 
 class _Shapes(FakeTensorMode):
-    """Tensors that have shapes and no content: nothing is computed, no memory is taken."""
+    """Fake tensors with shapes and no content: nothing is computed or allocated."""
 
     def __deepcopy__(self, memo: dict[int, Any]) -> "_Shapes":
-        return self  # tensors that are copied stay in the same world
+        return self  # copied tensors keep this mode
 
 
 def _gan_batch(config: TrainConfig, images: int, raw_dim: int) -> Batch:

@@ -1,7 +1,7 @@
 """Metrics of training steps: means over an interval, speed, and use of the machine.
 
-Values go by the names that MLflow shows in that tab, ``system/…``. Each worker measures itself over
-an interval; worker 0 tells of all of them.
+MLflow shows metrics named ``system/…`` in the tab "System metrics". Each worker measures itself
+over an interval; rank 0 logs the values of all workers.
 """
 
 import math
@@ -15,12 +15,12 @@ from torch import Tensor
 from pipeline.data.loader import Batch
 from pipeline.distributed import collective
 
-TOLD = 8  # workers that are told of; more make the tab slow and no clearer
+TOLD = 8  # workers that are logged; more make the tab slow and less clear
 GIB = 2**30
 
 
 class MachineUse:
-    """Measures this process and its machine from now on."""
+    """Measures this process and its machine, from its creation on."""
 
     def __init__(self) -> None:
         self.process = psutil.Process()
@@ -28,11 +28,11 @@ class MachineUse:
         self.before = self._cpu_s()
 
     def close(self, device: torch.device) -> dict[str, float]:
-        """Return what was used since; every worker must call it, and each gets all of it.
+        """Return the use since creation; every worker must call it, and receives all values.
 
         Returns:
-            By name, with the unit last: `percent` of a CPU core is 100 for a whole core, of a
-            machine or GPU 100 for all of it. What a machine cannot tell is left out.
+            Values by name, with the unit last: of a process, 100 `percent` is one CPU core; of a
+            machine or GPU, it is the whole. Values that a machine does not provide are omitted.
         """
         elapsed = max(time.monotonic() - self.started, 1e-9)
         mine, busy, total = (
@@ -56,7 +56,7 @@ class MachineUse:
         }
 
     def _cpu_s(self) -> tuple[float, float, float]:
-        """Return CPU seconds of this process, and those of the machine: busy, and all."""
+        """Return CPU seconds of this process, and of the machine: busy and total."""
         own, machine = self.process.cpu_times(), psutil.cpu_times()
         total = sum(machine)
         idle = machine.idle + getattr(machine, "iowait", 0.0)
@@ -64,13 +64,13 @@ class MachineUse:
 
 
 def _gpu(device: torch.device) -> dict[str, float]:
-    """Return the same names on every worker of a run, for they are gathered by place."""
+    """Return GPU values, with the same names on every worker: they are gathered by position."""
     if device.type != "cuda":
         return {}
     free, total = torch.cuda.mem_get_info(device)
     try:
         busy, watts = float(torch.cuda.utilization(device)), torch.cuda.power_draw(device) / 1000
-    except Exception:  # NVML has errors of its own; in some containers it tells nothing
+    except Exception:  # NVML has its own error types, and is not available in some containers
         busy, watts = math.nan, math.nan
     return {
         "gpu_percent": busy,
@@ -80,28 +80,28 @@ def _gpu(device: torch.device) -> dict[str, float]:
 
 
 class Interval:
-    """Adds up what happens between two lines, without waiting for the device."""
+    """Sums values over an interval of logging, without waiting for the device."""
 
     def __init__(self, step: int) -> None:
         self.first = step
         self.started = self.began = time.monotonic()
         self.waited_s = 0.0  # for batches
-        self.stepped_s = 0.0  # in steps, waiting included
-        self.own_s: list[float] = []  # that each worker worked on a step, at the end
+        self.stepped_s = 0.0  # in steps, including waits
+        self.own_s: list[float] = []  # of each worker for a step without waits, set by `close`
         self.use = MachineUse()
-        collective.waited_s()  # what was waited before does not count
+        collective.waited_s()  # resets the waits before this interval
         self.names: list[str] = []
-        self.sums: Tensor | None = None  # of what was finite, and how often it was, [2, names]
+        self.sums: Tensor | None = None  # of finite values, and their counts, [2, names]
 
     def wait_for(self, batches: Iterator[Batch]) -> Batch:
-        """Begin a step: take the next batch, and note how long that took."""
+        """Begin a step: take the next batch, and measure the wait."""
         self.began = time.monotonic()
         batch = next(batches)
         self.waited_s += time.monotonic() - self.began
         return batch
 
     def add(self, values: dict[str, Tensor]) -> None:
-        """End a step and add its values; one that is not finite counts for nothing."""
+        """End a step and add its values; values that are not finite are not counted."""
         self.stepped_s += time.monotonic() - self.began
         self.names = list(values)
         row = torch.stack(list(values.values()))
@@ -110,7 +110,7 @@ class Interval:
         self.sums = counted if self.sums is None else self.sums + counted
 
     def close(self, step: int, batch_size: int, device: torch.device) -> dict[str, float]:
-        """Return means over steps and workers, and how fast it went.
+        """Return means over steps and workers, and the speed.
 
         The mean of a value that was never finite is NaN.
         """

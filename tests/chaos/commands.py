@@ -155,7 +155,7 @@ def tell_losses(record_property: Callable[[str, object], None], *starts: Command
     for start in starts:
         since = None if start is starts[0] else start.started
         for at, line in start.lines:
-            if "Starting again from the last checkpoint" in line:
+            if "Restarting from the last checkpoint" in line:
                 resumed, since = 0, at
             elif "resuming from step" in line:
                 resumed = step_resumed(line)

@@ -1,8 +1,8 @@
-"""The faults that a run must bear, by number: how each is brought about, and which test shows it.
+"""The faults that a run must survive, by number: how each is injected, and which test covers it.
 
     python -m tests.chaos.faults    the table as docs/faults.md has it
 
-What a start runs into by chance, two or more of these at once, is what `schedule.py` draws.
+`schedule.py` draws random faults, two or more of these at once.
 """
 
 import sys
@@ -47,7 +47,7 @@ FAULTS = (
         1,
         "A worker is killed",
         "SIGKILL before a step, at each of 40",
-        "replaced; goes on from the last checkpoint, to the same weights",
+        "replaced; training resumes from the last checkpoint, to the same weights",
         (
             *_in(
                 CHAOS,
@@ -65,9 +65,9 @@ FAULTS = (
     ),
     Fault(
         2,
-        "Killed inside a save",
-        "SIGKILL at 11 points: before a write, fsync, rename, the marker, after it",
-        "the checkpoint before is whole and taken, to the same weights; nothing torn has a name",
+        "Killed during a save",
+        "SIGKILL at 11 points: before a write, an fsync, a rename and the marker, and after it",
+        "the previous checkpoint is complete and used, to the same weights; no partial one appears",
         _in(
             PIPELINE,
             "training/test_exact_resume",
@@ -78,16 +78,16 @@ FAULTS = (
     Fault(
         3,
         "The driver is killed",
-        "SIGKILL of the command; of all it started, or alone",
-        "the same command goes on, to the same weights, in the same MLflow run",
+        "SIGKILL of the command, with or without all processes that it started",
+        "the same command resumes, to the same weights, in the same MLflow run",
         _in(PIPELINE, "training/test_train", "a_killed_job_goes_on_with_the_same_command"),
         _in(CHAOS, "kills", "a_driver_killed_alone_leaves_no_worker_that_spoils_the_next_start"),
     ),
     Fault(
         4,
-        "Asked to stop",
+        "A stop is requested",
         "Ctrl-C, SIGTERM; `ray job stop` on a real cluster",
-        "a checkpoint of the step at hand, none lost, status 130 or 143",
+        "a checkpoint of the current step, no step lost, status 130 or 143",
         (
             *_in(
                 CHAOS,
@@ -101,8 +101,8 @@ FAULTS = (
     Fault(
         5,
         "A worker hangs, crashes, is slow",
-        "SIGSTOP, SIGSEGV, a call that never comes back, slow steps",
-        "found by a watchdog, its stacks kept; replaced; to the same weights",
+        "SIGSTOP, SIGSEGV, a call that never returns, slow steps",
+        "found by the watchdog, stacks stored; replaced; to the same weights",
         (),
         _in(
             CHAOS,
@@ -115,10 +115,10 @@ FAULTS = (
     ),
     Fault(
         6,
-        "A node dies, or is taken away",
-        "SIGKILL of a raylet, of GCS, of all of a cluster; notice of it beforehand",
-        "a run with --min-workers goes on with fewer, after a notice from the step at hand; on a "
-        "new cluster the same command goes on",
+        "A node dies, or is preempted",
+        "SIGKILL of a raylet, of GCS, of a whole cluster; a preemption notice",
+        "a run with --min-workers continues with fewer, after a notice from the current step; on "
+        "a new cluster the same command resumes",
         (),
         _in(
             CHAOS,
@@ -133,8 +133,8 @@ FAULTS = (
         7,
         "The disk is full",
         "a tmpfs of 1 MiB, RLIMIT_FSIZE, ENOSPC in a write and an fsync",
-        "said with what is needed and what there is; the old checkpoint is whole; training goes "
-        "on, and stops at the third time in a row",
+        "reported with needed and free bytes; the old checkpoint is complete; training continues, "
+        "and stops after three failed saves in a row",
         (
             *_in(
                 PIPELINE,
@@ -153,8 +153,8 @@ FAULTS = (
     Fault(
         8,
         "S3 is too busy",
-        "503 once, 5 times, for ever; one request in twenty",
-        "asked again up to 10 times, to the same bytes; then an error that names place and cause",
+        "503 once, 5 times, always; for one request in twenty",
+        "retried up to 10 times, to the same bytes; then an error that names place and cause",
         (
             *_in(
                 CHAOS,
@@ -168,9 +168,9 @@ FAULTS = (
     ),
     Fault(
         9,
-        "S3 hangs, is slow, breaks off",
-        "no answer, a slow one, RST, a body cut short, an upload cut short",
-        "asked again, to the same bytes",
+        "S3 hangs, is slow, disconnects",
+        "no response, a slow one, RST, a truncated body, a truncated upload",
+        "retried, to the same bytes",
         _in(
             CHAOS,
             "storage_faults",
@@ -185,7 +185,7 @@ FAULTS = (
         10,
         "S3 refuses",
         "403 to everything, to one method; no bucket; no server; no keys",
-        "an error within seconds, before any work, that names what is not allowed",
+        "an error within seconds, before any work, that names the missing permission",
         (
             *_in(
                 CHAOS,
@@ -201,7 +201,7 @@ FAULTS = (
     ),
     Fault(
         11,
-        "Killed in an upload in parts",
+        "Killed during a multipart upload",
         "SIGKILL while the second part hangs",
         "no object appears; the next upload of that name removes the parts",
         _in(
@@ -213,9 +213,9 @@ FAULTS = (
     ),
     Fault(
         12,
-        "MLflow is away",
-        "refused, killed, hanging, answering 500 and 429",
-        "training is as fast as with it; every point arrives later, once, with its first time",
+        "MLflow is not available",
+        "connection refused, killed, hanging, responses 500 and 429",
+        "training is as fast as with it; every point arrives later, once, with its original time",
         _in(
             PIPELINE,
             "tracking/test_sender",
@@ -229,7 +229,7 @@ FAULTS = (
     Fault(
         13,
         "MLflow's database is locked",
-        "`BEGIN EXCLUSIVE` by another for 20 s",
+        "`BEGIN EXCLUSIVE` by another process for 20 s",
         "as 12",
         (),
         _in(CHAOS, "tracker_faults", "a_database_that_another_has_locked_gets_all_of_it_later"),
@@ -237,8 +237,8 @@ FAULTS = (
     Fault(
         14,
         "NaN on one worker",
-        "an image of one share, the noise of one step",
-        "the step is left out on all workers alike and counted; ten in a row: back and past them",
+        "in an image of one worker, in the noise of one step",
+        "all workers skip and count the step; after ten in a row: rollback, then new batches",
         (
             *_in(
                 PIPELINE,
@@ -256,10 +256,10 @@ FAULTS = (
     ),
     Fault(
         15,
-        "No memory",
-        "RLIMIT_AS, torch's own error; a worker that eats until Ray ends it",
+        "Out of memory",
+        "RLIMIT_AS, torch's own error; a worker that allocates until Ray kills it",
         "an error that names batch, memory and the --optim.accumulate that fits; replaced, or the "
-        "same command goes on",
+        "same command resumes",
         (
             *_in(
                 PIPELINE,
@@ -277,8 +277,8 @@ FAULTS = (
     ),
     Fault(
         16,
-        "A poisonous image",
-        "a PNG with a flipped byte, SIGSEGV and SIGKILL of the decoder, a bomb",
+        "A malicious image",
+        "a PNG with a flipped byte, SIGSEGV and SIGKILL of the decoder, a decompression bomb",
         "one row in `rejects/` with its reason; the next image gets another decoder",
         (
             *_in(
@@ -296,9 +296,9 @@ FAULTS = (
     ),
     Fault(
         17,
-        "Bits rot",
-        "one flipped bit, in 10,000 trials, cuts, holes in a checkpoint; in a shard",
-        "found before use: set aside as `damaged-…` and the one before taken; a shard is named",
+        "Bit rot",
+        "flipped bits (10,000 trials), truncation and holes in a checkpoint; in a shard",
+        "found before use: set aside as `damaged-…`, the previous one is used; a shard is named",
         (
             *_in(
                 PIPELINE,
@@ -314,16 +314,16 @@ FAULTS = (
     ),
     Fault(
         18,
-        "Ray's own records are torn",
-        "all but 40 bytes of its JSON cut off",
-        "no hindrance: a start reads none of an earlier one's",
+        "Ray's own records are truncated",
+        "its JSON is cut to 40 bytes",
+        "no effect: a start does not read the records of earlier ones",
         _in(CHAOS, "training_faults", "torn_records_of_ray_are_no_hindrance"),
     ),
     Fault(
         19,
         "One run started twice",
         "two commands, threads, processes at the same moment, on a disk and on S3",
-        "exactly one runs; the other is told who does",
+        "exactly one runs; the error of the other names it",
         (
             *_in(
                 PIPELINE,
@@ -343,7 +343,7 @@ FAULTS = (
         20,
         "Changed options on resume",
         "another learning rate, width, batch, seed",
-        "refused with old and new value; `--allow-changes` names what may",
+        "refused with old and new value; `--allow-changes` permits some",
         (
             *_in(
                 PIPELINE,
@@ -357,7 +357,7 @@ FAULTS = (
         21,
         "Other versions",
         "a worker's and a checkpoint's differ from the driver's",
-        "workers are refused with the difference; a checkpoint's is said",
+        "workers are refused with the difference; that of a checkpoint is logged",
         _in(
             CHAOS,
             "training_faults",
@@ -368,15 +368,15 @@ FAULTS = (
     Fault(
         22,
         "The clock jumps",
-        "an hour back and two ahead in the middle of a run",
-        "order goes by steps, intervals by a clock that nobody sets: the same weights and curves",
+        "an hour back and two ahead during a run",
+        "order is by step, intervals by a monotonic clock: the same weights and metrics",
         _in(CHAOS, "training_faults", "a_clock_that_jumps_changes_nothing"),
     ),
     Fault(
         23,
         "A sweep is killed",
-        "SIGKILL of the driver in the middle of its trials",
-        "the same command goes on; what was finished is not trained again",
+        "SIGKILL of the driver during its trials",
+        "the same command resumes; finished trials are not trained again",
         (),
         (
             "tests/pipeline/sweeps/test_sweep.py::test_a_killed_sweep_is_finished_by_the_same_command",
@@ -385,8 +385,8 @@ FAULTS = (
     Fault(
         24,
         "Preparation is killed",
-        "SIGKILL of all of it, at 20 random moments",
-        "the same command goes on, shard by shard, to the same bytes",
+        "SIGKILL of all processes, at 20 random moments",
+        "the same command resumes, shard by shard, to the same bytes",
         _in(PIPELINE, "preparation/test_prepare_again", "a_killed_preparation_goes_on"),
         _in(CHAOS, "prepare_faults", "a_preparation_killed_twenty_times_ends_in_the_same_bytes"),
     ),

@@ -124,7 +124,7 @@ class Episode:
 
     def restarted_s(self, command: Command) -> float | None:
         """Return how long a start took to do without a lost worker."""
-        lost = command.when("Starting again from the last checkpoint")
+        lost = command.when("Restarting from the last checkpoint")
         again = command.when(r"step [\d,]+/", after=lost) if lost else None
         return None if lost is None or again is None else again - lost
 
@@ -333,7 +333,7 @@ def _killed(episode: Episode, command: Command, status: int, where: str) -> Outc
 
 def step_reached_before(command: Command) -> int:
     """Return the last step a training told of before it lost a worker."""
-    lost = command.when("Starting again from the last checkpoint") or 0
+    lost = command.when("Restarting from the last checkpoint") or 0
     before = [line for at, line in command.lines if at < lost and "/24  images" in line]
     return int(before[-1].partition("step ")[2].partition("/")[0]) if before else 0
 

@@ -36,7 +36,7 @@ def test_a_stopped_worker_is_found_and_replaced_and_nan_on_one_is_left_out_by_al
     job = struck(shapes, tmp_path, f"{stop};nan@worker.step:rank=1,step=9")
     said = job.said
 
-    hung = r"worker 1 \(stopped, or its machine is gone\) hung\. Stacks: .*/hangs\. Starting again"
+    hung = r"worker 1 \(stopped, or its machine is gone\) hung\. Stacks: .*/hangs\. Restarting"
     assert re.search(rf"step 6 took more than \d+ s: {hung}", said), said
     assert "resuming from step 4" in said
     (left,) = (tmp_path / "struck/run/hangs").iterdir()
@@ -60,7 +60,7 @@ def test_a_stopped_worker_is_found_and_replaced_and_nan_on_one_is_left_out_by_al
         (
             "segv@worker.step:rank=1",
             # It is chance whether Ray hears of its end before the other says that it is gone.
-            r"worker 1 was lost \(killed, crashed or out of memory\)|workers lost each other",
+            r"worker 1 was lost \(killed, crashed or out of memory\)|connection to each other",
         ),
     ],
 )
@@ -71,7 +71,7 @@ def test_a_worker_that_hangs_or_crashes_is_named_and_replaced(
     said = job.said
 
     assert re.search(told, said), said
-    assert "Starting again from the last checkpoint (1 of 3 times)" in said
+    assert "Restarting from the last checkpoint (1 of 3 times)" in said
     assert weights(tmp_path / "struck/run", 12) == two_workers_through[12]
     tell_losses(record_property, job)
     record_property("weights_equal", True)

@@ -53,7 +53,7 @@ def test_a_worker_killed_at_every_step_is_replaced_each_time(shapes, tmp_path, r
 
     assert status == 0, command.said
     assert len(list(tmp_path.glob("struck-*"))) == STEPS
-    assert f"Starting again from the last checkpoint ({STEPS} of {STEPS} times)" in command.said
+    assert f"Restarting from the last checkpoint ({STEPS} of {STEPS} times)" in command.said
     run = tmp_path / "killed/run"
     assert invariants.other_weights(run, whole, STEPS) == []
     assert invariants.incomplete(run) == []

@@ -82,7 +82,7 @@ def test_a_run_grows_when_there_is_room_and_loses_no_step(
 
     said = capsys.readouterr().out
     assert "1 to 2 workers" in said
-    assert "room for 2 workers: a checkpoint is saved, and they go on from it" in said
+    assert "capacity for 2 workers: they continue from a checkpoint" in said
     assert "workers 1 → 2" in said
     told = steps_told(tmp_path)
     assert told == list(range(2, told[-1] + 1, 2)), "each step was done once"
@@ -98,13 +98,13 @@ def test_a_node_leaves_and_another_joins(shapes, tmp_path, record_property):
             at = then(job, "step 20/")
             next(node for node in nodes[1:] if node.started("RayTrainWorker")).kill()
             left = time.monotonic()
-            at = then(job, "Starting again from the last checkpoint", at)
+            at = then(job, "Restarting from the last checkpoint", at)
             noticed_s = at - left
             at = then(job, "workers 2 → 1", at)
             at = then(job, "step [0-9,]+/", at)
             cluster.add(cpus=1)
             joined = time.monotonic()
-            asked = then(job, "room for 2 workers", at)
+            asked = then(job, "capacity for 2 workers", at)
             found_s = asked - joined
             at = then(job, "workers 1 → 2", asked)
             at = then(job, "step [0-9,]+/", at)
@@ -142,7 +142,7 @@ def test_a_machine_that_is_to_be_taken_away_is_left_with_no_step_done_twice(
             else:
                 going.announce_departure(PATIENCE_S, cluster.client)
             told = time.monotonic()
-            at = then(job, "machine of worker . is to be taken away. A checkpoint is saved", at)
+            at = then(job, "machine of worker . is preempted. A checkpoint is saved", at)
             stopped_s = at - told
             at = then(job, "workers 2 → 1", at)
             at = then(job, "step [0-9,]+/", at)
@@ -156,7 +156,7 @@ def test_a_machine_that_is_to_be_taken_away_is_left_with_no_step_done_twice(
 
     told_of = steps_told(tmp_path / "runs")
     assert told_of == list(range(2, told_of[-1] + 1, 2)), "each step was done once"
-    assert "Starting again" not in job.said, "it is no loss"
+    assert "Restarting" not in job.said, "it is no loss"
     record_property("steps_lost", 0)
 
 
@@ -186,7 +186,7 @@ def test_a_machine_that_goes_before_the_step_at_hand_is_done_is_a_loss(
             next(node for node in nodes[1:] if node.started("RayTrainWorker")).process.terminate()
             assert job.wait() == 0, job.said
 
-    assert "Starting again from the last checkpoint (1 of 3 times)" in job.said
+    assert "Restarting from the last checkpoint (1 of 3 times)" in job.said
     assert "resuming from step 4" in job.said
     assert "workers 2 → 1" in job.said
     tell_losses(record_property, job)
@@ -221,14 +221,14 @@ def test_a_worker_that_ray_ends_for_want_of_memory_costs_no_work(
         starts = [job]
         if ended:
             # Ray ended helpers of its own too, and keeps the workers' place until the job is over.
-            assert "error: there was no room for 2 workers in 20 s" in said
+            assert "error: no capacity for 2 workers in 20 s" in said
             with start(run, tmp_path, **cluster.client) as job:
                 assert job.wait() == 0, job.said
             said += job.said
             starts.append(job)
 
     assert re.search(r"lost \((killed, crashed or out of memory|OutOfMemoryError)\)", said), said
-    assert "Starting again from the last checkpoint (1 of 3 times)" in said
+    assert "Restarting from the last checkpoint (1 of 3 times)" in said
     assert "resuming from step 4" in said
     assert weights(tmp_path / "runs/run", 12) == two_workers_through[12]
     tell_losses(record_property, *starts)
@@ -247,8 +247,8 @@ def test_a_fixed_number_of_workers_waits_for_a_node_and_then_says_what_is_missin
             for worker in nodes[0].started("RayTrainWorker"):
                 worker.kill()
             assert job.wait() == 2, job.said
-        assert "waiting up to 60 s for room for 2 workers: the cluster has" in job.said
-        assert "error: there was no room for 2 workers in 60 s: the cluster has 2 CP" in job.said
+        assert "waiting up to 60 s for capacity for 2 workers: the cluster has" in job.said
+        assert "error: no capacity for 2 workers in 60 s: the cluster has 2 CP" in job.said
         assert status(tmp_path / "runs") == "FAILED"
 
         cluster.add(cpus=1)

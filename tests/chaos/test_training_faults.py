@@ -50,8 +50,8 @@ def test_a_killed_worker_is_replaced_and_the_weights_are_the_same(
     assert ended == 0, job.said
     assert len(list(tmp_path.glob("struck-*"))) == len(kills)
     # It is chance whether Ray hears of its end before the other says that it is gone.
-    assert re.search("worker 1 was lost|workers lost each other", job.said), job.said
-    assert "Starting again from the last checkpoint (2 of 3 times)" in job.said
+    assert re.search("worker 1 was lost|connection to each other", job.said), job.said
+    assert "Restarting from the last checkpoint (2 of 3 times)" in job.said
     resumed = [int(step) for step in re.findall(r"resuming from step (\d)", job.said)]
     assert resumed == [2, 6]
     for struck, step in zip(kills, resumed, strict=True):

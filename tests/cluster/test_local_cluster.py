@@ -293,9 +293,9 @@ def test_what_stands_in_the_way_is_said_at_once(cluster, monkeypatch, tmp_path):
     monkeypatch.delenv("RAY_AUTH_MODE", raising=False)
     asked, checks = counted_asking(monkeypatch), 0
     cases = [
-        ("token missing: the cluster at .* asks for one", tmp_path / "none", None),
-        ("asks for a token, and the one in .* is not used: export RAY_AUTH_MODE", other, None),
-        ("wrong token: the cluster at .* does not take the one in", other, "token"),
+        ("token missing: the cluster at .* requires one", tmp_path / "none", None),
+        ("requires a token, and the one in .* is not used: export RAY_AUTH_MODE", other, None),
+        ("wrong token: the cluster at .* does not accept the one in", other, "token"),
     ]
 
     for message, path, mode in cases:

@@ -151,8 +151,8 @@ def test_a_run_goes_on_when_a_host_is_cut_off_and_the_host_comes_back(network, s
     said = network.wait("the end of the run", "ray job logs cut", "stopped at step")
 
     assert len(hosts_at_work) == 2
-    assert "Starting again from the last checkpoint (1 of 3 times)" in said
-    assert "room for 2 workers: a checkpoint is saved, and they go on from it" in said
+    assert "Restarting from the last checkpoint (1 of 3 times)" in said
+    assert "capacity for 2 workers: they continue from a checkpoint" in said
     _, state = newest_checkpoint(checkpoints)
     assert f"stopped at step {state['step']:,}." in said
     sys.stdout.write(f"on {hosts_at_work}, {away} cut: went on after {resumed_s:.0f} s\n{said}")

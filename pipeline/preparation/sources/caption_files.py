@@ -1,4 +1,4 @@
-"""Files that hold the captions of one image: one caption a line, or JSON."""
+"""Files with the captions of one image: one caption on each line, or JSON."""
 
 import codecs
 import json
@@ -21,9 +21,9 @@ def listed(name: str, size: int, shown: str | None = None) -> str:
     """Return the entry of a caption file among a record's texts.
 
     Args:
-        name: Where the source finds it.
-        size: In bytes; a file too large for captions is never read.
-        shown: What the user calls it.
+        name: Place of the file for the source.
+        size: Size in bytes; a file too large for captions is never read.
+        shown: Name for messages; by default `name`.
     """
     if size > MAX_BYTES:
         return refusal(
@@ -33,35 +33,35 @@ def listed(name: str, size: int, shown: str | None = None) -> str:
 
 
 def order(name: str) -> int:
-    """Rank the endings: JSON beside a text file says more than the captions, and is left aside."""
+    """Return the rank of an ending: JSON beside a text file has other data too, and is last."""
     return next((i for i, ending in enumerate(ENDINGS) if name.lower().endswith(ending)), 0)
 
 
 def find_captions(folder: Folder, given: str | None, usual: Sequence[str]) -> str:
-    """Find the folder of the caption files by Reed et al., which come apart from their images.
+    """Find the folder of the caption files by Reed et al., which are distributed separately.
 
     Args:
-        folder: Of the originals.
-        given: What the user named, below it.
-        usual: Where they usually are.
+        given: The user's option, below it.
+        usual: Usual names of the folder.
 
     Raises:
-        ValueError: If there are none.
+        ValueError: If it does not exist.
     """
     if given is not None:
         inside(folder, given)
     found = next((n for n in ([given] if given else usual) if folder.exists(n)), None)
     if found is None:
         raise ValueError(
-            f"{folder}/{given or usual[0]} does not exist, so there are no captions. They do not "
-            f"come with the images: put <class>/<name>.txt by Reed et al. 2016, one caption a "
-            f"line, into {usual[0]}/ there, or name their folder below --root with --captions."
+            f"{folder}/{given or usual[0]} does not exist, so there are no captions. They are not "
+            f"distributed with the images: put <class>/<name>.txt by Reed et al. 2016, one caption "
+            f"on each line, into {usual[0]}/ there, or name their folder below --root with "
+            "--captions."
         )
     return found.strip("/")
 
 
 def read_captions(root: str, record: Record, key: str | None = None) -> list[str | bytes]:
-    """Read the caption files of a record: those of text, or else those of JSON.
+    """Read the caption files of a record: text files, or JSON files if there are no others.
 
     Args:
         root: Folder or bucket address of the originals.
@@ -89,17 +89,16 @@ def captions_of(name: str, content: bytes, key: str | None = None) -> list[str |
     """Read the captions in a file.
 
     Args:
-        name: Its ending decides how; shown in errors.
-        content: Of the file.
-        key: Of the captions in a JSON object; by default the first of `KEYS` that is there.
+        name: Name of the file; its ending is the format.
+        key: Key of the captions in a JSON object; by default the first of `KEYS` that exists.
 
     Raises:
-        RejectedError: If JSON is damaged, or holds no captions.
+        RejectedError: If JSON is damaged, or has no captions.
     """
     if name.lower().endswith(".json"):
         return list(_from_json(name, content, key))
     lines = content.removeprefix(codecs.BOM_UTF8).splitlines()
-    return [line for line in lines if line.strip()]  # a blank line ends many a file
+    return [line for line in lines if line.strip()]  # many files end with a blank line
 
 
 def _from_json(name: str, content: bytes, key: str | None) -> list[str]:

@@ -15,7 +15,7 @@ HALF_PAIR = re.compile(
     rb"\\u[dD][89abAB][0-9a-fA-F]{2}(?!\\u[dD][c-fC-F])"
     rb"|(?<!\\u[dD][89abAB][0-9a-fA-F]{2})\\u[dD][c-fC-F][0-9a-fA-F]{2}"
 )
-BEFORE, AFTER = 6, 12  # bytes that decide whether an escape has its other half
+BEFORE, AFTER = 6, 12  # bytes around an escape that may have its other half
 
 
 class CocoSource(Source):
@@ -27,11 +27,11 @@ class CocoSource(Source):
     name: ClassVar[str] = "coco"
 
     root: Root = "data/coco"
-    """Folder or bucket that holds `annotations` and the image folders."""
+    """Folder or bucket with `annotations` and the image folders."""
     train: str = "train2017"
     """Name of the training split: captions in annotations/captions_NAME.json, images in NAME/."""
     validation: str = "val2017"
-    """Name of the validation split, laid out alike."""
+    """Name of the validation split, with the same layout."""
 
     def records(self) -> Iterator[Record]:
         """List the images of both splits in the order of their ids."""
@@ -58,7 +58,7 @@ class CocoSource(Source):
 
 
 def _read(folder: Folder, file: str, name: str, split: str, catalogue: Catalogue) -> None:
-    """Read a captions file piece by piece: images, then captions, by the ids they share."""
+    """Stream a captions file: first images, then captions, joined by their ids."""
     images = captions = 0
     try:
         for image in _items(folder, file, "images"):
@@ -71,7 +71,7 @@ def _read(folder: Folder, file: str, name: str, split: str, catalogue: Catalogue
             text, number = annotation["caption"], annotation["id"]
             if not isinstance(text, str) or not isinstance(number, int):
                 raise TypeError(f"caption {number!r} is {type(text).__name__}, not text")
-            # Captions in the order of their own ids: the order of the file does not matter.
+            # Captions are sorted by their own ids: the order in the file has no effect.
             key = _key(name, annotation["image_id"])
             catalogue.caption(key, text, number=number, split=split)
             captions += 1
@@ -91,14 +91,14 @@ def _read(folder: Folder, file: str, name: str, split: str, catalogue: Catalogue
 
 
 def _items(folder: Folder, file: str, name: str) -> Iterator[Any]:
-    # The fast parser puts a question mark in the place of half a surrogate pair, without a word.
+    # The fast parser silently replaces half a surrogate pair by a question mark.
     parser = ijson.get_backend("python") if _has_half_pairs(folder, file) else ijson
     with folder.open(file) as stream:
         yield from parser.items(stream, f"{name}.item", use_float=True)
 
 
 def _has_half_pairs(folder: Folder, file: str) -> bool:
-    """Tell whether a JSON file escapes half a surrogate pair, which is no character."""
+    """Return whether a JSON file escapes half a surrogate pair, which is no character."""
     window = b" " * BEFORE
     with folder.open(file) as stream:
         while chunk := stream.read(2**22):
@@ -109,7 +109,7 @@ def _has_half_pairs(folder: Folder, file: str) -> bool:
 
 
 def _half_pair(window: bytes) -> bool:
-    """Search a window but its ends, where a neighbour may be missing."""
+    """Search a window except its ends, where the other half may be missing."""
     found = HALF_PAIR.finditer(window, BEFORE)
     return any(match.start() < len(window) - AFTER for match in found)
 

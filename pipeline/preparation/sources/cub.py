@@ -11,8 +11,8 @@ from pipeline.preparation.sources.source import Record, Source
 from pipeline.storage.folder import Folder
 from ratgan.weights.restricted_pickle import load_foreign_pickle
 
-# The classes that Reed et al. 2016 (https://arxiv.org/abs/1605.05396) hold out, as the file lists
-# of AttnGAN have them: 50 of 200.
+# The 50 of 200 classes that Reed et al. 2016 (https://arxiv.org/abs/1605.05396) hold out, from
+# AttnGAN's file lists.
 TEST_CLASSES = frozenset({
     1, 4, 6, 8, 9, 14, 23, 29, 31, 33, 34, 35, 36, 37, 38, 43, 49, 51, 53, 66, 72, 79, 83, 84, 86,
     91, 95, 96, 98, 101, 102, 103, 112, 114, 119, 121, 130, 135, 138, 147, 156, 163, 165, 166, 180,
@@ -27,7 +27,7 @@ Box = tuple[float, float, float, float]
 
 
 class CubSource(Source):
-    """CUB-200-2011 as unpacked, or as AttnGAN lays it out, with text/<class>/<name>.txt.
+    """CUB-200-2011 as unpacked, or in AttnGAN's layout, with text/<class>/<name>.txt.
 
     python jobs/prepare.py cub --root data/birds --image-size 256 --output data/cub-256
     """
@@ -35,11 +35,11 @@ class CubSource(Source):
     name: ClassVar[str] = "cub"
 
     root: Root = "data/birds"
-    """Folder or bucket that holds CUB_200_2011 and the captions, or CUB_200_2011 itself. With
-    train/filenames.pickle and test/filenames.pickle in it, these are the split; without, the 150
-    and 50 classes of Reed et al. 2016, which are the same."""
+    """Folder or bucket with CUB_200_2011 and the captions, or CUB_200_2011 itself. If it has
+    train/filenames.pickle and test/filenames.pickle, they are the split; otherwise the 150 and 50
+    classes of Reed et al. 2016, which are the same."""
     captions: str | None = None
-    """Folder of the captions, below root. Default: text or text_c10, whichever is there."""
+    """Folder of the captions, below root. Default: text or text_c10, the one that exists."""
 
     def records(self) -> Iterator[Record]:
         """List the images of both splits in the order of their names."""
@@ -95,7 +95,7 @@ class CubSource(Source):
                 return base
         raise ValueError(
             f"{folder} is not CUB-200-2011: neither it nor CUB_200_2011 in it has {FILES[0]}. "
-            f"It holds {some_names(folder)}. Name the folder that holds CUB_200_2011 with --root."
+            f"It holds {some_names(folder)}. Name the folder with CUB_200_2011 with --root."
         )
 
 
@@ -132,14 +132,14 @@ def _table(folder: Folder, file: str, columns: int) -> Iterator[tuple[int, list[
         if values and len(values) != columns:
             raise ValueError(
                 f"{folder}/{file}, line {number} has {len(values)} words, not {columns}: "
-                f"{line[:80]!r}. Is the file whole?"
+                f"{line[:80]!r}. Is the file complete?"
             )
         if values:
             yield number, values
 
 
 def _pickled_split(folder: Folder) -> dict[str, set[str]]:
-    """Read the file lists of AttnGAN's layout, if they are there."""
+    """Read the file lists of AttnGAN's layout, if they exist."""
     files = {"train": "train/filenames.pickle", "validation": "test/filenames.pickle"}
     there = {split: file for split, file in files.items() if folder.exists(file)}
     if not there:
@@ -147,14 +147,14 @@ def _pickled_split(folder: Folder) -> dict[str, set[str]]:
     if len(there) < len(files):
         (missing,) = set(files.values()) - set(there.values())
         raise ValueError(
-            f"{folder}/{missing} does not exist, and {', '.join(there.values())} does. Both make a "
-            "split: add it, or move the other away to have the published split."
+            f"{folder}/{missing} does not exist, and {', '.join(there.values())} does. A split "
+            "needs both: add it, or remove the other to use the published split."
         )
     splits = {split: set(_names(folder, file)) for split, file in files.items()}
     if both := splits["train"] & splits["validation"]:
         raise ValueError(
-            f"{folder}: {len(both):,} images are in both filenames.pickle, {min(both)!r} for one. "
-            "An image is of one split."
+            f"{folder}: {len(both):,} images are in both filenames.pickle, for example "
+            f"{min(both)!r}. An image must be in one split."
         )
     return splits
 

@@ -1,4 +1,4 @@
-"""Find the files that a name, a folder or a pattern stands for."""
+"""Find the files of a name, a folder or a pattern."""
 
 import re
 from collections.abc import Iterator
@@ -9,7 +9,7 @@ from pipeline.storage.folder import Folder
 
 SPECIAL = re.compile(r"[*?\[{]")
 BRACES = re.compile(r"\{(\d+)\.\.(\d+)\}|\{([^{}]*,[^{}]*)\}")
-ADVICE = "Name a file, a folder of such, or a pattern with --root."
+ADVICE = "Name a file, a folder of such files, or a pattern with --root."
 MAX_NAMES = 1_000_000  # of one pattern
 
 
@@ -17,15 +17,15 @@ def matching_files(location: str, endings: tuple[str, ...]) -> tuple[Folder, lis
     """Find files.
 
     Args:
-        location: A file; a folder, which is searched with all in it; or a pattern with `*`, `?`,
-            `[…]`, `{000..123}` or `{a,b}`, of which `*` matches within a folder's name.
-        endings: Of the files in a folder; those of a pattern may have any.
+        location: A file; a folder, which is searched recursively; or a pattern with `*`, `?`,
+            `[…]`, `{000..123}` or `{a,b}`, in which `*` does not match a slash.
+        endings: Endings of files in a folder; files of a pattern may have any.
 
     Returns:
         A folder, and names in it, sorted.
 
     Raises:
-        ValueError: If there is none, or if a pattern of braces names one that is missing.
+        ValueError: If there is none, or if a file of a pattern with braces is missing.
     """
     folder = base_folder(location)
     rest = location.removeprefix(folder.location).lstrip("/")
@@ -40,14 +40,14 @@ def matching_files(location: str, endings: tuple[str, ...]) -> tuple[Folder, lis
     _check_exists(folder)
     patterns = list(_expanded(rest))
     parts = [pattern.split("/") for pattern in patterns]
-    # Names of a few shards against many files: the exact ones are looked up, not searched.
+    # A lookup for exact names, because a pattern may expand to many of them.
     exact = {pattern for pattern in patterns if not SPECIAL.search(pattern)}
     inexact = [part for part in parts if SPECIAL.search("/".join(part))]
     found = sorted(n for n, _ in folder.walk() if n in exact or _matches(n, inexact))
     if missing := sorted(exact.difference(found)):
         raise ValueError(
             f"{folder}: {len(missing):,} of {len(exact):,} files of {rest!r} do "
-            f"not exist, {missing[0]} for one."
+            f"not exist, {missing[0]} for example."
         )
     if not found:
         raise ValueError(f"{folder} holds nothing that matches {rest!r}.")
@@ -56,7 +56,7 @@ def matching_files(location: str, endings: tuple[str, ...]) -> tuple[Folder, lis
 
 @lru_cache(maxsize=8)
 def base_folder(location: str) -> Folder:
-    """Return the folder that the names are in which `matching_files` finds."""
+    """Return the folder of the names that `matching_files` returns."""
     special = SPECIAL.search(location)
     if special is not None:
         return Folder(location[: location.rfind("/", 0, special.start())])
@@ -65,16 +65,12 @@ def base_folder(location: str) -> Folder:
 
 
 def check_pattern(pattern: str | None, names: list[str]) -> None:
-    """Check that a pattern of held-out files holds out some of them, and not all.
-
-    Raises:
-        ValueError: If it does not.
-    """
+    """Raise ValueError unless a pattern of held-out files matches some of them, and not all."""
     count = sum(fnmatchcase(name, pattern) for name in names) if pattern else 1
     if pattern and not 0 < count < len(names):
         raise ValueError(
             f"--validation-files {pattern!r} matches {count:,} of {len(names):,} files, "
-            f"{names[0]} for one. It must match some of them, and not all."
+            f"{names[0]} for example. It must match some of them, and not all."
         )
 
 
@@ -91,7 +87,7 @@ def _matches(name: str, patterns: list[list[str]]) -> bool:
 
 
 def _expanded(pattern: str) -> Iterator[str]:
-    """Write out braces, as a shell does."""
+    """Expand braces, as a shell does."""
     found = BRACES.search(pattern)
     if found is None:
         yield pattern

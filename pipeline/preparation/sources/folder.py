@@ -20,7 +20,7 @@ VALIDATION_FOLDERS = ("validation", "val", "test")
 
 
 class FolderSource(Source):
-    """Your own images: any folders of .jpg, .png, .webp, each with .txt, .caption or .json beside.
+    """Your own images: any folders of .jpg, .png, .webp, each with a .txt, .caption or .json file.
 
     python jobs/prepare.py folder --root data/mine --image-size 256 --output data/mine-256
     """
@@ -28,20 +28,20 @@ class FolderSource(Source):
     name: ClassVar[str] = "folder"
 
     root: Root
-    """Folder or bucket of the images. One image a.jpg takes its captions from a.txt or a.caption
-    (one a line), else from a.json (a text, a list of texts, or an object with one of these).
-    Hidden files are left aside."""
+    """Folder or bucket of the images. The captions of a.jpg are in a.txt or a.caption (one on each
+    line), otherwise in a.json (a text, a list of texts, or an object with one of these). Hidden
+    files are ignored."""
     images: str = ""
-    """Folder of the images below root, where captions lie in another. Default: root itself."""
+    """Folder of the images below root, if captions are in another one. Default: root itself."""
     captions: str | None = None
-    """Folder of the captions below root, laid out like that of the images. Default: the same."""
+    """Folder of the captions below root, with the layout of the images. Default: the same."""
     caption_key: str | None = None
     """Key of the captions in a JSON object. Default: caption, captions, text or texts."""
     validation: Annotated[float, Field(ge=0, le=0.9)] = 0.1
-    """Share of images held out, by a hash of their names. Folders train and validation, val or
-    test at the top of the images are the split instead, where they are."""
+    """Share of images held out, by a hash of their names. If the top folder of the images has
+    folders train and validation, val or test, they are the split instead."""
     label: Literal["none", "folder"] = "none"
-    """folder: the folder of an image names its class. none: classes are not known."""
+    """folder: the folder of an image is its class. none: classes are not known."""
 
     def records(self) -> Iterator[Record]:
         """List the images in the order of their names."""
@@ -104,7 +104,7 @@ class FolderSource(Source):
 
 
 def _split_folders(images: Folder) -> dict[str, str]:
-    """Find the folders that are the split: train, and the first of those that may be held out."""
+    """Find the folders of the split: train, and the first of `VALIDATION_FOLDERS`."""
     other = next((name for name in VALIDATION_FOLDERS if images.exists(name)), None)
     if other is None or not images.exists("train"):
         return {}
@@ -112,5 +112,5 @@ def _split_folders(images: Folder) -> dict[str, str]:
 
 
 def _hidden(file: str) -> bool:
-    """Tell what an operating system leaves behind from what a person put there."""
+    """Return whether a file is hidden or left by an operating system."""
     return any(part.startswith(".") or part == "__MACOSX" for part in file.split("/"))

@@ -1,7 +1,7 @@
-"""Join images and captions on disk: listed in any order, read in pairs and in one order.
+"""Join images and captions on disk: added in any order, read in pairs and sorted.
 
-Millions of captions do not fit into memory, and files list them in an order of their own. A
-temporary SQLite file sorts and joins them, and finds names that occur twice.
+Millions of captions do not fit into memory, and files list them in any order. A temporary SQLite
+file sorts and joins them, and finds names that occur twice.
 """
 
 import json
@@ -26,11 +26,7 @@ CREATE TABLE captions (key TEXT, number INTEGER, text BLOB, file TEXT, split TEX
 
 
 class Catalogue:
-    """Collects images and captions by a key, and pairs them.
-
-    Args:
-        where: What is being listed, for errors.
-    """
+    """Collects images and captions by a key, and pairs them; errors name `where`."""
 
     def __init__(self, where: str) -> None:
         self.where = where
@@ -63,11 +59,10 @@ class Catalogue:
         """Add an image.
 
         Args:
-            key: Pairs it with captions.
+            key: Key that the captions of the image have too.
             location: As in `Record`.
             split: As in `Record`.
-            name: Becomes the record's id; by default the key. Images of one key share its
-                captions.
+            name: Id of the record; by default the key. Images of one key share its captions.
             again: Whether it may have been added before, with the same fields.
             fields: `label`, `meaning`, `box`, `size` as in `Record`.
 
@@ -87,33 +82,33 @@ class Catalogue:
             if before[0] == location and before[1] != rest:
                 raise ValueError(
                     f"{self.where}: image {name!r} occurs twice, as {_said(before[1])} and as "
-                    f"{_said(rest)}. It can be one of them only."
+                    f"{_said(rest)}. It can be only one of them."
                 ) from error
             raise ValueError(
                 f"{self.where}: {name!r} names two images, {before[0]!r} and {location!r}. Names "
-                "must be unique: take one of them out, or rename it."
+                "must be unique: remove one of them, or rename it."
             ) from error
 
     def caption(self, key: str, text: str, *, number: int = 0, split: str = "train") -> None:
         """Add a caption.
 
         Args:
-            key: Of its image, whether that was added already, will be, or is missing.
-            text: As found.
-            number: Captions of an image are ordered by it; equal ones stay as they were added.
-            split: Where it counts if its image is missing.
+            key: Key of its image, which may be added before, later, or never.
+            text: The unchanged caption.
+            number: Sorts the captions of an image; equal numbers keep the order of adding.
+            split: Split for the count if its image is missing.
         """
-        # As bytes: half a surrogate pair, which JSON can hold, is no text for SQLite.
+        # As bytes: JSON can have half a surrogate pair, which SQLite does not accept as text.
         row = (_text(key), number, text.encode("utf-8", "surrogatepass"), None, split)
         self._db.execute("INSERT INTO captions VALUES (?, ?, ?, ?, ?)", row)
 
     def text_file(self, key: str, file: str, *, number: int = 0, split: str = "train") -> None:
-        """Add a file that holds captions of an image; arguments as for `caption`."""
+        """Add a file with captions of an image; arguments as for `caption`."""
         row = (_text(key), number, None, _text(file), split)
         self._db.execute("INSERT INTO captions VALUES (?, ?, ?, ?, ?)", row)
 
     def records(self) -> Iterator[Record]:
-        """List what was added in the order of keys; captions without an image come too."""
+        """List the records in the order of keys, and captions without an image."""
         self._db.executescript(
             "CREATE INDEX images_by_key ON images (key, id);"
             "CREATE INDEX captions_by_key ON captions (key, number);"
@@ -139,7 +134,7 @@ class Catalogue:
 
 
 def _text(name: str) -> str:
-    """Write out what is not valid Unicode: names of files and JSON can hold such."""
+    """Escape invalid Unicode, which names of files and JSON can have."""
     return name.encode("utf-8", "backslashreplace").decode()
 
 

@@ -30,15 +30,15 @@ class Oxford102Source(Source):
     name: ClassVar[str] = "oxford102"
 
     root: Root = "data/flowers"
-    """Folder or bucket that holds jpg and the captions."""
+    """Folder or bucket with jpg and the captions."""
     captions: str | None = None
-    """Folder of the captions, below root. Default: text or text_c10, whichever is there."""
+    """Folder of the captions, below root. Default: text or text_c10, the one that exists."""
     split: Literal["class-disjoint", "published-none"] = "class-disjoint"
-    """class-disjoint: the classes in Reed's testclasses.txt are held out; where that is missing, a
-    fifth of the classes drawn from the seed, which is not the published split. published-none: all
-    images train and all validate, as in RAT-GAN's published code."""
+    """class-disjoint: the classes in Reed's testclasses.txt are held out; without this file, a
+    fifth of the classes by the seed, which is not the published split. published-none: all images
+    are training and validation images, as in RAT-GAN's published code."""
     seed: Annotated[int, Field(ge=0)] = 0
-    """Draws the classes to hold out where there is no testclasses.txt."""
+    """Seed of the held-out classes, if there is no testclasses.txt."""
 
     @property
     def overlapping(self) -> bool:
@@ -88,15 +88,15 @@ class Oxford102Source(Source):
         return read_captions(self.root, record)
 
     def _held_out(self, folder: Folder, texts: str, classes: set[str]) -> set[str]:
-        """Choose the classes of the validation split, and say how."""
+        """Choose the classes of the validation split, and print how."""
         if self.overlapping:
             print_line("all images are in the training and in the validation split, as published")
             return set()
         if not classes:
             raise ValueError(
-                f"{folder} does not tell the class of an image: its captions are not in folders "
-                f"such as {texts}/class_00001, and there is no {LABELS}. Take Reed's text_c10, or "
-                "do without a split with --split published-none."
+                f"{folder} has no classes of images: its captions are not in folders "
+                f"such as {texts}/class_00001, and there is no {LABELS}. Use Reed's text_c10, or "
+                "no split with --split published-none."
             )
         train, test = (_class_list(folder, texts, name) for name in LISTS)
         if test is None and train is None:
@@ -106,7 +106,7 @@ class Oxford102Source(Source):
             )
             print_line(
                 f"{count} of {len(classes)} classes are held out, drawn from seed {self.seed}: not "
-                f"the published ones. Put Reed's {LISTS[1]} into {folder} to have them."
+                f"the published ones. To use these, put Reed's {LISTS[1]} into {folder}."
             )
             return set(drawn[:count])
         if both := (train or set()) & (test or set()):
@@ -115,7 +115,7 @@ class Oxford102Source(Source):
         if not chosen & classes:
             raise ValueError(
                 f"{folder}: the split lists hold out no class of the images. They name classes "
-                f"such as {min(chosen, default='none')!r}, and the images are of such as "
+                f"such as {min(chosen, default='none')!r}, and the images have classes such as "
                 f"{min(classes)!r}."
             )
         print_line(
@@ -125,7 +125,7 @@ class Oxford102Source(Source):
 
 
 def _stem(file: str) -> str | None:
-    """Name the image of a caption file, which may lie in a folder of its class."""
+    """Return the image's name of a caption file, which may be in a folder of its class."""
     name = file.rsplit("/", 1)[-1]
     return (
         name.removesuffix(".txt") if name.startswith("image_") and name.endswith(".txt") else None
@@ -153,19 +153,19 @@ def _labels_of_pickle(folder: Folder) -> dict[str, str]:
         or not all(isinstance(text, str) for text in (*names, *labels))
     ):
         raise ValueError(
-            f"{folder}/{LABELS} is not RAT-GAN's: it must hold two lists of texts of one length, "
-            "'img' and 'cat'."
+            f"{folder}/{LABELS} is not RAT-GAN's: it must have two lists of texts of the same "
+            "length, 'img' and 'cat'."
         )
     return dict(zip(names, labels, strict=True))
 
 
 def _class_list(folder: Folder, texts: str, name: str) -> set[str] | None:
-    """Read a list of classes, one a line, in the root or beside the captions."""
+    """Read a list of classes, one on each line, in the root or beside the captions."""
     beside = texts.rpartition("/")[0]
     for file in dict.fromkeys((name, f"{beside}/{name}".lstrip("/"))):
         if folder.exists(file):
             words = folder.read(file).decode(errors="replace").split()
             if not words:
-                raise ValueError(f"{folder}/{file} is empty: it must name a class a line.")
+                raise ValueError(f"{folder}/{file} is empty: each line must name a class.")
             return set(words)
     return None

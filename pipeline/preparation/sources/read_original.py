@@ -1,4 +1,4 @@
-"""Read a file that a listing of originals names; never one outside of their folder."""
+"""Read a file of the originals by its untrusted name, never outside their folder."""
 
 import errno
 import os
@@ -22,9 +22,8 @@ def open_root(root: str, what: str, option: str = "root") -> Folder:
     """Open the folder of the originals.
 
     Args:
-        root: Folder or bucket address.
-        what: That should be there, for the error.
-        option: What the user calls the folder.
+        what: Expected content, for the error.
+        option: Option of the folder, for the error.
 
     Raises:
         ValueError: If it does not exist.
@@ -36,7 +35,7 @@ def open_root(root: str, what: str, option: str = "root") -> Folder:
 
 
 def some_names(folder: Folder) -> str:
-    """Say what a folder holds, for the error that misses something there."""
+    """Return some names in a folder, for the error about a missing one."""
     names = folder.names()
     return ", ".join(names[:8]) + (", …" if len(names) > 8 else "") if names else "nothing"
 
@@ -46,20 +45,19 @@ def read_original(root: str, name: str, start: int | None = None, end: int | Non
 
     Args:
         root: Folder or bucket address of the originals.
-        name: As the listing has it, below `root`; foreign data.
-        start: First byte.
-        end: Byte to stop before.
+        name: Name below `root`; untrusted data of the listing.
+        end: Byte after the last one.
 
     Raises:
         OSError: If it cannot be read.
-        RejectedError: If it would lead outside of `root`, or to another place altogether.
+        RejectedError: If the name points outside `root`.
     """
     folder = _folder(root)
     try:
         plain = safe_name(folder, name)
         if folder.local_path and end is None:
             size = os.stat(folder.file(plain)).st_size
-            if size > MAX_BYTES:  # memory need not hold it
+            if size > MAX_BYTES:  # before it is in memory
                 detail = f"{size} bytes, at most {MAX_BYTES} are taken"
                 raise RejectedError("IMG_TOO_LARGE", detail)
         return folder.read(plain, start, end)
@@ -72,23 +70,22 @@ def read_original(root: str, name: str, start: int | None = None, end: int | Non
 
 
 def below(parent: str, name: str) -> str:
-    """Name a file of a folder as the listing does, `name` being foreign data.
+    """Join a folder and an untrusted name.
 
-    A name that is no such thing (an address, a drive, an absolute path) stays as it is, so that
-    reading refuses it.
+    An address, a drive or an absolute path is returned unchanged, so that reading refuses it.
     """
     foreign = name.startswith(("/", "\\")) or "://" in name or DRIVE.match(name)
     return name if foreign or name in ("", ".") or not parent else f"{parent}/{name}"
 
 
 def safe_name(folder: Folder, name: str) -> str:
-    """Check a name from foreign data, and return it as the folder's file system knows it.
+    """Check an untrusted name, and return it in its plain form.
 
     Raises:
         OSError: If there is no such file.
-        RejectedError: If it would lead outside of the folder, or to another place altogether.
+        RejectedError: If it points outside the folder.
     """
-    # Lists of files are made with `find .` or by hand: `./a.jpg` and `a//b.jpg` are no attack.
+    # Lists of files come from `find .` or are written by hand: `./a.jpg` and `a//b.jpg` are valid.
     plain = name if name.startswith("/") or "://" in name else _plain(name)
     try:
         inside(folder, plain)
@@ -96,7 +93,7 @@ def safe_name(folder: Folder, name: str) -> str:
         raise RejectedError("PATH_UNSAFE", str(problem).removeprefix("PATH_UNSAFE: ")) from problem
     if folder.local_path:
         mode = os.stat(folder.file(plain)).st_mode
-        if not stat.S_ISREG(mode) and not stat.S_ISDIR(mode):  # a pipe could block for ever
+        if not stat.S_ISREG(mode) and not stat.S_ISDIR(mode):  # a pipe could block without end
             raise RejectedError("PATH_UNSAFE", f"{plain!r} is not a file")
     return plain
 

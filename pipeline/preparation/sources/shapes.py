@@ -1,7 +1,7 @@
-"""Our own captioned images: coloured shapes on textured ground, drawn from a seed.
+"""Synthetic captioned images: coloured shapes on a textured background, from a seed.
 
 Each caption's meaning is known, so the agreement of an image with its caption
-can be measured exactly. This is what the quickstart and the tests train on.
+can be measured exactly. The quickstart and the tests train on these images.
 """
 
 import io
@@ -60,9 +60,9 @@ class ShapesSource(Source):
     size: Annotated[int, Field(ge=16, le=1024)] = 64
     """Height and width of the drawn images in pixels."""
     seed: Annotated[int, Field(ge=0)] = 0
-    """Another seed draws other images."""
+    """Another seed gives other images."""
     captions_per_image: Annotated[int, Field(ge=1, le=8)] = 2
-    """Different wordings of the same meaning."""
+    """Captions with the same meaning for each image."""
     pairs: Annotated[float, Field(ge=0, le=1)] = 0.25
     """Share of images with two shapes and a relation between them."""
     validation: Annotated[float, Field(ge=0, lt=1)] = 0.1
@@ -94,12 +94,7 @@ class ShapesSource(Source):
 
 
 def draw_meaning(rng: np.random.Generator, *, pairs: float) -> Meaning:
-    """Choose what an image shows: one shape at a place, or two and their relation.
-
-    Args:
-        rng: Decides everything.
-        pairs: Probability of two shapes.
-    """
+    """Draw a meaning: one shape at a place, or with probability `pairs` two and their relation."""
 
     def shape() -> dict[str, str]:
         return {
@@ -114,7 +109,7 @@ def draw_meaning(rng: np.random.Generator, *, pairs: float) -> Meaning:
 
 
 def describe(meaning: Meaning, rng: np.random.Generator) -> str:
-    """Say a meaning in one of the grammar's wordings."""
+    """Return one of the captions for a meaning."""
 
     def noun(thing: dict[str, str]) -> str:
         return f"a {rng.choice(SIZES[thing['size']])} {thing['colour']} {thing['shape']}"
@@ -127,12 +122,12 @@ def describe(meaning: Meaning, rng: np.random.Generator) -> str:
 
 
 def render(meaning: Meaning, size: int, rng: np.random.Generator) -> Image.Image:
-    """Draw what a meaning says.
+    """Draw the image of a meaning.
 
     Args:
-        meaning: As `draw_meaning` gives it.
+        meaning: Result of `draw_meaning`.
         size: Height and width in pixels.
-        rng: Decides the ground, and where within its place a shape is.
+        rng: Draws background, exact positions, sizes and colours.
 
     Returns:
         An RGB image.
@@ -158,7 +153,7 @@ def render(meaning: Meaning, size: int, rng: np.random.Generator) -> Image.Image
 
 
 def _ground(size: int, rng: np.random.Generator) -> NDArray[np.uint8]:
-    """Draw a muted ground with broad stains and fine grain, [size, size, 3]."""
+    """Draw a muted background with broad stains and fine grain, [size, size, 3]."""
     tone = rng.uniform(70, 140) + rng.uniform(-8, 8, 3)
     stains = Image.fromarray(rng.uniform(-22, 22, (5, 5)).astype(np.float32)).resize(
         (size, size), Image.Resampling.BICUBIC

@@ -22,7 +22,7 @@ CREDENTIALS = re.compile(r"(?<=//)[^/@\s]*@")
 
 
 class TableSource(Source):
-    """A .csv, .tsv, .jsonl or .parquet that names image and caption in each row, or holds both.
+    """A .csv, .tsv, .jsonl or .parquet with an image (name or content) and captions in each row.
 
     python jobs/prepare.py table --root data/mine/train.csv --image-size 256 --output data/mine-256
     """
@@ -30,35 +30,35 @@ class TableSource(Source):
     name: ClassVar[str] = "table"
 
     root: Root
-    """A table, a folder of such, or a pattern such as "data/train-*.parquet". Rows of the same
-    image are joined. What is an address of the web is never fetched: download first."""
+    """A table, a folder of tables, or a pattern such as "data/train-*.parquet". Rows of the same
+    image are joined. Web addresses are never fetched: download the images first."""
     images: Annotated[str, AfterValidator(absolute)] | None = None
-    """Folder or bucket that paths of images start from. Default: the folder of their table."""
+    """Base folder or bucket of image paths. Default: the folder of their table."""
     image: str = "image"
     """Column of the images: paths, or in parquet the files themselves."""
     caption: str = "caption"
     """Column of the captions: a text, or a list of texts."""
     separator: Annotated[str, Field(min_length=1)] | None = None
-    """What stands between several captions in one text, if anything."""
+    """Separator of several captions in one text, if any."""
     id: str | None = None
-    """Column that names an image. Default: its path, or its row."""
+    """Column of the image's id. Default: its path, or its row."""
     split: str | None = None
-    """Column that tells the split. Default: a share is held out."""
+    """Column of the split. Default: a share is held out."""
     train_values: tuple[str, ...] = ("train", "training")
-    """What the split column says of training images; upper and lower case are the same."""
+    """Values of the split column for training images; case does not matter."""
     validation_values: tuple[str, ...] = ("validation", "valid", "val", "dev", "test", "testing")
-    """What it says of images held out. Rows that say anything else are left out."""
+    """Values for held-out images. Rows with another value are skipped."""
     validation: Annotated[float, Field(ge=0, le=0.9)] = 0.1
-    """Share of images held out, by a hash of their names, where no column tells."""
+    """Share of images held out, by a hash of their names, without a split column."""
     validation_files: str | None = None
-    """Pattern of the tables that are held out, in place of a share: "validation-*.parquet"."""
+    """Pattern of the held-out tables, instead of a share: "validation-*.parquet"."""
     label: str | None = None
     """Column of the class. Default: classes are not known."""
     delimiter: Annotated[str, Field(min_length=1, max_length=1)] | None = None
-    """What stands between the fields of CSV. Default: a comma, and a tab in .tsv."""
+    """Delimiter of CSV. Default: a comma, and a tab in .tsv."""
 
     def records(self) -> Iterator[Record]:
-        """List the images in the order of their names, or of their rows if these hold them."""
+        """List the images in the order of their names, or of their rows if tables contain them."""
         folder, tables = matching_files(self.root, ENDINGS)
         check_pattern(self.validation_files, tables)
         others = [c for c in (self.caption, self.id, self.split, self.label) if c is not None]
@@ -122,7 +122,7 @@ class TableSource(Source):
             if row.group is None and not image and not texts:
                 raise RejectedError("CAP_EMPTY", "neither an image nor a caption")
         except RejectedError as problem:
-            # The row is accounted for: it is listed, and rejected when it is read.
+            # The row is listed, so that it is counted, and rejected when it is read.
             split = split_of(place, 0, table, self.validation_files)
             catalogue.image(place, place, split=split)
             detail = f"{table}, row {row.number}: {problem.detail}"
@@ -131,7 +131,7 @@ class TableSource(Source):
         if row.group is not None:
             key, location = place, f"{table}#{row.group}.{row.index}"
         elif image:
-            image = CREDENTIALS.sub("", image)  # what is listed is shown
+            image = CREDENTIALS.sub("", image)  # because listed names are shown
             key, location = name or image, image
             if self.images is None:
                 location = below(table.rpartition("/")[0], image)
@@ -163,7 +163,7 @@ class TableSource(Source):
 
 
 def _word(column: str, value: Any) -> str | None:
-    """Take a name or number as a text; nothing where there is none."""
+    """Return a name or number as a text; None for an empty cell."""
     if value is None or (isinstance(value, str) and not value.strip()):
         return None
     if isinstance(value, str | int):

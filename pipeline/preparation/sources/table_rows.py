@@ -1,7 +1,7 @@
 """Read the rows of a table file one after another: CSV, TSV, JSON lines or parquet.
 
-What is wrong with one row comes as that row; what is wrong with the file is an error. Bytes that
-are not UTF-8 come as lone surrogates, which captions are checked for later.
+A problem of one row is a field of the row; a problem of the file is an error. Bytes that are not
+UTF-8 become lone surrogates, for which captions are checked later.
 """
 
 import csv
@@ -20,7 +20,7 @@ from pipeline.preparation.decoding.images import RejectedError
 from pipeline.storage.folder import Folder
 
 ENDINGS = (".csv", ".tsv", ".jsonl", ".ndjson", ".parquet")
-MAX_FIELD = 16 * 2**20  # bytes of a field or line: an open quote swallows the rest of a file
+MAX_FIELD = 16 * 2**20  # bytes of a field or line: an open quote includes the rest of a file
 MAX_GROUP = 2**30  # bytes of the images in a row group, which is read as a whole
 BATCH = 1024  # rows
 LOCK = Lock()
@@ -32,10 +32,10 @@ class TableRow:
 
     Attributes:
         number: Line of the file, from 1; in parquet the row.
-        values: By column.
-        problem: What is wrong with it, if anything.
-        group: Row group that holds its image, where that is in the table.
-        index: Of the row within its group.
+        values: Values by column.
+        problem: Error in the row, if any.
+        group: Row group of its image, if that is in the table.
+        index: Index of the row within its group.
     """
 
     number: int
@@ -51,14 +51,13 @@ def table_rows(
     """Read a table.
 
     Args:
-        folder: That holds it.
-        file: Its ending tells the format.
-        image: The column of the images, which may hold them.
+        file: Name of the table; its ending is the format.
+        image: Column of the images, names or content.
         columns: The other columns.
-        delimiter: Of CSV; by default a comma, and a tab in .tsv.
+        delimiter: Delimiter of CSV; by default a comma, and a tab in .tsv.
 
     Raises:
-        ValueError: If it cannot be read, or misses a column.
+        ValueError: If it cannot be read, or a column is missing.
     """
     ending = file[file.rfind(".") :].lower()
     if ending == ".parquet":
@@ -71,14 +70,14 @@ def table_rows(
 
 
 def read_cell(folder: Folder, file: str, column: str, group: int, index: int) -> Any:
-    """Read the image of a row of parquet: bytes, or as found if it is something else.
+    """Read the image of a row of parquet: bytes, or the unchanged value of another type.
 
     Raises:
         OSError: If the table cannot be read.
         RejectedError: If its row group is damaged.
     """
     try:
-        with LOCK:  # threads that need the same group wait for it instead of each reading it
+        with LOCK:  # so that threads that need the same group do not all read it
             cells = _cells(folder.location, file, column, group)
     except (pa.ArrowException, OSError) as error:
         if isinstance(error, OSError) and error.errno is not None:
@@ -89,7 +88,7 @@ def read_cell(folder: Folder, file: str, column: str, group: int, index: int) ->
 
 @lru_cache(maxsize=4)
 def _cells(location: str, file: str, column: str, group: int) -> pa.ChunkedArray:
-    """Read a column of a row group; the rows of one group come one after another."""
+    """Read a column of a row group; cached, because rows are read in order."""
     folder = Folder(location)
     with folder.open(file) as stream:
         return pq.ParquetFile(stream).read_row_group(group, columns=[column])[column]
@@ -117,14 +116,14 @@ def _csv(folder: Folder, file: str, columns: Sequence[str], delimiter: str) -> I
                     )
         except csv.Error as error:
             raise ValueError(
-                f"{folder}/{file}, line {reader.line_num}: {error}. Is a quotation mark left open? "
-                f'One within a quoted field is written twice: "a ""big"" dog".'
+                f"{folder}/{file}, line {reader.line_num}: {error}. Is a quotation mark not "
+                f'closed? Within a quoted field, write it twice: "a ""big"" dog".'
             ) from error
 
 
 def _json_lines(folder: Folder, file: str, columns: Sequence[str]) -> Iterator[TableRow]:
     checked = False
-    # Buffered once more: a file of a bucket reads no line with a limit.
+    # Buffered again: files of a bucket do not support a limit in `readline`.
     content: Any = folder.open(file)
     with io.BufferedReader(content, 2**20) as stream:
         number = 0
@@ -189,7 +188,7 @@ def _check_columns(folder: Folder, file: str, wanted: Sequence[str], found: Sequ
         what = f"has no column {missing[0]!r}" if missing else f"has two columns {twice[0]!r}"
         columns = ", ".join(repr(name[:40]) for name in found[:20]) or "none"
         raise ValueError(
-            f"{folder}/{file} {what}. Columns there: {columns}. Name those you mean with --image, "
+            f"{folder}/{file} {what}. Columns there: {columns}. Name the columns with --image, "
             "--caption, --id, --split and --label; in CSV, the first line names them."
         )
 
@@ -217,14 +216,14 @@ def _check_group(folder: Folder, file: str, table: pq.ParquetFile, group: int, i
     )
     if size > MAX_GROUP:
         raise ValueError(
-            f"{folder}/{file}: the images of row group {group} have {size / 2**30:.1f} GiB, and a "
-            f"group is read as a whole: at most {MAX_GROUP / 2**30:.0f} GiB. Write it again with "
-            "row groups of 100 rows."
+            f"{folder}/{file}: the images of row group {group} have {size / 2**30:.1f} GiB. A "
+            f"group is read as a whole, so at most {MAX_GROUP / 2**30:.0f} GiB are permitted. "
+            "Write the file again with row groups of 100 rows."
         )
 
 
 def _values(column: pa.Array) -> list[Any]:
-    """Turn a column into Python's values, without trusting that text is UTF-8."""
+    """Convert a column to Python values; text need not be UTF-8."""
     if pa.types.is_dictionary(column.type):
         column = column.dictionary_decode()
     kind = column.type

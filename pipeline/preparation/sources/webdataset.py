@@ -1,7 +1,7 @@
-"""WebDataset: tar files whose members belong together by the name before their first dot.
+"""WebDataset: tar files in which members with the same name before the first dot are one sample.
 
-Only headers are read for the listing; an image is then one read of some bytes of its tar. Names of
-members never become paths, and nothing is unpacked.
+Listing reads only headers; reading an image is one read of some bytes of its tar. Names of members
+never become paths, and nothing is unpacked.
 """
 
 import re
@@ -25,7 +25,7 @@ PLACE = re.compile(r"(?P<tar>.+)#(?P<start>\d+)\+(?P<size>\d+)(?P<ending>\.\w+)"
 
 
 class WebDatasetSource(Source):
-    """Tar files in WebDataset's layout, as img2dataset writes them: KEY.jpg with KEY.txt or .json.
+    """Tar files in WebDataset's layout, as img2dataset writes: KEY.jpg with KEY.txt or .json.
 
     python jobs/prepare.py webdataset --root "data/tars/{00000..00041}.tar" --output data/web-256
     """
@@ -33,15 +33,15 @@ class WebDatasetSource(Source):
     name: ClassVar[str] = "webdataset"
 
     root: Root
-    """A .tar, a folder of such, or a pattern such as "s3://b/x/{00000..00041}.tar" or "x/*.tar".
-    KEY.jpg, .png or .webp takes its captions from KEY.txt or KEY.caption (one a line), else from
-    KEY.json (a text, a list of texts, or an object with one of these)."""
+    """A .tar, a folder of .tar, or a pattern such as "s3://b/x/{00000..00041}.tar" or "x/*.tar".
+    The captions of KEY.jpg, .png or .webp are in KEY.txt or KEY.caption (one on each line),
+    otherwise in KEY.json (a text, a list of texts, or an object with one of these)."""
     caption_key: str | None = None
     """Key of the captions in a JSON object. Default: caption, captions, text or texts."""
     validation: Annotated[float, Field(ge=0, le=0.9)] = 0.1
     """Share of images held out, by a hash of their names."""
     validation_files: str | None = None
-    """Pattern of the tars that are held out, in place of a share: "val-*.tar"."""
+    """Pattern of the held-out tars, instead of a share: "val-*.tar"."""
 
     def records(self) -> Iterator[Record]:
         """List the samples in the order of their tars and names."""
@@ -51,8 +51,8 @@ class WebDatasetSource(Source):
         for tar in tars:
             if tar.lower().endswith(COMPRESSED):
                 raise ValueError(
-                    f"{folder}/{tar} is compressed, so that nothing in it can be read by itself. "
-                    "Unpack it to a .tar: images gain nothing by compression."
+                    f"{folder}/{tar} is compressed, so its members cannot be read separately. "
+                    "Unpack it to a .tar: compression does not make images smaller."
                 )
             with Catalogue(f"{folder}/{tar}") as catalogue:
                 images += self._list(folder, tar, catalogue)
@@ -61,12 +61,12 @@ class WebDatasetSource(Source):
             raise ValueError(f"{folder}: no tar holds an image ({', '.join(IMAGES)}).")
 
     def read_image(self, record: Record) -> bytes:
-        """Read the bytes of a tar that are the image of a record."""
+        """Read the image of a record from its tar."""
         raise_refusals(record)
         return self._read(record.location)[1]
 
     def read_captions(self, record: Record) -> Sequence[str | bytes]:
-        """Read the bytes of a tar that are captions of a record."""
+        """Read the captions of a record from its tar."""
         raise_refusals(record)
         return [
             caption
@@ -79,13 +79,13 @@ class WebDatasetSource(Source):
         if place is None:
             raise RejectedError("PATH_UNSAFE", f"{location!r} is no place in a tar")
         start, size = int(place["start"]), int(place["size"])
-        if not size:  # a range of no bytes is no range
+        if not size:  # an empty range is invalid
             return location, b""
         folder = base_folder(self.root)
         return location, read_original(folder.location, place["tar"], start, start + size)
 
     def _list(self, folder: Folder, tar: str, catalogue: Catalogue) -> int:
-        """Enter the members of a tar, and count its images."""
+        """Add the members of a tar to the catalogue, and count its images."""
         images = others = 0
         with folder.open(tar) as stream:
             try:
@@ -93,7 +93,7 @@ class WebDatasetSource(Source):
                     parent, slash, base = member.name.rpartition("/")
                     stem, _, ending = base.partition(".")
                     kind, key = f".{ending.lower()}", f"{tar}/{parent}{slash}{stem}"
-                    # `0.seg.png` is another image of its sample, and none of the captions' own.
+                    # `0.seg.png` is another image of its sample, without captions.
                     others += kind.count(".") > 1 and kind.endswith(IMAGES)
                     if kind not in IMAGES + OTHERS + ENDINGS:
                         continue
@@ -108,8 +108,8 @@ class WebDatasetSource(Source):
                         images += 1
             except tarfile.ReadError as error:
                 raise ValueError(
-                    f"{folder}/{tar} is not a tar file that can be read: {error}. Copy it anew, or "
-                    "take it away."
+                    f"{folder}/{tar} is not a tar file that can be read: {error}. Copy it again, "
+                    "or remove it."
                 ) from error
             except EOFError as cut:
                 split = split_of(tar, 0, tar, self.validation_files)
@@ -117,7 +117,7 @@ class WebDatasetSource(Source):
                 catalogue.text_file(tar, refusal("TAR_CUT", f"{folder}/{tar} {cut}"))
         if others:
             print_line(
-                f"{tar}: {others:,} images of endings such as .seg.png are left out, as is usual"
+                f"{tar}: {others:,} images with endings such as .seg.png are skipped, as is usual"
             )
         return images
 
@@ -127,7 +127,7 @@ def _members(stream: IO[bytes]) -> Iterator[tarfile.TarInfo]:
 
     Raises:
         tarfile.ReadError: If it is not a tar.
-        EOFError: At the end, if it does not end as a tar does.
+        EOFError: At the end, if the tar is damaged or truncated.
     """
     size = stream.seek(0, 2)
     stream.seek(0)
@@ -142,7 +142,7 @@ def _members(stream: IO[bytes]) -> Iterator[tarfile.TarInfo]:
                 raise EOFError(f"is damaged after {count:,} members: {error}") from error
             if member is None:
                 break
-            tar.members = []  # type: ignore[attr-defined]  # it would keep every header
+            tar.members = []  # type: ignore[attr-defined]  # it keeps every header otherwise
             plain = member.isreg() and not member.issparse()  # no links, no devices
             if plain and not 0 <= member.size <= size - member.offset_data:
                 raise EOFError(f"is cut short: {member.name!r} is its last member, and incomplete")

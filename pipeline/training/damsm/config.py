@@ -1,4 +1,4 @@
-"""Every option of DAMSM pretraining; a preset fills some in, flags the rest."""
+"""Every option of DAMSM pretraining."""
 
 from typing import Annotated, Literal
 
@@ -21,9 +21,9 @@ class PairConfig(Settings):
     inception_weights: str | None = None
     """File with torchvision's Inception-v3 weights. Default: torchvision's own download."""
     image_size: Annotated[int, Field(ge=32, le=1024)] = 256
-    """Crop images to this many pixels; the inception branch then resizes to 299."""
+    """Size of image crops in pixels; the inception branch then resizes to 299."""
     max_words: PositiveInt = MAX_WORDS
-    """Words of a caption that are read; 18 in AttnGAN for birds, 15 for COCO."""
+    """Words of a caption that are used; 18 in AttnGAN for birds, 15 for COCO."""
     embedding_dim: PositiveInt = 300
     """Size of a word's embedding; 300 in AttnGAN."""
     dim: Annotated[int, Field(ge=2, multiple_of=2)] = 256
@@ -31,39 +31,40 @@ class PairConfig(Settings):
 
 
 class PairOptimConfig(Settings):
-    """The updates."""
+    """The optimizer and the losses."""
 
     batch_size: Annotated[int, Field(ge=2)] = 48
-    """Images per step over all workers; each must find its caption among so many. 48 in AttnGAN."""
+    """Images per step over all workers; each image must find its caption in the batch. 48 in
+    AttnGAN."""
     lr: LearningRate = 2e-3
     """Learning rate of the first epoch; 2e-3 in AttnGAN."""
     lr_decay: Annotated[float, Field(gt=0, le=1)] = 0.98
     """Factor of the learning rate after each epoch; 0.98 in AttnGAN."""
     lr_floor: Annotated[float, Field(gt=0, le=1)] = 0.1
-    """Share of the first learning rate that stays; 0.1 in AttnGAN."""
+    """Minimum of the learning rate, as a share of the first; 0.1 in AttnGAN."""
     betas: tuple[Share, Share] = (0.5, 0.999)
-    """Of Adam; 0.5 0.999 in AttnGAN."""
+    """Betas of Adam; 0.5 0.999 in AttnGAN."""
     clip: Positive = 0.25
-    """Longest gradient of the text encoder; 0.25 in AttnGAN."""
+    """Maximum gradient norm of the text encoder; 0.25 in AttnGAN."""
     dropout: Share = 0.5
-    """Share of the embedded words' numbers that are dropped; 0.5 in AttnGAN."""
+    """Dropout of word embeddings; 0.5 in AttnGAN."""
     word_focus: Positive = 4.0
-    """γ1: how sharply a word looks at the regions that fit it; 4 in AttnGAN's trainings."""
+    """γ1: sharpness of a word's attention to image regions; 4 in AttnGAN's trainings."""
     word_pooling: Positive = 5.0
-    """γ2: how much the best word of a caption counts; 5 in AttnGAN."""
+    """γ2: weight of the best word of a caption; 5 in AttnGAN."""
     sharpness: Positive = 10.0
-    """γ3: of the choice among the captions of a batch; 10 in AttnGAN."""
+    """γ3: sharpness of the choice among the captions of a batch; 10 in AttnGAN."""
 
 
 class PretrainConfig(RunConfig):
-    """Train a text encoder (DAMSM) on a prepared dataset. The same command goes on after a stop."""
+    """Train a text encoder (DAMSM) on a prepared dataset. The same command resumes a run."""
 
     name: RunName = "damsm"
-    """Name of the run; its folder in the output folder has the same name."""
+    """Name of the run, also of its folder in the output folder."""
     held_out: Annotated[int, Field(ge=2)] = 1000
-    """Images of the validation split that R-precision is measured on, at each checkpoint."""
+    """Number of validation images for R-precision, which is measured at each checkpoint."""
     keep_best: bool = True
-    """Keep the checkpoint with the best R-precision beside the newest ones."""
+    """Keep the checkpoint with the best R-precision in addition to the newest ones."""
     pair: PairConfig = PairConfig()
     optim: PairOptimConfig = PairOptimConfig()
     tracking: TrackingConfig = TrackingConfig(experiment="ratgan-damsm")

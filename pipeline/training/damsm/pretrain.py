@@ -17,11 +17,11 @@ RETRIEVAL = "retrieval.json"  # in the run's folder: R-precision of the encoder
 
 
 def check_pretraining(config: PretrainConfig) -> Launch:
-    """Check what can be known before a pretraining starts.
+    """Make all checks that are possible before a pretraining starts.
 
     Raises:
         ValueError: If dataset and options do not fit together.
-        OSError: If nothing can be written to the output folder.
+        OSError: If the output folder cannot be written.
     """
     config = with_places(config)
     if (weights := config.pair.inception_weights) is not None:
@@ -29,7 +29,7 @@ def check_pretraining(config: PretrainConfig) -> Launch:
         pair = config.pair.model_copy(update={"inception_weights": place})
         config = config.model_copy(update={"pair": pair})
     if config.pair.branch == "small" and weights is not None:
-        raise ValueError("pair.inception_weights has no use with --pair.branch small.")
+        raise ValueError("pair.inception_weights has no effect with --pair.branch small.")
     return check(
         config,
         image_size=config.pair.image_size,
@@ -39,13 +39,13 @@ def check_pretraining(config: PretrainConfig) -> Launch:
 
 
 def pretrain(config: PretrainConfig) -> Folder:
-    """Pretrain as the config says; a run that was cut short goes on from its last checkpoint.
+    """Start a pretraining, or resume it from its last checkpoint.
 
     Returns:
-        Folder of the run; `text_encoder.safetensors` in it is what preparation takes.
+        Folder of the run, with `text_encoder.safetensors` for preparation.
 
     Raises:
-        ValueError: If dataset, run and options do not fit together; nothing was started then.
+        ValueError: If dataset, run and options do not fit together, before anything starts.
     """
     start = check_pretraining(config)
     if is_finished(start, f"Its encoder: {start.run}/{TEXT_ENCODER}"):
@@ -69,7 +69,7 @@ def pretrain(config: PretrainConfig) -> Folder:
 
 
 def _export(run: Folder, checkpoint: Folder, state: dict[str, Any], tracker: Tracker) -> None:
-    """Put the last checkpoint's encoder and its measure into the run's folder and into MLflow."""
+    """Write the last checkpoint's encoder and its R-precision to the run's folder and MLflow."""
     content = checkpoint.read(TEXT_ENCODER)
     sha256 = run.write(TEXT_ENCODER, content)
     retrieval = {"step": state["step"], "sha256": sha256, "r_precision": state["retrieval"]}
@@ -82,7 +82,7 @@ def _export(run: Folder, checkpoint: Folder, state: dict[str, Any], tracker: Tra
         + (
             describe(RPrecision(**measured))
             if measured
-            else "R-precision not measured: the held-out images are not of 2 classes or more"
+            else "R-precision not measured: the held-out images have fewer than 2 classes"
         )
         + "\n  use it: python jobs/prepare.py … --encoder damsm "
         f"--encoder-path {run}/{TEXT_ENCODER}"

@@ -2,7 +2,7 @@
 
 Dimensions in this file:
     B images of a batch over all workers, b this worker's share, L words of the longest
-    caption, E size of a word's embedding, D size of all vectors.
+    caption, E size of a word's embedding, D size of word and sentence vectors.
 """
 
 from functools import partial
@@ -47,13 +47,10 @@ def build(
     device: torch.device,
     trunk: dict[str, Tensor] | None = None,
 ) -> Pair:
-    """Build both sides and their optimizer; equal on every worker, since the seed is.
+    """Build both networks and their optimizer, equal on every worker by the seed.
 
     Args:
-        config: Of the run.
-        vocabulary: Of the text encoder.
-        device: To train on.
-        trunk: Weights of Inception-v3, in place of those that the config names.
+        trunk: Weights of Inception-v3, instead of those that the config names.
     """
     torch.manual_seed(config.seed)
     options = config.pair
@@ -86,17 +83,14 @@ class PairReporter(RunReporter):
 def work(fields: dict[str, Any]) -> str:
     """Pretrain; the function that Ray Train runs in each worker.
 
-    Args:
-        fields: Of a `Job`.
-
     Returns:
-        Why it stopped before its last step, on worker 0; empty if it did not.
+        On rank 0, why it stopped before its last step, or "".
     """
     with open_worker(fields, PretrainConfig) as worker:
         job, config, device = worker.job, worker.config, worker.device
         dataset = open_dataset(job, config.data.path)
         plan = SampleOrder(dataset.units("train"), config.optim.batch_size, config.seed)
-        # Of the training captions only: a word that no one trained would be noise.
+        # Only from training captions: the vector of an untrained word would be noise.
         vocabulary = Vocabulary.of(dataset.captions("train"), config.pair.max_words)
         pair = build(config, vocabulary, device)
         files = partial(pair_files, pair=pair, vocabulary=vocabulary)
@@ -109,7 +103,7 @@ def work(fields: dict[str, Any]) -> str:
         batches = prefetch(incoming.batches(step, last), device)
         interval, saves, stopping = Interval(step), False, False
         while step < last and not stopping:
-            # Worker 0 measures and saves alone, and the others wait for it here.
+            # Rank 0 measures and saves alone, and the others wait for it here.
             with worker.watchdog.step(step, patient=saves and reporter is None):
                 batch = interval.wait_for(batches)
                 reach("worker.step", step=step, rank=collective.rank())
@@ -127,7 +121,7 @@ def work(fields: dict[str, Any]) -> str:
                     reporter.stragglers.interval(step, interval.own_s)
                 interval = Interval(step)
             if reporter and saves:
-                # A stop between two checkpoints that were to be is not held up by it.
+                # A stop between two regular checkpoints is not delayed by a measurement.
                 extra = step % config.checkpoint_every != 0
                 due = not extra or step == last
                 found = measure(config, pair, dataset, vocabulary, device) if due else None
@@ -151,10 +145,10 @@ def do_step(
     images: int,
     device: torch.device,
 ) -> dict[str, Tensor]:
-    """Do one step on this worker's share of a batch."""
+    """Run one step on this worker's share of a batch."""
     optim, world = config.optim, collective.world()
     tokens, lengths = _read(vocabulary, batch.captions)
-    # Every worker draws the factors of the whole batch and takes its own.
+    # Every worker draws the dropout of the whole batch and uses its own share.
     shape = (optim.batch_size, vocabulary.max_words, config.pair.embedding_dim)
     dropout = word_dropout(config.seed, step, shape, optim.dropout)
     longest = int(collective.gather(lengths.to(device)).max())
@@ -182,10 +176,10 @@ def do_step(
 
 
 def _read(vocabulary: Vocabulary, captions: tuple[str, ...]) -> tuple[Tensor, Tensor]:
-    """Turn captions into word numbers, [b, max words], and lengths, [b].
+    """Convert captions to word numbers, [b, max words], and lengths, [b].
 
-    A caption without a known word (one in another script, say) is read as the end mark alone:
-    one such caption must not end a training.
+    A caption without a known word (for example in another script) becomes the end mark alone: such
+    a caption must not end a training.
     """
     return pad([vocabulary.read(text) or [0] for text in captions], vocabulary.max_words)
 
@@ -201,7 +195,7 @@ def measure(
     """Measure how often a held-out image finds its first caption, by the sentence vectors.
 
     Returns:
-        The measure; None if the held-out images are not of at least two classes.
+        The result; None if the held-out images have fewer than two classes.
     """
     examples = islice(dataset.each("validation"), config.held_out)
     seen: list[tuple[Tensor, Tensor]] = []
@@ -224,7 +218,7 @@ def measure(
 
 
 def describe(found: RPrecision) -> str:
-    """Say a measure with what it must be compared with."""
+    """Return R-precision as text, with the value by chance."""
     return (
         f"R-precision {found.share:.1%} of {found.images:,} held-out images among "
         f"{found.candidates} captions (by chance {found.chance:.1%})"

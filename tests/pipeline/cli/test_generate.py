@@ -116,7 +116,7 @@ assert not {{"ray", "mlflow"}} & set(sys.modules), "by jobs/generate.py"
     )
 
     assert done.returncode == 0, done.stderr
-    assert "1 picture in" in done.stdout
+    assert "1 image in" in done.stdout
     assert (tmp_path / "grid.png").exists()
 
 
@@ -191,7 +191,7 @@ def test_attention_is_drawn_over_generated_and_given_images(model, tmp_path):
     [
         ({"count": 4}, "count is for rows"),
         ({"show": "noises", "same_noise": True}, "need --show each, not noises"),
-        ({"images": ("a.png",)}, "looked at with --attention"),
+        ({"images": ("a.png",)}, "images needs --attention"),
     ],
 )
 def test_pictures_that_make_no_sense_are_refused(options, message):

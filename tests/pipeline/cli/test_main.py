@@ -171,9 +171,7 @@ def test_a_dry_run_says_what_differs_from_the_preset_and_runs_the_plan_alone(mon
 
     assert (code, planned) == (0, [12])
     assert own(capsys.readouterr().out) == (
-        "# preset coco, other than in it:\n"
-        "#   workers: not set → 2\n"
-        "#   optim.batch_size: 48 → 12\n"
+        "# preset coco with changes:\n#   workers: not set → 2\n#   optim.batch_size: 48 → 12\n"
     )
 
 
@@ -191,7 +189,8 @@ def test_without_a_preset_options_are_compared_with_the_defaults():
     changed = parse(TrainConfig, ["--total-steps", "5", "--model.base-channels", "16"])
 
     assert difference(changed, None) == (
-        "# other than by default:\n#   total_steps: not set → 5\n#   model.base_channels: 64 → 16"
+        "# different from the defaults:\n"
+        "#   total_steps: not set → 5\n#   model.base_channels: 64 → 16"
     )
     assert difference(parse(TrainConfig, [], "cub"), "cub") == "# as in preset cub"
     secret = ["--tracking.uri", "http://user:hush@host"]

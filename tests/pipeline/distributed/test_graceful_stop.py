@@ -1,4 +1,4 @@
-"""Being asked to stop: a signal reaches the workers of this start, and of no other."""
+"""Graceful stop: a signal reaches the workers of this start, and of no other."""
 
 import errno
 import os
@@ -41,7 +41,7 @@ def test_a_signal_reaches_the_worker_and_leaves_nothing_behind(number, tmp_path,
         wait_until(lambda: watch.asked, "the worker is asked")
 
     assert (requests.asked, requests.number) == (True, number)
-    assert "asked to stop: a checkpoint is saved" in capsys.readouterr().out
+    assert "stop requested: a checkpoint is saved" in capsys.readouterr().out
     assert signal.getsignal(number) == before
     assert not run.exists(REQUEST)
 
@@ -114,7 +114,7 @@ def test_workers_are_told_until_they_can_be(tmp_path, monkeypatch, capsys):
         os.kill(os.getpid(), signal.SIGTERM)
         wait_until(lambda: run.exists(REQUEST), "the workers are told")
 
-    assert capsys.readouterr().out.count("are told again") == 1
+    assert capsys.readouterr().out.count("is retried") == 1
 
 
 def test_a_request_that_cannot_be_read_is_looked_at_again(tmp_path):

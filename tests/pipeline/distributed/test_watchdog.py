@@ -69,7 +69,7 @@ def test_a_step_that_does_not_end_is_told_with_the_stacks_of_all_threads(dog, tm
     assert hang.waited_s == pytest.approx(0.25), "at the first look after 0.2 s"
     assert "test_a_step_that_does_not_end" in stacks
     assert "watchdog.py" in stacks, "of other threads too"
-    assert "step 25 has been taking" in capsys.readouterr().out
+    assert "step 25 has been running for" in capsys.readouterr().out
 
 
 def test_what_takes_long_between_steps_or_before_the_usual_is_known_is_no_hang(dog, tmp_path):
@@ -154,7 +154,7 @@ with Watchdog(Folder({str(tmp_path)!r}), 4.0) as watchdog:
         process.kill()
 
     assert rest.startswith("done")
-    assert "worker 0 is in code that is not ours: step 5 has been taking" in rest
+    assert "worker 0 is in code outside this project: step 5 has been running for" in rest
     assert process.returncode == HUNG
 
 

@@ -22,7 +22,7 @@ BROKEN = BrokenPipeError("Broken pipe")
     ("error", "said"),
     [
         (WorkerGroupError("", {1: DEATH, 0: GONE}), "worker 1 was lost"),
-        (WorkerGroupError("", {0: GONE}), "workers lost each other"),
+        (WorkerGroupError("", {0: GONE}), "workers lost the connection to each other"),
         (WorkerGroupError("", {0: ValueError("a shard is damaged")}), None),
         (WorkerGroupError("", {0: OSError("writing s3://a failed: Connection reset")}), None),
         (WorkerGroupError("", {0: UserExceptionWithTraceback(GONE, str(GONE))}), "each other"),

@@ -123,7 +123,7 @@ def test_preparing_again_finds_it_done_and_other_options_are_refused(prepared, c
     assert prepare(options(source, output)) == manifest
     assert "is prepared already: 9 images" in capsys.readouterr().out
     with pytest.raises(
-        ValueError, match=r"prepared otherwise \(options\.quality: 95 → 80\).*--overwrite"
+        ValueError, match=r"prepared differently \(options\.quality: 95 → 80\).*--overwrite"
     ):
         prepare(options(source, output, quality=80))
     with pytest.raises(ValueError, match=r"options\.limit: None → 5"):

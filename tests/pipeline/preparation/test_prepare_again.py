@@ -138,7 +138,7 @@ def test_an_unfinished_dataset_is_finished_only_with_its_own_options(interrupted
     output, config = interrupted("val2017-000000000021")
 
     with pytest.raises(
-        ValueError, match=r"holds an unfinished dataset prepared otherwise \(options\.quality: 95"
+        ValueError, match=r"has an unfinished dataset prepared differently \(options\.quality: 95"
     ):
         prepare(config.model_copy(update={"quality": 80}))
     changed = prepare(config.model_copy(update={"quality": 80, "overwrite": True}))
@@ -248,7 +248,7 @@ def test_captions_are_encoded_anew_without_touching_an_image(originals, whole, t
             assert pq.read_table(tmp_path / "second" / shard.rejects_file).equals(
                 pq.read_table(tmp_path / "first" / shard.rejects_file)
             )
-    with pytest.raises(ValueError, match=r"holds other images \(quality: 95 there, 80 here\)"):
+    with pytest.raises(ValueError, match=r"has other images \(quality: 95 there, 80 here\)"):
         prepare(
             options(
                 Unreliable(root=str(copy)),
@@ -304,7 +304,7 @@ def test_two_preparations_do_not_share_a_folder(originals, tmp_path, monkeypatch
 def test_too_many_rejects_end_the_preparation_with_the_reasons(originals, tmp_path):
     config = options(Unreliable(root=str(originals)), tmp_path / "out", max_rejects="4")
 
-    with pytest.raises(ValueError, match=r"5 of 14 .*max_rejects=4 allows 4: IMG_TRUNCATED 5"):
+    with pytest.raises(ValueError, match=r"5 of 14 .*max_rejects=4 permits 4: IMG_TRUNCATED 5"):
         prepare(config)
     assert list((tmp_path / "out/rejects").glob("train-*.parquet"))
     prepare(config.model_copy(update={"max_rejects": "5"}))

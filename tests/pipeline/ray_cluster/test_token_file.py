@@ -89,7 +89,7 @@ def test_a_named_file_that_is_missing_is_not_made(token):
 def test_a_token_that_others_can_read_is_refused_and_left_as_it_is(token, mode):
     token.chmod(mode)
 
-    with pytest.raises(ValueError, match=r"(?s)can be read by others.*known already.*rm ") as error:
+    with pytest.raises(ValueError, match=r"(?s)read by others.*know it already.*rm ") as error:
         token_file()
 
     assert str(error.value) == exposed(token)
@@ -100,7 +100,7 @@ def test_a_token_that_others_can_read_is_refused_and_left_as_it_is(token, mode):
 def test_a_token_that_can_be_guessed_is_refused(token):
     token.write_text("secret\n")
 
-    with pytest.raises(ValueError, match="has 6 characters; 32 is the least"):
+    with pytest.raises(ValueError, match="has 6 characters; 32 is the minimum"):
         token_file()
 
 

@@ -31,14 +31,14 @@ def test_the_preset_of_a_sweep_has_a_space_that_flags_add_to(tmp_path):
 
 
 def test_a_sweep_over_nothing_is_refused():
-    with pytest.raises(ValueError, match="space is empty: say what varies, for example --space"):
+    with pytest.raises(ValueError, match="space is empty: name the options that vary, for exam"):
         sweep(parse(SweepConfig, [], "cub"))
 
 
 REFUSED = {
     "a grid of ranges": (
         ["--search=grid", "--space=seed=randint(1,5)"],
-        "seed must be choice(…) where all combinations are tried",
+        "seed must be choice(…) to train all combinations",
     ),
     "a population of one": (
         ["--scheduler=pbt", "--trials=1", "--space=optim.generator_lr=uniform(1e-5,1e-4)"],
@@ -50,7 +50,7 @@ REFUSED = {
     ),
     "a population of unlike networks": (
         ["--scheduler=pbt", "--space=model.base_channels=choice(8,16)"],
-        "model.base_channels cannot change while a run goes on",
+        "model.base_channels cannot change during a run",
     ),
 }
 

@@ -51,7 +51,7 @@ def test_a_study_is_not_gone_on_with_under_other_options(tmp_path):
     StudyFolder(Folder(str(tmp_path)), "lr").open(OPTIONS, frozenset())
     other = OPTIONS | {"trials": 8, "train": {"seed": 2, "optim": {"generator_lr": 1e-3}}}
 
-    with pytest.raises(ValueError, match="lr was begun with other options") as refused:
+    with pytest.raises(ValueError, match="lr was started with other options") as refused:
         StudyFolder(Folder(str(tmp_path)), "lr").open(other, frozenset({"trials"}))
 
     assert "train.optim.generator_lr: 0.0001 → 0.001" in str(refused.value)

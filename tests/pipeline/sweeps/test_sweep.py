@@ -148,7 +148,7 @@ def test_a_killed_sweep_is_finished_by_the_same_command(shapes, tmp_path):
     assert done.returncode == 0, said
     assert [each["status"] for each in records] == ["finished", "running", "planned"]
     assert "3 trials, 1 of them done" in said
-    assert "trial 1 goes on" in said
+    assert "trial 1 resumes" in said
     assert "resuming from step 24" in said
     assert model.stat().st_mtime_ns == handed_over, "what was done is not trained again"
     summary = summary_of(folder)
@@ -195,7 +195,7 @@ def test_ctrl_c_lets_the_trials_save_and_the_same_command_goes_on(shapes, tmp_pa
     )
 
     assert status == 128 + signal.SIGINT, said_in(log)
-    assert "stopped. The same command goes on with the sweep." in said_in(log)
+    assert "stopped. The same command resumes the sweep." in said_in(log)
     (saved,) = (folder / "rates-000/checkpoints").glob("step-*/COMMITTED")
     step = int(saved.parent.name.removeprefix("step-"))
     assert 8 <= step < 200
@@ -311,7 +311,7 @@ def test_a_population_takes_over_weights_of_its_best(shapes, tmp_path):
         "train": run(shapes, tmp_path, total_steps=96, health=HELD),
     }
 
-    with pytest.raises(ValueError, match=r"room for 1 at a time.*as few --trials"):
+    with pytest.raises(ValueError, match=r"capacity for 1 at a time.*fewer --trials"):
         sweep(SweepConfig.model_validate(options | {"concurrent": 1}))
     folder, log = tmp_path / "population", tmp_path / "population.log"
     command, environment = started_by(options, tmp_path / "population.yaml")

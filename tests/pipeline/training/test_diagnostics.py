@@ -47,7 +47,7 @@ def test_a_run_without_a_checkpoint_cannot_go_back():
 def test_a_run_goes_back_only_so_often():
     refuse_to_go_back(120, 100, 10, BatchOffset(rollbacks=2), allowed=3)
 
-    with pytest.raises(ValueError, match=r"gone back 3 times already \(health.rollbacks=3\)"):
+    with pytest.raises(ValueError, match=r"rolled back 3 times already \(health.rollbacks=3\)"):
         refuse_to_go_back(120, 100, 10, BatchOffset(rollbacks=3), allowed=3)
 
 
@@ -160,7 +160,7 @@ def test_a_slow_worker_is_told_once_with_its_number():
     ((tag, value, text),) = told
     assert (tag, value) == ("health.slow_worker", f"worker 2 at step {SLOW_INTERVALS}")
     assert "wait for worker 2, which takes 0.5 s" in text
-    assert "they take 0.2 s" in text
+    assert "the others take 0.2 s" in text
 
 
 def test_workers_that_are_slow_now_and_then_or_alone_are_not_told():

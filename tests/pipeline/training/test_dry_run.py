@@ -74,7 +74,7 @@ def test_a_training_that_goes_on_is_checked_against_its_checkpoint(
 
     plan_training(config(shapes, trained, total_steps=8))
     said = lines(capsys.readouterr().out)
-    assert "goes on from step 4 of 8 steps" in said["run"]
+    assert "resumes from step 4 of 8 steps" in said["run"]
     assert "answers; experiment ratgan is there" in said["tracker"]
     assert "for 48 images" in said["ETA"]
 
@@ -115,7 +115,7 @@ def test_a_tracker_that_does_not_answer_is_noted_and_stops_nothing(shapes, tmp_p
 
     said = capsys.readouterr().out
     assert f"http://127.0.0.1:{port} does not answer" in said
-    assert "note: MLflow does not answer. A run goes on without it" in said
+    assert "note: MLflow does not answer. A run continues without it" in said
     assert "hush" not in said
 
 
@@ -174,7 +174,7 @@ def test_a_complete_dataset_needs_no_preparation(shapes, capsys):
 
     plan_preparation(options)
 
-    assert "holds it already, 150 images; nothing is left to do" in capsys.readouterr().out
+    assert "is complete, 150 images; nothing is left to do" in capsys.readouterr().out
 
 
 def _without_name(source: dict) -> dict:

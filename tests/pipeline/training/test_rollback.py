@@ -81,7 +81,8 @@ def test_bad_batches_in_a_row_send_a_run_back_and_past_them(bad, shapes, tmp_pat
     train(config(shapes, tmp_path, total_steps=10, health=health))
 
     said = capsys.readouterr().out
-    assert "step 8: the last 3 steps had losses or gradients not finite. Back to step 4" in said
+    assert "step 8: the last 3 steps had losses or gradients that are not finite." in said
+    assert "Rolling back to step 4" in said
     assert (state(tmp_path, 8)["passed_over"], state(tmp_path, 8)["rollbacks"]) == (4, 1)
     # A run that is stopped after the way back takes the same batches when it goes on.
     train(config(shapes, tmp_path / "cut", total_steps=8, health=health))
@@ -132,7 +133,7 @@ def test_a_run_that_stays_bad_stops_with_its_last_good_checkpoint(bad, shapes, t
     bad.update(range(5, 1000))
     health = {"skipped_in_a_row": 2, "rollbacks": 1}
 
-    with pytest.raises(Exception, match="has gone back 1 times already") as stopped:
+    with pytest.raises(Exception, match="has rolled back 1 times already") as stopped:
         train(config(shapes, tmp_path, total_steps=12, health=health))
 
     assert "Its last checkpoint is of step 4" in str(stopped.value)

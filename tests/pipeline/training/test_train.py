@@ -93,7 +93,7 @@ def test_a_run_leaves_model_samples_checkpoints_and_record(whole):
     assert model("a small red circle in the centre")[0].size == (32, 32)
     card = (run / "model" / "README.md").read_text()
     assert "32 × 32 px" in card
-    assert "Nothing was measured while it trained." in card
+    assert "The model was not evaluated during training." in card
     assert f"python jobs/evaluate.py --model {run}" in card
 
 

@@ -103,7 +103,7 @@ def break_layout(root, case):
     if case == "no classes":
         (root / "text_c10").rename(root / "old")
         write(root / "text/image_00001.txt", "a flower")
-        return root, r"does not tell the class of an image.*--split published-none"
+        return root, r"has no classes of images.*--split published-none"
     if case == "lists that overlap":
         write(root / "testclasses.txt", "class_00001")
         write(root / "trainvalclasses.txt", "class_00001")

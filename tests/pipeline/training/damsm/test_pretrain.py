@@ -163,7 +163,7 @@ REFUSED = {
     "too large": ({"name": "new", "pair": {"image_size": 64}}, r"pair.image_size=64 is larger"),
     "no use": (
         {"name": "new", "pair": {"branch": "small", "image_size": 32, "inception_weights": "x"}},
-        "inception_weights has no use",
+        "inception_weights has no effect",
     ),
 }
 
