@@ -55,7 +55,7 @@ def test_a_discriminator_without_attention_has_no_pictures_of_it(files, tmp_path
     folder = tmp_path / "official"
     import_official(options(files, folder, discriminator=str(files / "discriminator.pth")))
 
-    with pytest.raises(ValueError, match="attention='none': it has no maps"):
+    with pytest.raises(ValueError, match="has no attention: there are no maps"):
         generate(
             GenerateConfig(
                 captions=("a red bird",),
