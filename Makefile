@@ -13,7 +13,7 @@ RUNS ?= 10
 # Tests wait for processes most of the time, so there are more at a time than cores.
 PYTEST := $(BIN)/python -m pytest -n 3 --dist loadscope --no-loadscope-reorder
 
-.PHONY: setup quickstart ui test test-rest test-all test-fast flaky chaos soak browser lint lock clean
+.PHONY: setup quickstart ui test test-rest test-all test-fast flaky chaos soak browser services lint lock clean
 
 setup: $(READY)
 
@@ -57,6 +57,11 @@ soak: $(READY)  ## kills at random for MINUTES, from SEED
 browser:  ## Debian's Chromium, which the tests of MLflow's UI look through
 	@command -v chromium > /dev/null || { apt-get update -qq && DEBIAN_FRONTEND=noninteractive \
 		apt-get install -y -qq --no-install-recommends chromium > /dev/null; }
+
+services:  ## Debian's PostgreSQL and Redis, on which tests run MLflow and a head of Ray
+	@{ ls /usr/lib/postgresql/*/bin/initdb && command -v redis-server; } > /dev/null 2>&1 || { \
+		apt-get update -qq && DEBIAN_FRONTEND=noninteractive \
+		apt-get install -y -qq --no-install-recommends postgresql redis-server > /dev/null; }
 
 lint: $(READY)  ## format, lint, types, import contracts
 	$(BIN)/ruff format --check .

@@ -7,7 +7,6 @@ import os
 import re
 import shutil
 import signal
-import socket
 import subprocess
 import sys
 from collections.abc import Mapping
@@ -68,6 +67,7 @@ class Process:
             self.process = subprocess.Popen(
                 command,
                 env={k: v for k, v in os.environ.items() if not k.startswith("AWS_")} | environment,
+                cwd=log.parent,
                 stdin=subprocess.DEVNULL,
                 stdout=stream,
                 stderr=stream,
@@ -105,10 +105,15 @@ class S3Server:
         """What fsspec reaches it with."""
         return {"endpoint_url": self.environment["AWS_ENDPOINT_URL"], "key": KEY, "secret": SECRET}
 
+    def file_system(self) -> Any:
+        """A file system on it that remembers nothing: fsspec has but one."""
+        filesystem = fsspec.filesystem("s3", **self.options)
+        filesystem.invalidate_cache()
+        return filesystem
+
     def empty_bucket(self, bucket: str) -> Any:
         """Make a bucket, or remove all that is in it; return a file system."""
-        filesystem = fsspec.filesystem("s3", **self.options)
-        filesystem.invalidate_cache()  # it is the same all the time, and remembers earlier buckets
+        filesystem = self.file_system()
         if not self._emptied(bucket):
             filesystem.mkdir(bucket)
         return filesystem
@@ -196,11 +201,63 @@ class SeaweedFS(S3Server):
 
     def kill(self) -> None:
         self.server.kill()
-        for port in (*self.ports.values(), *(() if self.ports else (8333, 18333, 8888))):
+        for port in self.ports.values() or (8080, 18080, 8333, 18333, 8888, 18888, 9333, 19333):
             for path in Path("/tmp").glob(f"seaweedfs-*-{port}.sock"):  # it takes no other folder
                 path.unlink(missing_ok=True)
         for each in self.held:
             each.close()
+
+
+def postgres() -> Path | None:
+    """The folder of PostgreSQL's programs; Debian puts it on nobody's path."""
+    found = [*Path("/usr/lib/postgresql").glob("*/bin/initdb"), shutil.which("initdb")]
+    return next((Path(each).resolve().parent for each in found if each), None)
+
+
+class Postgres:
+    """A database server on this machine's loopback, with a database and its owner as in compose.
+
+    Args:
+        folder: Where it keeps its data; its path has to be short, and it is given to another user:
+            PostgreSQL does not run as root.
+        user: Owner of the database, which has the same name.
+        password: Of the owner.
+    """
+
+    def __init__(self, folder: Path, user: str, password: str) -> None:
+        programs, data = postgres(), folder / "data"
+        self.held = reserved_port()
+        self.port = self.held.getsockname()[1]
+        as_user: dict[str, Any] = {}
+        if os.geteuid() == 0:
+            as_user = {"user": "nobody", "group": "nogroup", "extra_groups": []}
+            shutil.chown(folder, "nobody")
+        secret = folder / "password"
+        secret.write_text(password)
+        secret.chmod(0o644)  # in a folder that nobody else enters
+        made = [f"{programs}/initdb", "--auth=scram-sha-256", "--no-sync", f"--pgdata={data}"]
+        self._run([*made, f"--username={user}", f"--pwfile={secret}"], **as_user)
+        where = ["-h", "127.0.0.1", "-p", str(self.port)]
+        self.server = Process(
+            [f"{programs}/postgres", "-D", str(data), *where, "-k", str(folder), "-F"],
+            {},
+            folder / "log",
+            **as_user,
+        )
+        ready = [f"{programs}/pg_isready", *where]
+        self.server.wait_for(
+            lambda: not subprocess.run(ready, capture_output=True).returncode, "PostgreSQL"
+        )
+        key = {"env": os.environ | {"PGPASSWORD": password}}
+        self._run([f"{programs}/createdb", *where, f"--username={user}", user], **key)
+
+    def _run(self, command: list[str], **how: Any) -> None:
+        done = subprocess.run(command, capture_output=True, text=True, cwd="/", **how)
+        assert not done.returncode, done.stderr
+
+    def kill(self) -> None:
+        self.server.kill()
+        self.held.close()
 
 
 def client(endpoint: str) -> dict[str, str]:

