@@ -13,7 +13,7 @@ RUNS ?= 10
 # Tests wait for processes most of the time, so there are more at a time than cores.
 PYTEST := $(BIN)/python -m pytest -n 3 --dist loadscope --no-loadscope-reorder
 
-.PHONY: setup quickstart ui test test-rest test-all test-fast flaky chaos soak browser lint lock clean
+.PHONY: setup quickstart ui test test-rest test-all test-fast flaky chaos soak browser services lint lock sbom clean
 
 setup: $(READY)
 
@@ -21,7 +21,8 @@ setup: $(READY)
 $(READY): pyproject.toml requirements.lock
 	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV) || python3 -m venv $(VENV)
 	@$(BIN)/python -c 'import sys; sys.exit(sys.version_info < (3, 11) and "python 3.11 or newer is needed")'
-	@test -x $(BIN)/uv || $(BIN)/python -m pip install --quiet uv
+	@test -x $(BIN)/uv || sed -n '/^uv==/,/[^\\]$$/p' requirements.lock | \
+		$(BIN)/python -m pip install --quiet --require-hashes -r /dev/stdin
 	@echo "installing into $(VENV): 7 GB, a minute or several"
 	@VIRTUAL_ENV=$(abspath $(VENV)) $(BIN)/uv pip install --quiet --compile-bytecode -c requirements.lock -e '.[text,dev]'
 	@touch $(READY)
@@ -58,14 +59,23 @@ browser:  ## Debian's Chromium, which the tests of MLflow's UI look through
 	@command -v chromium > /dev/null || { apt-get update -qq && DEBIAN_FRONTEND=noninteractive \
 		apt-get install -y -qq --no-install-recommends chromium > /dev/null; }
 
+services:  ## Debian's PostgreSQL and Redis, on which tests run MLflow and a head of Ray
+	@{ ls /usr/lib/postgresql/*/bin/initdb && command -v redis-server; } > /dev/null 2>&1 || { \
+		apt-get update -qq && DEBIAN_FRONTEND=noninteractive \
+		apt-get install -y -qq --no-install-recommends postgresql redis-server > /dev/null; }
+
 lint: $(READY)  ## format, lint, types, import contracts
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 
-lock: $(READY)  ## pin again, without addresses
-	$(BIN)/uv pip compile --upgrade --python-version 3.11 --no-header --no-annotate --no-emit-index-url --extra text --extra cluster --extra dev pyproject.toml -o requirements.lock
+lock: $(READY)  ## pin again, with the hashes of all files and without addresses
+	$(BIN)/uv pip compile --upgrade --generate-hashes --python-version 3.11 --no-header --no-annotate --no-emit-index-url --extra text --extra cluster --extra dev pyproject.toml -o requirements.lock
+
+sbom: $(READY)  ## what the lock brings, with hashes, as CycloneDX: sbom.json
+	$(BIN)/uv tool run --quiet --from cyclonedx-bom==7.5.0 cyclonedx-py requirements \
+		--pyproject pyproject.toml --output-reproducible -o sbom.json requirements.lock
 
 clean:
 	rm -rf $(VENV)

@@ -13,12 +13,13 @@ import shutil
 import signal
 import socket
 import tempfile
-import urllib.request
 from pathlib import Path
 
 import numpy as np
 import pytest
 from PIL import Image
+
+from tests.services import Moto, SeaweedFS, weed
 
 # Before anything of these is imported: quiet, offline, and no tracker, cluster or token but the
 # test's own.
@@ -112,36 +113,17 @@ def mlflow_server(tmp_path_factory):
 
 
 @pytest.fixture(scope="session")
-def s3_server():
-    """A real S3 API server on this machine: its host and port."""
-    from moto.server import ThreadedMotoServer
-
-    server = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
-    server.start()
-    yield server.get_host_and_port()
-    server.stop()
+def s3_server(tmp_path_factory):
+    """The S3 server of compose.yaml, at ports of its own; where it has no wheel, another one."""
+    server = SeaweedFS(tmp_path_factory.mktemp("s3")) if weed() else Moto()
+    yield server.wait()
+    server.kill()
 
 
 @pytest.fixture
 def bucket(s3_server):
     """An empty bucket `lake`: the environment that leads there, and its file system."""
-    import fsspec
-
-    host, port = s3_server
-    endpoint = f"http://{host}:{port}"
-    urllib.request.urlopen(f"{endpoint}/moto-api/reset", data=b"")
-    filesystem = fsspec.filesystem("s3", endpoint_url=endpoint, key="test", secret="test")
-    filesystem.invalidate_cache()  # it is the same all the time, and remembers earlier buckets
-    filesystem.mkdir("lake")
-    filesystem.invalidate_cache()
-    environment = {
-        "AWS_ENDPOINT_URL": endpoint,
-        "AWS_ACCESS_KEY_ID": "test",
-        "AWS_SECRET_ACCESS_KEY": "test",
-        "AWS_DEFAULT_REGION": "us-east-1",
-        "AWS_EC2_METADATA_DISABLED": "true",
-    }
-    return environment, filesystem
+    return s3_server.environment, s3_server.empty_bucket("lake")
 
 
 def free_ports(count: int) -> list[int]:

@@ -9,6 +9,7 @@ that names the place, the cause and what to do; on S3, faults that pass are wait
 import contextlib
 import hashlib
 import json
+import logging
 import secrets
 import threading
 import uuid
@@ -20,6 +21,8 @@ from pipeline.common.redaction import refuse_password
 from pipeline.storage.backend import OPENERS, Backend, register
 from pipeline.storage.fsspec_files import FsspecFiles
 from pipeline.storage.local_disk import LocalDisk
+
+logger = logging.getLogger(__name__)
 
 PROBE_LIMIT_S = 10.0
 
@@ -116,7 +119,7 @@ class Folder:
             return None
 
     def check_writable(self, option: str, limit_s: float = PROBE_LIMIT_S) -> None:
-        """Find out before any work whether it could be kept: write, read back, delete.
+        """Find out before any work whether it could be kept: write, create, read back, delete.
 
         Args:
             option: What the user calls the folder.
@@ -133,9 +136,19 @@ class Folder:
             if self.read(probe) != content:
                 raise OSError("other bytes came back than were written")
 
+        def create_again() -> None:
+            if self.create(probe, content):
+                logger.warning(
+                    "%s overwrites a file that should be created only once (an S3 server that "
+                    "ignores If-None-Match does): two that start there in the same moment may "
+                    "both think that it is theirs. Start one at a time, or name another folder.",
+                    self,
+                )
+
         def check() -> None:
             actions: dict[str, Callable[[], object]] = {
                 "writing": lambda: self.write(probe, content),
+                "creating": create_again,
                 "reading back": read_back,
                 "deleting": lambda: self.delete(probe),
             }
@@ -145,7 +158,7 @@ class Folder:
                     action()
             except Exception as error:
                 failed.append(error)
-                if steps[-1] == "reading back":
+                if steps[-1] not in ("writing", "deleting"):
                     with contextlib.suppress(OSError):
                         self.delete(probe)
 

@@ -7,7 +7,14 @@ from collections.abc import Callable, Iterator
 from typing import IO, TYPE_CHECKING, Any
 
 from pipeline.storage.backend import Backend
-from pipeline.storage.s3_retries import PatientS3, answer_code, explained, open_s3, patiently
+from pipeline.storage.s3_retries import (
+    PatientS3,
+    answer_code,
+    answer_status,
+    explained,
+    open_s3,
+    patiently,
+)
 
 if TYPE_CHECKING:
     from _typeshed import WriteableBuffer
@@ -33,8 +40,9 @@ class S3(Backend):
 
     def exists(self, path: str) -> bool:
         """Tell whether an object or a prefix is there."""
-        patiently(lambda: self.fs.info(path))  # `exists` takes every error on a bucket for "no"
-        return True
+        # `exists` of s3fs takes every error on a bucket for "no".
+        found = patiently(lambda: self.fs.info(path))
+        return found["type"] != "directory" or "/" not in path or self._holds(path)
 
     def is_file(self, path: str) -> bool:
         """Tell whether an object is there."""
@@ -43,11 +51,17 @@ class S3(Backend):
     def names(self, path: str) -> list[str]:
         """List what is directly below a prefix."""
         # `ls` of s3fs lists the whole folder above when it finds nothing.
-        return [entry.rstrip("/") for entry, _ in self._entries(path, Delimiter="/")]
+        found = (entry for entry, _ in self._entries(path, Delimiter="/"))
+        return [name.rstrip("/") for name in found if name[-1:] != "/" or self._holds(path, name)]
 
     def walk(self, path: str) -> Iterator[tuple[str, int]]:
         """Yield every object below a prefix, a page at a time."""
         return ((name, size) for name, size in self._entries(path) if name[-1:] != "/")
+
+    def _holds(self, path: str, name: str = "") -> bool:
+        """Tell whether any object is below a prefix: SeaweedFS lists emptied ones for minutes."""
+        below = f"{path}/{name}".rstrip("/")
+        return bool(next(pages(self.fs, below, MaxKeys=1)).get("Contents"))
 
     def _entries(self, path: str, **options: Any) -> Iterator[tuple[str, int]]:
         """Yield names below a prefix with their sizes; prefixes end with a slash."""
@@ -71,7 +85,7 @@ class S3(Backend):
         try:
             return patiently(lambda: bytes(self.fs.cat_file(path, start=start, end=end, **options)))
         except OSError as error:
-            if answer_code(error) == "InvalidRange":
+            if answer_status(error) == 416:
                 return b""  # past the end, as on a disk
             raise
 
@@ -94,8 +108,11 @@ class S3(Backend):
         """Write an object if there is none of that name (`If-None-Match`)."""
         try:
             patiently(lambda: self.fs.pipe_file(path, content, mode="create"))
-        except FileExistsError:
-            return False
+        except OSError as error:
+            # s3fs takes Amazon's words alone for a FileExistsError.
+            if isinstance(error, FileExistsError) or answer_status(error) == 412:
+                return False
+            raise
         return True
 
     def delete(self, path: str) -> None:
@@ -107,15 +124,18 @@ class S3(Backend):
         patiently(lambda: self.fs.rm(path, recursive=True))
         # s3fs passes over what S3 refuses to delete one by one.
         with contextlib.suppress(FileNotFoundError):
-            patiently(lambda: self.fs.info(path))
-            raise StillThereError(
-                f"deleting s3://{path}: some of it is there still. Allow s3:DeleteObject, or see "
-                "whether something writes to it."
-            )
+            if self.exists(path):
+                raise StillThereError(
+                    f"deleting s3://{path}: some of it is there still. Allow s3:DeleteObject, or "
+                    "see whether something writes to it."
+                )
 
     def rename(self, path: str, to: str) -> None:
         """Move each object below a prefix by itself."""
-        self.fs.mv(path, to, recursive=True)
+        # `mv` of s3fs takes folders in a folder for objects.
+        for name, _ in list(self.walk(path)):
+            patiently(lambda file=name: self.fs.cp_file(f"{path}/{file}", f"{to}/{file}"))  # type: ignore[misc]
+            self.delete(f"{path}/{name}")
 
     def explained(
         self, error: Exception, doing: str, address: str, path: str, size: int

@@ -45,9 +45,7 @@ TRANSIENT_CODES = {
     "BadDigest",  # damaged on its way, as the next two
     "IncompleteBody",
     "XAmzContentSHA256Mismatch",
-    "ConditionalRequestConflict",  # of conditional writes at the same moment
     "InternalError",
-    "OperationAborted",
     "PriorRequestNotComplete",
     "RequestTimeout",
     "ServiceUnavailable",
@@ -67,10 +65,8 @@ BROKEN_ANSWER = (
     ResponseParserError,
 )
 
-_REFUSED = {"403", "AccessDenied", "AllAccessDisabled", "AccountProblem", "Forbidden"}
 _EXPIRED = {"ExpiredToken", "ExpiredTokenException", "InvalidToken", "TokenRefreshRequired"}
 _UNKNOWN_KEY = {"InvalidAccessKeyId", "SignatureDoesNotMatch", "InvalidSecurity", "NotSignedUp"}
-_ELSEWHERE = {"301", "307", "PermanentRedirect", "AuthorizationHeaderMalformed"}
 _NO_CREDENTIALS = (
     boto.NoCredentialsError,
     boto.PartialCredentialsError,
@@ -147,6 +143,12 @@ def answer_code(error: BaseException) -> str:
     return str(found.response.get("Error", {}).get("Code", "")) if found else ""
 
 
+def answer_status(error: BaseException) -> int:
+    """Return the HTTP status S3 gave for an error, as 404; 0 if it is not from S3."""
+    found = _client_error(error)
+    return int(found.response.get("ResponseMetadata", {}).get("HTTPStatusCode", 0)) if found else 0
+
+
 def explained(error: Exception, doing: str, address: str) -> OSError:
     """Turn what s3fs raised into an error that says where, why, and what to do.
 
@@ -157,7 +159,8 @@ def explained(error: Exception, doing: str, address: str) -> OSError:
     """
     where = f"{doing} {address} failed"
     bucket = address.partition("://")[2].partition("/")[0]
-    code = answer_code(error)
+    # Servers have words of their own; the status means the same with all.
+    code, status = answer_code(error), answer_status(error)
     said = _short(error)
     if code == "NoSuchBucket":
         return OSError(f"{where}: there is no bucket {bucket!r}. Create it or correct the address.")
@@ -170,7 +173,7 @@ def explained(error: Exception, doing: str, address: str) -> OSError:
         )
     if code == "RequestTimeTooSkewed":
         return PermissionError(f"{where}: the clock of this machine is wrong ({said}). Set it.")
-    if code in _REFUSED or isinstance(error, PermissionError):
+    if status in (401, 403) or isinstance(error, PermissionError):
         return PermissionError(
             f"{where}: S3 refuses it ({said}). Allow these credentials s3:ListBucket, "
             f"s3:GetObject, s3:PutObject and s3:DeleteObject in bucket {bucket!r}, or use others."
@@ -180,10 +183,15 @@ def explained(error: Exception, doing: str, address: str) -> OSError:
             f"{where}: no usable credentials ({said}). Set AWS_ACCESS_KEY_ID and "
             "AWS_SECRET_ACCESS_KEY, or AWS_PROFILE."
         )
-    if code in _ELSEWHERE:
+    if status in (301, 307) or code == "AuthorizationHeaderMalformed":
         return OSError(
             f"{where}: bucket {bucket!r} is not in this region or at this endpoint ({said}). "
             "Set AWS_DEFAULT_REGION or AWS_ENDPOINT_URL to where it is."
+        )
+    if status == 501:
+        return OSError(
+            f"{where}: this S3 server does not know what is asked of it ({said}). A lock needs "
+            "conditional writes (If-None-Match): use a server, or a version of it, that has them."
         )
     if isinstance(error, boto.SSLError):
         return OSError(
@@ -208,7 +216,10 @@ def _transient(response: Any, error: BaseException | None) -> tuple[str, int]:
         http, parsed = response
         code = str(parsed.get("Error", {}).get("Code", ""))
         status = getattr(http, "status_code", http)
-        if status in TRANSIENT_STATUS or code in TRANSIENT_CODES:
+        # A conflict of two writers passes, and has a name of its own at each kind of server; one
+        # about a whole bucket stays.
+        conflict = status == 409 and "Bucket" not in code
+        if status in TRANSIENT_STATUS or conflict or code in TRANSIENT_CODES:
             return f"it answers {status} {code}", ATTEMPTS
         return "", 0
     if isinstance(error, boto.EndpointConnectionError | boto.ProxyConnectionError):

@@ -90,6 +90,7 @@ class Cluster:
         self.folder = folder
         self.temporary = tempfile.mkdtemp(prefix="ray-", dir="/tmp")  # a socket's path is short
         self.nodes: list[Node] = []
+        self.head_options: list[str] = []
         self.address = ""
         self.environment = {
             **{name: value for name, value in os.environ.items() if name != "RAY_ADDRESS"},
@@ -129,7 +130,7 @@ class Cluster:
             self.address = f"127.0.0.1:{gcs}"
             role = ["--head", f"--port={gcs}", f"--ray-client-server-port={client}"]
             role += ["--dashboard-host=127.0.0.1", f"--dashboard-port={dashboard}"]
-            role += [f"--temp-dir={self.temporary}"]
+            role += [f"--temp-dir={self.temporary}", *self.head_options]
         log = self.folder / f"node-{len(self.nodes)}.log"
         with log.open("w") as stream:
             process = subprocess.Popen(

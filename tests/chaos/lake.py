@@ -6,9 +6,9 @@ import pytest
 from pipeline.storage import s3_retries
 from pipeline.storage.folder import Folder
 from tests.chaos.proxy import ChaosProxy
+from tests.services import KEY, SECRET
 
 CONTENT = bytes(range(256)) * 200
-SECRET = "canary-secret-0123456789"
 # Client, proxy and server share a process: a busy machine may stop all three for a while, and what
 # is asked again for want of an answer would be counted.
 PATIENCE_S = 300
@@ -17,7 +17,7 @@ PATIENCE_S = 300
 @pytest.fixture(scope="module")
 def one_proxy(s3_server):
     """One for all tests here: a new address each time would cost a new client each time."""
-    with ChaosProxy(*s3_server) as proxy:
+    with ChaosProxy(*s3_server.address) as proxy:
         yield proxy
 
 
@@ -29,7 +29,7 @@ def proxy(one_proxy, bucket, monkeypatch):
         "s3",
         {
             "endpoint_url": one_proxy.url,
-            "key": "test",
+            "key": KEY,
             "secret": SECRET,
             "config_kwargs": {"read_timeout": PATIENCE_S, "connect_timeout": PATIENCE_S},
         },

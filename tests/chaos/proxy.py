@@ -20,8 +20,11 @@ from typing import BinaryIO
 ANSWERS = {
     "403": ("403 Forbidden", "AccessDenied", "Access Denied"),
     "404": ("404 Not Found", "NotFound", "Nothing is here."),
+    "409": ("409 Conflict", "ConcurrentModification", "Another write is under way."),
+    "412": ("412 Precondition Failed", "PreconditionFailed", "It did not hold."),
     "429": ("429 Too Many Requests", "TooManyRequests", "Slow down."),
     "500": ("500 Internal Server Error", "InternalError", "We encountered an internal error."),
+    "501": ("501 Not Implemented", "NotImplemented", "A header you provided is not known here."),
     "503": ("503 Slow Down", "SlowDown", "Please reduce your request rate."),
 }
 FAULTS = {

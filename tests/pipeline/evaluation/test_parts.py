@@ -215,11 +215,10 @@ def test_a_damaged_piece_of_features_is_named(tmp_path):
         other.begin()
 
 
-def test_a_pair_is_found_in_its_run_and_in_a_bucket(tmp_path, bucket, monkeypatch):
+def test_a_pair_is_found_in_its_run_and_in_a_bucket(tmp_path, s3_server, bucket, monkeypatch):
     environment, filesystem = bucket
-    endpoint = {"endpoint_url": environment["AWS_ENDPOINT_URL"], "key": "test", "secret": "test"}
     # fsspec keeps file systems by their options, and an address in the environment is none.
-    monkeypatch.setitem(fsspec.config.conf, "s3", endpoint)
+    monkeypatch.setitem(fsspec.config.conf, "s3", s3_server.options)
     monkeypatch.setenv("AWS_DEFAULT_REGION", environment["AWS_DEFAULT_REGION"])
     for name in ("image_branch.safetensors", "text_encoder.safetensors", "notes.bin"):
         filesystem.pipe_file(f"lake/pair/{name}", name.encode())

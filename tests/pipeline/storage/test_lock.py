@@ -61,19 +61,9 @@ def clock(monkeypatch):
 @pytest.fixture
 def lake(s3_server, bucket, monkeypatch):
     """A folder in a bucket, and the proxy on the way there."""
-    from moto.s3.responses import S3Response
-
-    # S3 looks and writes in one step; this server does so only if nobody comes between.
-    one_at_a_time, put = threading.Lock(), S3Response.put_object
-
-    def put_object(self):
-        with one_at_a_time:
-            return put(self)
-
-    monkeypatch.setattr(S3Response, "put_object", put_object)
     monkeypatch.setattr(s3_retries, "PAUSE_S", 0.01)
-    with ChaosProxy(*s3_server) as proxy:
-        settings = {"endpoint_url": proxy.url, "key": "test", "secret": "test"}
+    with ChaosProxy(*s3_server.address) as proxy:
+        settings = s3_server.options | {"endpoint_url": proxy.url}
         monkeypatch.setitem(fsspec.config.conf, "s3", settings)
         yield Folder("s3://lake/runs/small"), proxy
 

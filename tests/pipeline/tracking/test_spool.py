@@ -103,10 +103,9 @@ def test_no_password_is_kept(tmp_path):
 
 
 @pytest.mark.slow
-def test_in_a_bucket_records_are_objects(bucket, monkeypatch):
-    endpoint = {"endpoint_url": bucket[0]["AWS_ENDPOINT_URL"], "key": "test", "secret": "test"}
+def test_in_a_bucket_records_are_objects(s3_server, bucket, monkeypatch):
     # fsspec keeps file systems by their options, and an address in the environment is none.
-    monkeypatch.setitem(fsspec.config.conf, "s3", endpoint)
+    monkeypatch.setitem(fsspec.config.conf, "s3", s3_server.options)
     for name, value in bucket[0].items():
         monkeypatch.setenv(name, value)
     fsspec.get_filesystem_class("s3").clear_instance_cache()

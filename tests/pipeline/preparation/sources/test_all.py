@@ -38,8 +38,7 @@ def places(s3_server, tmp_path_factory):
     """The same datasets in a local folder and in a bucket of a real S3 server."""
     root = tmp_path_factory.mktemp("originals")
     local = every_source(root)
-    host, port = s3_server
-    endpoint = {"endpoint_url": f"http://{host}:{port}", "key": "test", "secret": "test"}
+    endpoint = s3_server.options
     with pytest.MonkeyPatch.context() as patch:
         # fsspec keeps file systems by their options, and an address in the environment is none.
         patch.setitem(fsspec.config.conf, "s3", endpoint)
