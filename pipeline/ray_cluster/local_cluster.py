@@ -181,7 +181,7 @@ def see_that_it_is_shut(plan: ClusterPlan) -> int:
     Raises:
         OSError: If one lets strangers in, can be reached from other machines, or was not found.
     """
-    shut = see_that_they_refuse(_processes(plan.folder), only_at=ADDRESS)
+    shut = see_that_they_refuse(_processes(plan.folder), only_at=ADDRESS).shut
     missing = {port for node in range(plan.workers + 1) for port in plan.ports(node)} - shut
     if missing:
         raise OSError(f"not found among the ports of the cluster: {sorted(missing)}")
