@@ -6,18 +6,23 @@ stays in float32. A GPU multiplies in it several times as fast and moves half th
 without instructions for it imitates them, slower than float32.
 """
 
+import contextlib
 import os
+import tempfile
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager
+from pathlib import Path
 
 import torch
 from torch._dynamo import config as dynamo
 from torch.utils import deterministic as deterministic_mode
 
+from pipeline.common.own_files import own_folder
 from pipeline.config import Precision
 from ratgan.generator import Generator
 
 FIRST_WITH_BFLOAT16 = (8, 0)  # compute capability of NVIDIA's Ampere
+COMPILED = "TORCHINDUCTOR_CACHE_DIR"
 VARIANTS = 64  # that torch may build: of each block, with gradient and without, by size of a part
 
 
@@ -133,8 +138,9 @@ def compile_blocks(generator: Generator, device: torch.device) -> None:
         device: It runs on.
 
     Raises:
-        ValueError: If nothing can be compiled on this machine.
+        ValueError: If nothing can be compiled on this machine, or kept safely.
     """
+    keep_compiled_code()
     try:
         torch.compile(lambda x: x.sin() + 1)(torch.ones(2, device=device))
     except Exception as error:
@@ -148,3 +154,20 @@ def compile_blocks(generator: Generator, device: torch.device) -> None:
     dynamo.recompile_limit = max(dynamo.recompile_limit, VARIANTS)
     for block in generator.blocks:
         block.compile(dynamic=False)  # a run has one or two sizes; code for any size is slower
+
+
+def keep_compiled_code() -> None:
+    """Let torch keep compiled code where nobody else can write, for it runs what it finds there.
+
+    Its own choice is a name in the shared temporary folder that anybody can take first.
+
+    Raises:
+        ValueError: If somebody has taken ours.
+    """
+    if os.environ.get(COMPILED):
+        return
+    folder = Path(tempfile.gettempdir()) / f"torchinductor-{os.getuid()}"
+    with contextlib.suppress(FileExistsError):
+        folder.mkdir(mode=0o700)
+    with own_folder(folder, remedy=f"Name a folder of your own for compiled code in {COMPILED}."):
+        os.environ[COMPILED] = str(folder)
