@@ -11,6 +11,8 @@ import argparse
 import contextlib
 import json
 import os
+import re
+import secrets
 import shutil
 import socket
 import subprocess
@@ -24,6 +26,7 @@ import psutil
 
 from pipeline.common.console import print_line
 from pipeline.common.machine import usable_cpus
+from pipeline.common.own_files import OTHERS_ENTER, own_folder, read_own_file
 from pipeline.ray_cluster.loopback import ADDRESS, ENVIRONMENT, START_HOOK
 from pipeline.ray_cluster.port_audit import see_that_they_refuse
 from pipeline.ray_cluster.port_probe import Endpoint, count_nodes
@@ -38,6 +41,11 @@ LEFT_S = 3.0  # for what they have not ended
 # `ray job stop` kills a job after so many seconds; a checkpoint must be saved by then. Ray: 3.
 JOB_STOP_S = 120
 NODES = "nodes.json"  # the processes that were started
+NAME = re.compile(r"head|worker-[1-9]\d{0,3}")
+# A socket needs a short path, and `--stop` is to find it whatever TMPDIR is then. Nobody knows the
+# rest of a folder's name before it is there.
+PREFIX = "/tmp/ratgan-cluster."
+ELSEWHERE = "Name one of your own, of mode 700 or not there yet: --folder PLACE"
 SERVICES = {  # by their place among the ports of a node
     "node-manager-port": 1,
     "object-manager-port": 2,
@@ -101,8 +109,8 @@ def start(plan: ClusterPlan) -> None:
     """Start a cluster, see that it is shut, and say how to use it.
 
     Raises:
-        ValueError: If there is no token that only its owner can read, the ports are taken, or a
-            cluster runs in the folder already.
+        ValueError: If there is no token that only its owner can read, the ports are taken, a
+            cluster runs in the folder already, or the folder is open to others.
         OSError: If it does not come up, or a port of it lets strangers in; it is stopped then.
     """
     token = token_file()
@@ -117,9 +125,11 @@ def start(plan: ClusterPlan) -> None:
         # What asks for Ray's state on a node would search the machine, and fail where two Rays run.
         "RAY_ADDRESS": str(plan.store),
     }
-    plan.folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-    if plan.folder.stat().st_uid != os.getuid():
-        raise ValueError(f"{plan.folder} belongs to somebody else. Use another: --folder PLACE")
+    with contextlib.suppress(FileExistsError):
+        plan.folder.mkdir(mode=0o700, parents=True)
+    # Ray lets everybody write to the folders that it makes in there.
+    with own_folder(plan.folder, closed_to=OTHERS_ENTER, remedy=ELSEWHERE):
+        _write(plan.folder, {})  # what an earlier cluster left, as when the power failed
     try:
         for node in range(plan.workers + 1):
             _start_node(plan, node, environment)
@@ -153,8 +163,11 @@ def stop(folder: Path, *, keep_logs: bool = False) -> int:
 
     Returns:
         How many processes were ended.
+
+    Raises:
+        ValueError: If the folder, or what it says of processes, may be somebody else's.
     """
-    processes, nodes = list(_processes(folder)), _nodes(folder)
+    processes, nodes, known = list(_processes(folder)), _nodes(folder), _read(folder)
     for process in reversed(nodes):
         with contextlib.suppress(psutil.NoSuchProcess):
             process.terminate()
@@ -163,12 +176,14 @@ def stop(folder: Path, *, keep_logs: bool = False) -> int:
         with contextlib.suppress(psutil.NoSuchProcess):
             process.kill()
     _left_of(processes, STOP_S)
-    for name in () if keep_logs else _read(folder):  # nothing but what `start` made
-        (folder / f"{name}.log").unlink(missing_ok=True)
-        shutil.rmtree(folder / name.removeprefix("worker-"), ignore_errors=True)
-    (folder / NODES).unlink(missing_ok=True)
-    with contextlib.suppress(OSError):
-        folder.rmdir()
+    with contextlib.suppress(FileNotFoundError), own_folder(folder, remedy=ELSEWHERE) as opened:
+        for name in () if keep_logs else known:  # nothing but what `start` made
+            with contextlib.suppress(FileNotFoundError):
+                os.unlink(f"{name}.log", dir_fd=opened)
+            shutil.rmtree(name.removeprefix("worker-"), ignore_errors=True, dir_fd=opened)
+        os.unlink(NODES, dir_fd=opened)
+        with contextlib.suppress(OSError):
+            folder.rmdir()
     return len(processes)
 
 
@@ -181,7 +196,7 @@ def see_that_it_is_shut(plan: ClusterPlan) -> int:
     Raises:
         OSError: If one lets strangers in, can be reached from other machines, or was not found.
     """
-    shut = see_that_they_refuse(_processes(plan.folder), only_at=ADDRESS)
+    shut = see_that_they_refuse(_processes(plan.folder), only_at=ADDRESS).shut
     missing = {port for node in range(plan.workers + 1) for port in plan.ports(node)} - shut
     if missing:
         raise OSError(f"not found among the ports of the cluster: {sorted(missing)}")
@@ -201,7 +216,7 @@ def _start_node(plan: ClusterPlan, node: int, environment: dict[str, str]) -> No
         )
     known = _read(plan.folder)
     known[name] = (process.pid, psutil.Process(process.pid).create_time())
-    (plan.folder / NODES).write_text(json.dumps(known))
+    _write(plan.folder, known)
 
 
 def _wait_for_nodes(plan: ClusterPlan, count: int, token: str, environment: dict[str, str]) -> None:
@@ -259,11 +274,35 @@ def _is_free(port: int) -> bool:
 
 
 def _read(folder: Path) -> dict[str, tuple[int, float]]:
+    """Return what `start` has written of a cluster's processes; nothing if there is none.
+
+    Raises:
+        ValueError: If the folder or the file may be somebody else's, or says anything else.
+    """
+    path = folder / NODES
     try:
-        known: dict[str, tuple[int, float]] = json.loads((folder / NODES).read_text())
-    except (OSError, ValueError):
-        known = {}
+        with own_folder(folder, remedy=ELSEWHERE) as opened:
+            said = read_own_file(path, opened, remedy=ELSEWHERE)
+    except FileNotFoundError:
+        return {}
+    try:
+        known = {name: (int(pid), float(at)) for name, (pid, at) in json.loads(said).items()}
+    except (ValueError, AttributeError, TypeError):
+        known = {"": (0, 0.0)}
+    if not all(NAME.fullmatch(name) and pid > 1 for name, (pid, _) in known.items()):
+        raise ValueError(
+            f"{path} does not say what this command writes there, so nothing was touched. If no "
+            f"cluster runs there: rm {path}"
+        )
     return known
+
+
+def _write(folder: Path, known: dict[str, tuple[int, float]]) -> None:
+    """Write whole or not at all what `_read` reads."""
+    draft = folder / f".{NODES}"
+    with open(draft, "w", opener=lambda path, flags: os.open(path, flags, 0o600)) as file:
+        json.dump(known, file)
+    draft.replace(folder / NODES)
 
 
 def _nodes(folder: Path) -> list[psutil.Process]:
@@ -281,10 +320,10 @@ def _processes(folder: Path) -> Iterator[psutil.Process]:
 
 
 def _process(pid: int, started: float) -> psutil.Process | None:
-    """Find a process again; a number may belong to another one by now."""
+    """Find a process of this user again; a number may belong to another one by now."""
     try:
         process = psutil.Process(pid)
-        same = abs(process.create_time() - started) < 1
+        same = abs(process.create_time() - started) < 1 and process.uids().real == os.getuid()
         return process if same and process.status() != psutil.STATUS_ZOMBIE else None
     except psutil.NoSuchProcess:
         return None
@@ -308,12 +347,16 @@ def _runs(process: psutil.Process) -> bool:
 
 
 def _folder_flag(folder: Path) -> str:
-    return "" if folder == default_folder() else f" --folder {folder}"
+    return "" if str(folder).startswith(PREFIX) else f" --folder {folder}"
 
 
-def default_folder() -> Path:
-    """Return where a cluster's logs and sockets lie; sockets need a short path."""
-    return Path(f"/tmp/ratgan-ray-{os.getuid()}")
+def own_folders() -> list[Path]:
+    """Return the folders of this user's clusters that were started without `--folder`."""
+    found = []
+    for path in Path(PREFIX).parent.glob(f"{Path(PREFIX).name}*"):
+        with contextlib.suppress(FileNotFoundError, ValueError), own_folder(path, remedy=""):
+            found.append(path)
+    return sorted(found, key=lambda path: not _read(path))  # those that run come first
 
 
 def main() -> None:
@@ -322,17 +365,19 @@ def main() -> None:
     options.add_argument("workers", type=int, nargs="?", default=2, help="nodes beside the head")
     options.add_argument("--cpus", type=int, help="logical CPUs of each; default: shared out")
     options.add_argument("--first-port", type=int, default=FIRST_PORT)
-    options.add_argument("--folder", type=Path, default=default_folder())
+    options.add_argument("--folder", type=Path, help="of mode 700; default: one in /tmp")
     options.add_argument("--stop", action="store_true")
     given = options.parse_args()
     try:
+        folders = [given.folder.absolute()] if given.folder else own_folders()
         if given.stop:
-            print_line(f"{stop(given.folder)} processes ended")
+            print_line(f"{sum(map(stop, folders))} processes ended")
             return
         if not 1 <= given.workers <= 100:
             raise ValueError(f"{given.workers} workers: use 1 to 100.")
         cpus = given.cpus or max(1, usable_cpus() // given.workers)
-        start(ClusterPlan(given.workers, cpus, given.first_port, given.folder.absolute()))
+        folder = folders[0] if folders else Path(f"{PREFIX}{secrets.token_hex(4)}")
+        start(ClusterPlan(given.workers, cpus, given.first_port, folder))
     except (ValueError, OSError) as error:
         sys.stderr.write(f"error: {error}\n")
         sys.exit(2)

@@ -22,6 +22,7 @@ import ray._private.authentication.authentication_token_setup as authentication
 import ray._private.parameter as parameter
 import ray._private.ray_constants as constants
 
+from pipeline.common.own_files import own_folder
 from pipeline.ray_cluster.loopback import ADDRESS, ENVIRONMENT
 from pipeline.ray_cluster.start_budget import StartBudget
 from pipeline.ray_cluster.token_file import create_token
@@ -150,15 +151,13 @@ def _remove_abandoned() -> None:
     """Remove the folders of this user's processes that were killed."""
     for base in _bases():
         for folder in base.glob(f"{PREFIX}*"):
-            with contextlib.suppress(OSError):
-                if folder.is_symlink() or folder.stat().st_uid != os.getuid():
-                    continue
+            with contextlib.suppress(OSError, ValueError), own_folder(folder, remedy="") as opened:
                 try:
-                    lock = os.open(folder / OWNER, os.O_WRONLY | os.O_NOFOLLOW)
+                    lock = os.open(OWNER, os.O_WRONLY | os.O_NOFOLLOW, dir_fd=opened)
                 except FileNotFoundError:
                     # An ending Ray wrote into it after the removal. A new folder gets its lock at
                     # once.
-                    if time.time() - folder.stat().st_mtime > WITHOUT_OWNER_S:
+                    if time.time() - os.fstat(opened).st_mtime > WITHOUT_OWNER_S:
                         shutil.rmtree(folder, ignore_errors=True)
                     continue
                 try:

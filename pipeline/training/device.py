@@ -6,18 +6,23 @@ float32. A GPU multiplies in it several times as fast and moves half the bytes; 
 instructions for it emulates them, slower than float32.
 """
 
+import contextlib
 import os
+import tempfile
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager
+from pathlib import Path
 
 import torch
 from torch._dynamo import config as dynamo
 from torch.utils import deterministic as deterministic_mode
 
+from pipeline.common.own_files import own_folder
 from pipeline.config import Precision
 from ratgan.networks import TextGenerator
 
 FIRST_WITH_BFLOAT16 = (8, 0)  # compute capability of NVIDIA's Ampere
+COMPILED = "TORCHINDUCTOR_CACHE_DIR"
 VARIANTS = 64  # compiled versions: each block, with and without gradient, for each size of a part
 
 
@@ -127,8 +132,9 @@ def compile_blocks(generator: TextGenerator, device: torch.device) -> None:
         generator: Each block is compiled when it first runs, in seconds to minutes.
 
     Raises:
-        ValueError: If torch cannot compile on this machine.
+        ValueError: If torch cannot compile on this machine, or its cache would not be safe.
     """
+    keep_compiled_code()
     try:
         torch.compile(lambda x: x.sin() + 1)(torch.ones(2, device=device))
     except Exception as error:
@@ -142,3 +148,20 @@ def compile_blocks(generator: TextGenerator, device: torch.device) -> None:
     dynamo.recompile_limit = max(dynamo.recompile_limit, VARIANTS)
     for block in generator.blocks:
         block.compile(dynamic=False)  # a run has one or two sizes; code for any size is slower
+
+
+def keep_compiled_code() -> None:
+    """Let torch keep compiled code where nobody else can write, for it runs what it finds there.
+
+    Its own choice is a name in the shared temporary folder that anybody can take first.
+
+    Raises:
+        ValueError: If somebody has taken ours.
+    """
+    if os.environ.get(COMPILED):
+        return
+    folder = Path(tempfile.gettempdir()) / f"torchinductor-{os.getuid()}"
+    with contextlib.suppress(FileExistsError):
+        folder.mkdir(mode=0o700)
+    with own_folder(folder, remedy=f"Name a folder of your own for compiled code in {COMPILED}."):
+        os.environ[COMPILED] = str(folder)

@@ -5,6 +5,7 @@ import signal
 import time
 from pathlib import Path
 
+import psutil
 import pytest
 from mlflow import MlflowClient
 
@@ -13,17 +14,22 @@ from pipeline.checkpoint.store import newest_checkpoint
 from pipeline.common.environment import versions
 from pipeline.common.errors import root_cause
 from pipeline.config import TrainConfig
+from pipeline.ray_cluster.loopback import ADDRESS
+from pipeline.ray_cluster.port_audit import TRAINS, listening, see_that_they_refuse
+from pipeline.ray_cluster.port_probe import Endpoint
 from pipeline.storage import lock
 from pipeline.storage.folder import Folder
 from pipeline.training import launch, loop
 from pipeline.training.train import train
 from ratgan.step import train_step
 from tests.chaos import invariants
-from tests.chaos.commands import step_reached
+from tests.chaos.commands import Command, step_reached
 from tests.chaos.runs import start
 from tests.pipeline.training.test_train import config, status, use_step, weights
 
 pytestmark = [pytest.mark.slow, pytest.mark.rest]
+
+MET = 5  # ports of two workers that have met: Ray's and gloo's of each, and the store of the first
 
 
 def options(shapes, output: Path, **changes) -> TrainConfig:
@@ -31,10 +37,20 @@ def options(shapes, output: Path, **changes) -> TrainConfig:
     return config(shapes, output, **(values | changes))
 
 
+def all_of(job: Command) -> list[psutil.Process]:
+    assert job.process.poll() is None, job.said
+    own = psutil.Process(job.process.pid)
+    return [own, *own.children(recursive=True)]
+
+
+def ports_of_workers(job: Command) -> set[Endpoint]:
+    return {door for door, name in listening(all_of(job)).items() if TRAINS in name}
+
+
 def test_a_killed_worker_is_replaced_and_the_weights_are_the_same(
     shapes, tmp_path, record_property
 ):
-    run = options(shapes, tmp_path / "killed", workers=2, checkpoint_every=2)
+    run = options(shapes, tmp_path / "killed", workers=2, checkpoint_every=2, health={"hang_s": 0})
     kills = {3: 0, 7: 1}  # before which step, and which worker
 
     def kill(step: int, rank: int) -> str:
@@ -43,11 +59,26 @@ def test_a_killed_worker_is_replaced_and_the_weights_are_the_same(
         bounds = f"rank={rank},step={step},once={tmp_path}/struck-{step},after={saved}"
         return f"kill@worker.step:{bounds}"
 
-    with start(run, tmp_path, ";".join(kill(step, rank) for step, rank in kills.items())) as job:
+    # The first workers, and those after them, are held until their ports have been looked at.
+    holds = [f"slow@worker.step:step={step},after={tmp_path}/seen-{step}" for step in (2, 5)]
+    faults = [*(kill(step, rank) for step, rank in kills.items()), *holds]
+
+    with start(run, tmp_path, ";".join(faults)) as job:
+        job.wait_for(lambda: len(ports_of_workers(job)) >= MET)
+        first = ports_of_workers(job)
+        # Knocking, which takes half a minute, does the training no harm.
+        training = see_that_they_refuse(all_of(job), only_at=ADDRESS).training
+        (tmp_path / "seen-2").touch()
+        job.wait_for("resuming from step 2")
+        job.wait_for(lambda: len(ports_of_workers(job) - first) >= MET)
+        second = ports_of_workers(job)
+        (tmp_path / "seen-5").touch()
         ended = job.wait()
     train(options(shapes, tmp_path / "whole", workers=2, checkpoint_every=2))
 
     assert ended == 0, job.said
+    assert len(training) == 3, "gloo's two and the store"
+    assert {door.host for door in first | second} == {ADDRESS}
     assert len(list(tmp_path.glob("struck-*"))) == len(kills)
     # It is chance whether Ray hears of its end before the other says that it is gone.
     assert re.search("worker 1 was lost|connection to each other", job.said), job.said

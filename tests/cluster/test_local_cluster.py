@@ -24,7 +24,8 @@ from pipeline.common.failpoints import VARIABLE
 from pipeline.distributed.graceful_stop import REQUEST
 from pipeline.ray_cluster import authentication
 from pipeline.ray_cluster.authentication import check_dashboard, check_head
-from pipeline.ray_cluster.local_cluster import PORTS_PER_NODE, ClusterPlan
+from pipeline.ray_cluster.local_cluster import PORTS_PER_NODE, ClusterPlan, _processes
+from pipeline.ray_cluster.port_audit import see_that_they_refuse
 from tests.cluster.docs import ROOT, commands_of, exported
 from tests.mlflow_server import MlflowServer
 from tests.services import KEY, SECRET
@@ -193,7 +194,7 @@ def test_every_port_refuses_strangers_and_is_on_loopback(cluster):
 
 @pytest.fixture(scope="module")
 def trained(cluster):
-    """What was said by a training before it was stopped and after, and the nodes it ran on."""
+    """What was said by a training before it was stopped and after; its nodes and their ports."""
     _, _, prepare, train, logs, stop, again, *_ = commands_of("cluster.md", "One machine")
     # Beside the work that is meant, to save time: one that is refused in the job itself.
     lost = cluster.start("cluster/submit.sh -- python jobs/train_coco.py --data.path /nowhere")
@@ -206,6 +207,7 @@ def trained(cluster):
     following = cluster.start(logs)
     before = wait_for(following, r"step \d+/150 ")
     nodes = workers_at(cluster)
+    ports = see_that_they_refuse(_processes(cluster.plan.folder), only_at="127.0.0.1").training
     stopping, lake = cluster.start(stop), cluster.lake()
     wait_until(
         lambda: lake.invalidate_cache() or lake.exists(f"{BUCKET}/runs/shapes/{REQUEST}"),
@@ -218,15 +220,16 @@ def trained(cluster):
     before = plain(before + following.communicate(timeout=PATIENCE_S)[0])
     after = cluster.run(again)
     cluster.said += before + after
-    return before, after, nodes
+    return before, after, nodes, ports
 
 
 def test_a_submitted_training_is_stopped_and_goes_on_by_the_same_command(
     cluster, trained, record_property
 ):
-    before, after, nodes = trained
+    before, after, nodes, ports = trained
 
     assert len(nodes) == 2, nodes
+    assert len(ports) == 3, "where gloo of either and the store listen: nowhere but on loopback"
     stopped = int(re.search(r"stopped at step (\d+)\.", before)[1])
     reached = max(int(step) for step in re.findall(r"step (\d+)/150 ", before))
     assert reached <= stopped < reached + 10, "the step at hand is saved, and none after it done"

@@ -14,7 +14,7 @@ import pytest
 from pipeline.checkpoint.store import newest_checkpoint
 from pipeline.storage.folder import Folder
 from tests.cluster.docs import ROOT, commands_of
-from tests.cluster.hosts import Hosts, hosts, why_not
+from tests.cluster.hosts import NETWORK, Hosts, hosts, why_not
 from tests.waiting import wait_until
 
 pytestmark = [
@@ -87,6 +87,17 @@ class Network:
             time.sleep(1)
         raise AssertionError(f"{what} did not come:\n{said}")
 
+    def audit(self, name: str) -> str:
+        """Have the ports of a host looked at, as the docs have it; return what was said."""
+        *_, check = commands_of("cluster.md", "Own machines")
+        with self.log(f"check-{name}").open("w+") as log:
+            line = f"cd {ROOT}; {self.exports}; {check}"
+            status = self.hosts.start(name, line, self.environment, log).wait(900)
+            log.seek(0)
+            said = log.read()
+        assert status == 0, f"{name}: {said}"
+        return said
+
     def trains(self, name: str) -> bool:
         """Whether a worker of training runs on a host."""
         for pid in self.hosts.processes(name):
@@ -111,15 +122,8 @@ def network(tmp_path_factory):
 
 
 def test_every_port_of_every_host_refuses_strangers(network):
-    *_, check = commands_of("cluster.md", "Own machines")
-
     for name in NODES:
-        with network.log(f"check-{name}").open("w+") as log:
-            line = f"cd {ROOT}; {network.exports}; {check}"
-            status = network.hosts.start(name, line, network.environment, log).wait(900)
-            log.seek(0)
-            said = log.read()
-        assert status == 0, f"{name}: {said}"
+        assert "refuse strangers" in network.audit(name)
 
 
 def test_a_run_goes_on_when_a_host_is_cut_off_and_the_host_comes_back(network, shapes):
@@ -137,6 +141,10 @@ def test_a_run_goes_on_when_a_host_is_cut_off_and_the_host_comes_back(network, s
     wait_until(lambda: newest_checkpoint(checkpoints), "a place to go on from", seconds=300)
     hosts_at_work = [name for name in NODES if network.trains(name)]
     (away,) = [name for name in hosts_at_work if name != "head"][-1:]
+    met = [
+        set(re.findall(r"[\d.]+(?=:\d)", network.audit(name).split("ask for no token")[1]))
+        for name in hosts_at_work
+    ]
 
     network.hosts.cut(away)
     cut = time.monotonic()
@@ -151,6 +159,7 @@ def test_a_run_goes_on_when_a_host_is_cut_off_and_the_host_comes_back(network, s
     said = network.wait("the end of the run", "ray job logs cut", "stopped at step")
 
     assert len(hosts_at_work) == 2
+    assert met == [{f"{NETWORK}.{NODES.index(name) + 1}"} for name in hosts_at_work]
     assert "Restarting from the last checkpoint (1 of 3 times)" in said
     assert "capacity for 2 workers: they continue from a checkpoint" in said
     _, state = newest_checkpoint(checkpoints)

@@ -1,13 +1,16 @@
 """Compiled blocks: the same numbers and names, or a clear no."""
 
 import os
+import stat
 import subprocess
 import sys
+import tempfile
 from pathlib import Path
 
 import pytest
 import torch
 
+from pipeline.training import device
 from pipeline.training.device import compile_blocks
 from ratgan.step import Gan, train_step
 from tests.ratgan.networks import small_discriminator, small_generator
@@ -59,3 +62,26 @@ def test_a_machine_that_cannot_compile_is_refused(tmp_path):
     assert done.returncode == 1
     assert "ValueError: compile=True, and torch cannot compile here" in done.stderr
     assert "apt install g++" in done.stderr
+
+
+def test_compiled_code_is_kept_where_nobody_else_can_write(tmp_path, monkeypatch):
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    monkeypatch.setattr(os, "environ", {})
+    place = tmp_path / f"torchinductor-{os.getuid()}"
+    place.mkdir()
+    place.chmod(0o777)
+
+    with pytest.raises(ValueError, match=r"open to others.*TORCHINDUCTOR_CACHE_DIR"):
+        device.keep_compiled_code()
+    assert os.environ == {}
+
+    place.rmdir()
+    device.keep_compiled_code()
+
+    assert os.environ == {device.COMPILED: str(place)}
+    assert stat.S_IMODE(place.stat().st_mode) == 0o700
+
+    os.environ[device.COMPILED] = "/mine"
+    device.keep_compiled_code()
+
+    assert os.environ == {device.COMPILED: "/mine"}

@@ -1,0 +1,63 @@
+"""The ports of a training, which ask for no token, may be at one address only."""
+
+import re
+import subprocess
+import sys
+
+import psutil
+import pytest
+
+from pipeline.ray_cluster.port_audit import see_that_they_refuse
+from pipeline.ray_cluster.port_probe import Endpoint
+
+# A process that listens, says where, and hangs up on everybody.
+LISTENER = """
+import pathlib, socket, sys
+pathlib.Path("/proc/self/comm").write_text(sys.argv[1])
+with socket.create_server((sys.argv[2], 0)) as listener:
+    print(listener.getsockname()[1], flush=True)
+    while True:
+        listener.accept()[0].close()
+"""
+
+
+@pytest.fixture
+def listens():
+    started = []
+
+    def start(name: str, address: str) -> tuple[Endpoint, psutil.Process]:
+        process = subprocess.Popen(
+            [sys.executable, "-c", LISTENER, name, address],
+            stdout=subprocess.PIPE,
+            text=True,
+        )
+        started.append(process)
+        return Endpoint(address, int(process.stdout.readline())), psutil.Process(process.pid)
+
+    yield start
+    for process in started:
+        process.kill()
+        process.communicate()
+
+
+def test_a_port_of_a_training_is_told_apart_from_those_that_refuse_strangers(listens):
+    door, process = listens("TrainWorker", "127.0.0.1")
+
+    ports = see_that_they_refuse([process], only_at="127.0.0.1")
+
+    assert (ports.shut, ports.training) == (set(), {door})
+
+
+@pytest.mark.parametrize(
+    ("name", "address", "only_at", "problem"),
+    [
+        ("TrainWorker", "0.0.0.0", "", "does not say that it refuses strangers"),
+        ("TrainWorker", "127.0.0.2", "127.0.0.1", "can be reached from other machines"),
+        ("Reader", "127.0.0.1", "", "does not say that it refuses strangers"),
+    ],
+)
+def test_a_port_that_says_nothing_is_not_shut_elsewhere(name, address, only_at, problem, listens):
+    door, process = listens(name, address)
+
+    with pytest.raises(OSError, match=re.escape(f"not shut:\n{door} ({name}) {problem}")):
+        see_that_they_refuse([process], only_at=only_at)
