@@ -200,7 +200,7 @@ def test_pictures_that_make_no_sense_are_refused(options, message):
 
 
 def test_one_caption_has_no_way_to_the_next(model, tmp_path):
-    with pytest.raises(ValueError, match="at least two captions"):
+    with pytest.raises(ValueError, match="needs at least two captions"):
         generate(
             GenerateConfig(captions=("a",), model=model, output=str(tmp_path), show="captions")
         )
