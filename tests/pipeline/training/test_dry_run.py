@@ -163,7 +163,7 @@ def test_a_preparation_is_tried_on_a_few_originals(tmp_path, capsys):
     assert "ETA" in lines(said)
     assert files(tmp_path) == before
     assert not (tmp_path / "out").exists()
-    with pytest.raises(ValueError, match="files that are not of a prepared dataset"):
+    with pytest.raises(ValueError, match="files that do not belong to a prepared dataset"):
         plan_preparation(options.model_copy(update={"output": str(tmp_path / "coco")}))
 
 
@@ -194,7 +194,7 @@ def test_other_jobs_say_what_they_would_do(trained, shapes, tmp_path, capsys):
 
     model, out = f"{trained}/run/model", str(tmp_path / "out")
     plan_generation(GenerateConfig(captions=("a red circle",), model=model, output=out))
-    assert "up to 1 pictures of 1 captions" in capsys.readouterr().out
+    assert "up to 1 images of 1 captions" in capsys.readouterr().out
 
     plan_sync(SyncConfig(run=f"{trained}/run"))
     assert "nothing to send to sqlite" in lines(capsys.readouterr().out)["run"]
