@@ -17,6 +17,7 @@ import shutil
 import socket
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -30,6 +31,7 @@ from pipeline.common.own_files import OTHERS_ENTER, own_folder, read_own_file
 from pipeline.ray_cluster.loopback import ADDRESS, ENVIRONMENT, START_HOOK
 from pipeline.ray_cluster.port_audit import see_that_they_refuse
 from pipeline.ray_cluster.port_probe import Endpoint, count_nodes
+from pipeline.ray_cluster.private_ray import LONGEST_TMPDIR
 from pipeline.ray_cluster.start_budget import StartBudget
 from pipeline.ray_cluster.token_file import token_file
 
@@ -115,16 +117,7 @@ def start(plan: ClusterPlan) -> None:
     """
     token = token_file()
     _refuse_twice(plan)
-    environment = os.environ | ENVIRONMENT | START_HOOK
-    environment |= {
-        "RAY_AUTH_MODE": "token",
-        "RAY_AUTH_TOKEN_PATH": str(token),
-        "RAY_JOB_STOP_WAIT_TIME_S": os.environ.get("RAY_JOB_STOP_WAIT_TIME_S", str(JOB_STOP_S)),
-        # A node that is to end waits for its work to move elsewhere; here, all of them end.
-        "RAY_GRACEFUL_SHUTDOWN_DRAIN_TIMEOUT_S": "0",
-        # What asks for Ray's state on a node would search the machine, and fail where two Rays run.
-        "RAY_ADDRESS": str(plan.store),
-    }
+    environment = environment_of(plan, token)
     with contextlib.suppress(FileExistsError):
         plan.folder.mkdir(mode=0o700, parents=True)
     # Ray lets everybody write to the folders that it makes in there.
@@ -152,6 +145,27 @@ def start(plan: ClusterPlan) -> None:
         f"  to stop it:  cluster/start-local.sh --stop{_folder_flag(plan.folder)}\n"
         f"  its logs:    {plan.folder}/*/session_latest/logs"
     )
+
+
+def environment_of(plan: ClusterPlan, token: Path) -> dict[str, str]:
+    """Return the environment of a cluster's processes.
+
+    Args:
+        plan: Of the cluster.
+        token: File of its token.
+    """
+    own = {
+        "RAY_AUTH_MODE": "token",
+        "RAY_AUTH_TOKEN_PATH": str(token),
+        "RAY_JOB_STOP_WAIT_TIME_S": os.environ.get("RAY_JOB_STOP_WAIT_TIME_S", str(JOB_STOP_S)),
+        # A node that is to end waits for its work to move elsewhere; here, all of them end.
+        "RAY_GRACEFUL_SHUTDOWN_DRAIN_TIMEOUT_S": "0",
+        # What asks for Ray's state on a node would search the machine, and fail where two Rays run.
+        "RAY_ADDRESS": str(plan.store),
+    }
+    if len(tempfile.gettempdir()) > LONGEST_TMPDIR:
+        own["TMPDIR"] = "/tmp"
+    return os.environ | ENVIRONMENT | START_HOOK | own
 
 
 def stop(folder: Path, *, keep_logs: bool = False) -> int:

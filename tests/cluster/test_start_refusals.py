@@ -5,15 +5,23 @@ import os
 import socket
 import subprocess
 import sys
+import tempfile
 from pathlib import Path
 
 import psutil
 import pytest
 
 from pipeline.ray_cluster import local_cluster
-from pipeline.ray_cluster.local_cluster import ClusterPlan, main, own_folders, start, stop
+from pipeline.ray_cluster.local_cluster import (
+    ClusterPlan,
+    environment_of,
+    main,
+    own_folders,
+    start,
+    stop,
+)
 from pipeline.ray_cluster.port_probe import Answer, Endpoint, knock
-from pipeline.ray_cluster.private_ray import LONGEST_FOLDER
+from pipeline.ray_cluster.private_ray import LONGEST_FOLDER, LONGEST_TMPDIR
 from pipeline.ray_cluster.submit import check_package
 
 TOKEN = "f" * 64
@@ -175,8 +183,19 @@ def test_without_a_folder_named_only_folders_of_ones_own_are_looked_at(
     assert (tmp_path / "ratgan-cluster.open" / "head" / "precious").exists()
 
 
-def test_the_folders_of_a_cluster_are_short_enough_for_sockets_whatever_tmpdir_is():
-    assert len(f"{local_cluster.PREFIX}01234567/head") <= LONGEST_FOLDER
+@pytest.mark.parametrize("length", [20, LONGEST_TMPDIR, LONGEST_TMPDIR + 1, 300])
+def test_the_folders_of_a_cluster_are_short_enough_for_sockets_whatever_tmpdir_is(
+    length, monkeypatch
+):
+    named = "/".ljust(length, "x")
+    monkeypatch.setenv("TMPDIR", named)
+    monkeypatch.setattr(tempfile, "tempdir", named)
+    folder = Path(f"{local_cluster.PREFIX}01234567")
+
+    environment = environment_of(ClusterPlan(1, 1, 25000, folder), Path("token"))
+
+    assert environment["TMPDIR"] == (named if length <= LONGEST_TMPDIR else "/tmp")
+    assert len(f"{folder}/head") <= LONGEST_FOLDER
 
 
 def test_a_folder_that_others_can_enter_is_refused_before_anything_is_started(
