@@ -116,8 +116,10 @@ def mlflow_server(tmp_path_factory):
 def s3_server(tmp_path_factory):
     """The S3 server of compose.yaml, at ports of its own; where it has no wheel, another one."""
     server = SeaweedFS(tmp_path_factory.mktemp("s3")) if weed() else Moto()
-    yield server.wait()
-    server.kill()
+    try:
+        yield server.wait()
+    finally:
+        server.kill()
 
 
 @pytest.fixture

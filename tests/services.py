@@ -155,7 +155,7 @@ class SeaweedFS(S3Server):
     Args:
         folder: Where it keeps its data.
         before: Words that stand before its command, as those that enter a network namespace.
-        ports: Whether it listens on ports of its own, or on those of compose.
+        own_ports: Whether it listens on ports of its own, or on those of compose.
     """
 
     def __init__(self, folder: Path, before: tuple[str, ...] = (), *, own_ports: bool = True):
@@ -165,13 +165,13 @@ class SeaweedFS(S3Server):
         if own_ports:
             self.ports = {n: s.getsockname()[1] for n, s in zip(PORTS, self.held, strict=True)}
             command += [f"-{name}={port}" for name, port in self.ports.items()]
-            command += ["-s3.ip.bind=127.0.0.1"]
+            # Small files of its own: the disk may be nearly full.
+            command += ["-s3.ip.bind=127.0.0.1", "-master.volumeSizeLimitMB=32"]
         folder.mkdir(parents=True, exist_ok=True)
         program = [*before, str(weed()), "-logtostderr=true", *command]
-        # Of files that it makes beside its data.
         self.address = ("127.0.0.1", self.ports.get("s3.port", 8333))
+        # It also makes files beside its data.
         self.server = Process(program, environment | {"TMPDIR": str(folder)}, folder / "log")
-        self.folder = folder
 
     def wait(self) -> Self:
         """Return when it stores what is sent: it answers before its disk is ready."""
