@@ -25,7 +25,7 @@ from ratgan.discriminator import Discriminator
 from ratgan.generator import Generator
 from ratgan.text.transform import SentenceTransform
 from ratgan.text_to_image import TextToImage
-from ratgan.weights.strict import load_strictly
+from ratgan.weights.strict import build_strictly
 
 FORMAT_VERSION = 1
 MODEL_JSON = "model.json"
@@ -103,8 +103,11 @@ def load_discriminator(path: str | Path) -> Discriminator:
             "of a run: OUTPUT/NAME/checkpoints/step-…"
         )
     record, content = _read_checked(folder, DISCRIMINATOR_JSON, DISCRIMINATOR_TENSORS)
-    discriminator = Discriminator(**record["discriminator"])
-    load_strictly(discriminator, load_tensors(content), str(folder / DISCRIMINATOR_TENSORS))
+    discriminator = build_strictly(
+        lambda: Discriminator(**record["discriminator"]),
+        load_tensors(content),
+        str(folder / DISCRIMINATOR_TENSORS),
+    )
     return discriminator.requires_grad_(False).eval()
 
 
@@ -150,8 +153,11 @@ def load(path: str | Path, *, encoder_path: str | Path | None = None) -> TextToI
     record, content = _read_checked(folder, MODEL_JSON, MODEL_TENSORS)
     tensors = load_tensors(content)
     mean, projection = tensors["transform.mean"], tensors["transform.projection"]
-    generator = Generator(**record["generator"])
-    load_strictly(generator, _under("generator.", tensors), str(folder / MODEL_TENSORS))
+    generator = build_strictly(
+        lambda: Generator(**record["generator"]),
+        _under("generator.", tensors),
+        str(folder / MODEL_TENSORS),
+    )
     beside = folder / TEXT_ENCODER
     comes_along = encoder_path is None and beside.is_file()
     model = TextToImage(
