@@ -47,6 +47,7 @@ from pipeline.preparation.sources.coco import CocoSource
 from pipeline.ray_cluster.connection import connect
 
 IMAGE_SIZE = 256
+STORED_SIZE = 304  # as preparation keeps them
 BATCH = 48
 Pair = tuple[Tensor, Tensor]
 
@@ -191,7 +192,7 @@ def _row_groups(files: list[str]) -> list[tuple[str, int]]:
 
 
 def _augmented(content: bytes) -> Tensor:
-    image = decode(content)
+    image = decode(content, STORED_SIZE)
     room = image.shape[-1] - IMAGE_SIZE
     top, left = random.randint(0, room), random.randint(0, room)
     image = image[:, top : top + IMAGE_SIZE, left : left + IMAGE_SIZE]

@@ -16,6 +16,15 @@ class Attack:
         return os.mkdir, (str(self.marker),)
 
 
+def _many(value: bytes, powers: int) -> bytes:
+    """Repeat a value ten to some power times, in lists of ten of the same."""
+    content = b"\x80\x02" + value
+    for level in range(powers):
+        kept = bytes([level])
+        content += b"q" + kept + b"0]" + (b"h" + kept + b"a") * 10
+    return content + b"."
+
+
 def bad_pickles(marker: Path) -> dict[str, tuple[bytes, str]]:
     """Name → content, and a pattern of its refusal; running one would create `marker`."""
     good = pickle.dumps(["001.A/a", "002.B/b"] * 100, protocol=2)
@@ -23,6 +32,8 @@ def bad_pickles(marker: Path) -> dict[str, tuple[bytes, str]]:
     laughs = b"\x80\x02]q\x00(" + b"X\x01\x00\x00\x00a" * 9 + b"e"
     for level in range(12):
         laughs += b"q" + bytes([level + 1]) + b"0]" + (b"h" + bytes([level + 1]) + b"a") * 10
+    empty = _many(b"}", 7)  # ten million dictionaries, each of them of no value
+    digits = _many(b"I" + b"9" * 4000 + b"\n", 5)
     return {
         **{
             f"runs code, protocol {protocol}": (
@@ -48,6 +59,8 @@ def bad_pickles(marker: Path) -> dict[str, tuple[bytes, str]]:
         "huge": (b"\x80\x02" + b"N0" * (33 * 2**20) + b"N.", "bytes, at most 67,108,864"),
         "asks for memory": (b"\x80\x02Nr\xff\xff\xff\x7f.", "2 GiB of memory"),
         "nested deeply": (nested, "nested too deeply"),
+        "empty dictionaries": (empty, "over 16,777,216 values"),
+        "numbers of many digits": (digits, "over 16,777,216 values"),
         "grows when written out": (laughs + b".", "over 16,777,216 values"),
         "array of objects with code": (
             b"cnumpy.core.multiarray\n_reconstruct\n(cnumpy\nndarray\n(I0\ntS'b'\ntR"

@@ -4,6 +4,7 @@ import argparse
 import sys
 import traceback
 from collections.abc import Callable, Iterator
+from itertools import islice
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -18,6 +19,7 @@ from pipeline.common.redaction import redacted, redacted_output
 from pipeline.common.settings import Settings, explain
 
 Config = TypeVar("Config", bound=Settings)
+MAX_VALUES = 10_000  # of a preset; the longest here has 30
 PRESETS = ROOT / "jobs" / "presets"
 
 
@@ -107,11 +109,27 @@ def load_preset(config_type: type[Config], preset: str) -> Config:
         known = ", ".join(sorted(file.stem for file in PRESETS.glob("*.yaml")))
         raise ValueError(f"preset {preset!r} does not exist ({path}). Presets: {known}.")
     try:
-        return config_type.model_validate(yaml.safe_load(path.read_text()) or {})
-    except yaml.YAMLError as error:
+        found = yaml.safe_load(path.read_text()) or {}
+        if next(islice(_values([found]), MAX_VALUES, None), None) is not None:
+            raise ValueError(
+                f"preset {path} holds over {MAX_VALUES:,} values: names of YAML (*name) may stand "
+                "for many. Write out what they stand for."
+            )
+        return config_type.model_validate(found)
+    except (yaml.YAMLError, RecursionError) as error:
         raise ValueError(f"preset {path} is not valid YAML: {error}") from error
     except ValidationError as error:
         raise ValueError(f"preset {path}:\n{explain(error)}") from error
+
+
+def _values(value: Any) -> Iterator[object]:
+    """Yield each value in a preset, as often as it is named; a dot for those that hold others."""
+    yield "."
+    for each in value.values() if isinstance(value, dict) else value:
+        if isinstance(each, dict | list):
+            yield from _values(each)
+        else:
+            yield "."
 
 
 def difference(config: Settings, preset: str | None) -> str:

@@ -2,8 +2,9 @@
 
 What is taken for one: user and password in an address; the value of an environment variable that
 is named for a secret, and the password in one that is an address; what follows `password=`,
-`"token": ` or `Bearer`; and ids of AWS keys. Text that looks like none of these is not known for
-a secret: give secrets by the environment.
+`"token": `, `--password` or `Bearer`; private keys; and what a service marks as its own (`hf_…`,
+`ghp_…`, `AKIA…`). Text that looks like none of these is not known for a secret: give secrets by
+the environment.
 """
 
 import contextlib
@@ -22,24 +23,92 @@ MIN_LENGTH = 8  # characters; a shorter value of a variable would be found in in
 
 _NAME = (
     r"(?:password|passwd|passphrase|secret|token|signature|credentials?|\bsig"
-    r"|(?:api|access|secret|private)[_-]?key)"
+    r"|(?:api|access|account|secret|private)[_-]?key)"
 )
-_RULES = (
-    # A password with a slash in it is no port.
-    (re.compile(r"(?<=://)([^/\s\"'<>]*|[^/\s\"'<>:]*:(?!\d+[/?#])[^\s\"'<>]*)@"), ""),
-    (re.compile(rf"(?i)({_NAME}=)[^\s\"'\\&;,)]+"), rf"\1{HIDDEN}"),
-    (
-        # Each character is read in one way only, or a quote that never comes would take for ever.
-        re.compile(rf"(?i)({_NAME}(\\?[\"'])\s*:\s*)(\\?[\"'])(?:(?!\3)(?:\\.|[^\\\n]))+\3"),
-        rf"\1\3{HIDDEN}\3",
-    ),
-    (re.compile(r"\b(Basic|Bearer) +[\w+/=.~-]{8,}"), rf"\1 {HIDDEN}"),
-    (re.compile(r"\b(AKIA|ASIA)[A-Z0-9]{16}\b"), rf"\1{HIDDEN}"),
+_VALUE = r"[^\s\"'\\&;,)]+"
+# No part of a rule may grow without bound behind another, or a long text would take for ever.
+# Each rule with what a text must hold, in lower case, to need it; most texts hold none of it.
+_RULES = tuple(
+    (tuple(hints.split()), re.compile(pattern), replacement)
+    for hints, pattern, replacement in (
+        # A password with a slash in it is no port.
+        ("://", r"(?<=://)([^/\s\"'<>]*|[^/\s\"'<>:]*:(?!\d+[/?#])[^\s\"'<>]*)@", ""),
+        # user:password@host.name without a scheme; `image:tag@sha256` is none.
+        (
+            "@",
+            r"(?<![\w/.:])([\w.+-]{1,64}:)[^\s:@/\"'<>]{4,256}@(?=[\w-]+\.[\w.-]|localhost)",
+            r"\1***@",
+        ),
+        (
+            "hooks.slack.com discord webhook.office.com",
+            r"(?i)((?:hooks\.slack\.com|discord(?:app)?\.com/api/webhooks|webhook\.office\.com)/)"
+            r"[^\s\"'<>]+",
+            r"\1***",
+        ),
+        ("pass secret token sig cred key", rf"(?i)({_NAME}=){_VALUE}", r"\1***"),
+        # Variables; in lower case such words count things.
+        (
+            "_pass= _pat= _pw= _pwd=",
+            rf"\b([A-Z0-9_]{{1,64}}_(?:PASS|PAT|PW|PWD)=){_VALUE}",
+            r"\1***",
+        ),
+        (
+            # Each character is read in one way only, or a quote that never comes would take for
+            # ever.
+            "pass secret token sig cred key",
+            rf"(?i)({_NAME}(\\?[\"'])\s*:\s*)(\\?[\"'])(?:(?!\3)(?:\\.|[^\\\n]))+\3",
+            r"\1\3***\3",
+        ),
+        (  # YAML: a line of its own, or a name that is no word of a sentence
+            "pass secret token cred key",
+            rf"(?im)((?:^|\\n)[ \t-]{{0,64}}[\w.-]{{0,64}}{_NAME}:[ \t]+)"
+            r"[^\s\"'\[{<|>*#\\][^\s\\]*(?=[ \t]*(?:$|\\n|#))",
+            r"\1***",
+        ),
+        (
+            "_pass _secret _key",
+            r"(?i)(\b\w{1,64}_(?:password|passwd|passphrase|secret|key):[ \t]+)"
+            r"[^\s\"'\[{<\\,;]{4,}",
+            r"\1***",
+        ),
+        (  # on a command line, or in a list of its words
+            "--",
+            rf"(?i)(?<![\w-])(--[\w.-]{{0,64}}{_NAME}(?: +|=|\\?[\"'], *\\?[\"']))(?!-){_VALUE}",
+            r"\1***",
+        ),
+        (
+            "basic bearer",
+            r"\b(Basic|Bearer) +(?=\S*(?:[\d=+/]|[a-z][A-Z]))[\w+/=.~-]{8,}",
+            r"\1 ***",
+        ),
+        (
+            "authorization cookie x-",
+            r"(?i)\b((?:authorization|cookie|x-[\w-]{0,64}(?:key|token))[\"']?: *[\"']?"
+            r"(?:[\w-]+ +)?)(?=\S*\d)[^\s\"',]{8,}",
+            r"\1***",
+        ),
+        ("akia asia", r"\b(AKIA|ASIA)[A-Z0-9]{16}\b", r"\1***"),
+        ("aiza ya29", r"\b(AIza|ya29\.)[\w-]{30,}", r"\1***"),
+        ("ghp_ gho_ ghu_ ghs_ ghr_ github_pat_", r"\b(gh[opusr]_|github_pat_)\w{20,}", r"\1***"),
+        ("hf_ npm_ pypi-", r"\b(hf_|npm_|pypi-)(?=\w{0,64}[A-Z\d])[A-Za-z0-9-]{20,}", r"\1***"),
+        ("glpat- xox xapp-", r"\b(glpat-|xox[a-z]-|xapp-)[\w-]{10,}", r"\1***"),
+        (
+            "sk- k_live_ k_test_",
+            r"\b(sk-|[sr]k_(?:live|test)_)(?=[\w-]{0,64}\d)[\w-]{16,}",
+            r"\1***",
+        ),
+        ("eyj", r"\beyJ[\w-]{8,2048}\.[\w-]{8,4096}\.[\w-]*", HIDDEN),
+        (
+            "private key",
+            r"(?s)(-----BEGIN [A-Z ]*PRIVATE KEY-----)(?!\*\*\*).*?(?=-----END|\Z)",
+            r"\1***",
+        ),
+    )
 )
-# Without any of these in lower case, no rule has anything to do; most texts have none.
-_HINTS = ("://", "pass", "secret", "token", "sig", "cred", "key", "basic", "bear", "akia", "asia")
 _SECRET_NAME = re.compile(
-    r"(PASSWORD|PASSWD|PASSPHRASE|(^|_)(SECRET|TOKEN|KEY|APIKEY|CREDENTIALS?))(_|$)", re.IGNORECASE
+    r"(PASSWORD|PASSWD|PASSPHRASE|(^|_)(SECRET|TOKEN|KEY|APIKEY|CREDENTIALS?|WEBHOOK"
+    r"|CONNECTION_STRING)|_(PASS|PAT|PW|PWD|SAS))(_|$)",
+    re.IGNORECASE,
 )
 _NO_SECRET = re.compile(r"_(ID|PATH|FILE|DIR|MODE|NAME)$", re.IGNORECASE)
 _PASSWORD = re.compile(r"://[^/\s:@]*:([^/\s]+)@")
@@ -50,8 +119,8 @@ def redacted(text: str) -> str:
     for value in _of_the_environment():
         text = text.replace(value, HIDDEN)
     lowered = text.lower()
-    if any(hint in lowered for hint in _HINTS):
-        for pattern, replacement in _RULES:
+    for hints, pattern, replacement in _RULES:
+        if any(hint in lowered for hint in hints):
             text = pattern.sub(replacement, text)
     return text
 

@@ -24,6 +24,9 @@ from pipeline.storage.folder import Folder
 
 LISTERS = 16  # size requests at once
 EXAMPLE_COLUMNS = ["id", "label", "image", "captions", "sentences", "meaning"]
+BATCH = 16  # rows decoded at once, so that a value that repeats is counted before it fills memory
+SMALL = 64 * 2**20  # bytes that a row group may always have in memory
+MAX_GROWTH = 32  # times its size in the file above that. Captions shrink to a fifth, JPEGs do not
 MEND = "Copy the dataset again, or repeat the command that prepared it, with --repair."
 
 
@@ -134,7 +137,7 @@ class PreparedDataset:
     def _example(self, row: dict[str, Any]) -> Example:
         raw = torch.tensor(row["sentences"]).view(len(row["captions"]), -1)[:1]
         return Example(
-            image=decode(row["image"]),
+            image=decode(row["image"], self.manifest.cache_size),
             caption=row["captions"][0],
             sentence=self.transform(raw)[0],
             meaning=json.loads(row["meaning"]) if row["meaning"] else None,
@@ -168,7 +171,7 @@ def read_row_group(folder: Folder, unit: RowGroup, columns: list[str]) -> pa.Tab
                 if name not in schema.names or schema.field(name).type != wanted.type:
                     found = ", ".join(f"{field.name} {field.type}" for field in schema)
                     raise ValueError(f"it has no column {name!r} of {wanted.type} but {found}")
-            table = file.read_row_group(unit.row_group, columns=columns)
+            table = _bounded(file, unit.row_group, columns, stream.seek(0, 2))
             table.validate(full=True)  # otherwise invalid text causes an error much later
             if len(table) != unit.rows:
                 raise ValueError(f"row group {unit.row_group} has {len(table)} rows")
@@ -183,6 +186,36 @@ def read_row_group(folder: Folder, unit: RowGroup, columns: list[str]) -> pa.Tab
         raise ValueError(
             f"{folder}/{unit.file} is damaged, or not of this dataset: {cause}. {MEND}"
         ) from error
+
+
+def _bounded(file: pq.ParquetFile, number: int, columns: list[str], file_size: int) -> pa.Table:
+    """Read a row group that does not become far larger in memory than it is in its file.
+
+    Raises:
+        ValueError: If it would; a few bytes can stand for gigabytes.
+    """
+    group = file.metadata.row_group(number)
+    chunks = [
+        chunk
+        for chunk in map(group.column, range(group.num_columns))
+        if chunk.path_in_schema.split(".")[0] in columns
+    ]
+    packed = min(file_size, sum(chunk.total_compressed_size for chunk in chunks))
+    limit = SMALL + MAX_GROWTH * packed
+    found: list[pa.RecordBatch] = []
+
+    def check(size: int) -> None:
+        if size > limit:
+            raise ValueError(
+                f"row group {number} takes {packed:,} bytes there and {size:,} or more in memory, "
+                f"at most {limit:,} are taken"
+            )
+
+    check(sum(chunk.total_uncompressed_size for chunk in chunks))
+    for batch in file.iter_batches(BATCH, row_groups=[number], columns=columns):
+        found.append(batch)
+        check(sum(each.nbytes for each in found))
+    return pa.Table.from_batches(found)
 
 
 def _is_arrows(error: OSError) -> bool:

@@ -56,10 +56,10 @@ def load(
     images = np.empty((starts[-1], 3, side, side), dtype=np.uint8)  # [N, 3, H, W]
 
     def fill(number: int) -> Rows:
-        rows = Rows.of(dataset.read(units[number], columns), dataset.manifest.encoder.dim)
+        rows = Rows.of(dataset.read(units[number], columns), dataset.manifest.encoder.dim, side)
         mine = images[starts[number] : starts[number + 1]]
         for place, content in zip(mine, rows.images, strict=True):
-            place[:] = decode(content.as_py()).numpy()
+            place[:] = decode(content.as_py(), side).numpy()
         return replace(rows, images=mine)  # frees the JPEGs
 
     with ThreadPoolExecutor(threads) as pool:
@@ -71,6 +71,7 @@ def load(
         class_keys=np.concatenate([part.class_keys for part in parts]),
         sentences=np.concatenate([part.sentences for part in parts]),
         starts=np.concatenate([[0], np.cumsum(counts)]),
+        side=side,
         captions=pa.concat_arrays([part.captions for part in parts])
         if "captions" in columns
         else None,

@@ -10,10 +10,10 @@ progress/ …                      only while preparation is unfinished
 
 import hashlib
 import json
-from typing import Any
+from typing import Annotated, Any, Self
 
 import pyarrow as pa
-from pydantic import Field, ValidationError
+from pydantic import Field, ValidationError, model_validator
 from safetensors.torch import load, save
 
 from pipeline.common.settings import Settings
@@ -60,7 +60,7 @@ class Shard(Settings):
 
     file: str
     rows: int
-    row_groups: tuple[int, ...]
+    row_groups: tuple[Annotated[int, Field(ge=1, le=4096)], ...]
     """Rows of each row group."""
     bytes: int
     sha256: str
@@ -74,6 +74,12 @@ class Shard(Settings):
     """Rejected images by reason."""
     dropped: dict[str, int] = Field(default_factory=dict)
     """Dropped captions of kept images, by reason."""
+
+    @model_validator(mode="after")
+    def _check_rows(self) -> Self:
+        if self.rows != sum(self.row_groups):
+            raise ValueError(f"{self.file}: rows={self.rows} is not the sum of its row_groups.")
+        return self
 
 
 class Encoder(Settings):
@@ -111,7 +117,7 @@ class Manifest(Settings):
     """Hash of the list of originals and captions."""
     options: dict[str, Any]
     """Options of the preparation that decide the bytes of the shards."""
-    cache_size: int
+    cache_size: Annotated[int, Field(ge=1, le=2048)]
     """Height and width of the stored images in pixels."""
     mirrors: bool
     """Whether a mirrored image still fits its captions."""

@@ -14,6 +14,8 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torchvision.io import ImageReadMode, decode_jpeg
 
+# Markers of the segment that holds the size: all of C0 to CF but those of tables (DHT, JPG, DAC).
+FRAMES = frozenset(bytes([n]) for n in range(0xC0, 0xD0) if n not in (0xC4, 0xC8, 0xCC))
 PIXELS = pa.types.is_fixed_size_binary  # whether the images of a column are decoded
 
 
@@ -27,6 +29,7 @@ class Rows:
         class_keys: A number for each image's class (or image), [n].
         sentences: Raw vectors of all captions, [M, R].
         starts: Index of the first caption of each row, [n + 1].
+        side: H and W, which every JPEG must have.
         captions: The texts, M of them, if they were read.
     """
 
@@ -35,15 +38,17 @@ class Rows:
     class_keys: NDArray[np.int64]
     sentences: NDArray[np.float32]
     starts: NDArray[np.int64]
+    side: int
     captions: pa.Array | None
 
     @classmethod
-    def of(cls, table: pa.Table, dim: int) -> "Rows":
+    def of(cls, table: pa.Table, dim: int, side: int) -> "Rows":
         """Convert a table.
 
         Args:
             table: Has the columns id, label, image, sentences, and perhaps captions.
             dim: Size R of the vectors.
+            side: H and W of the images in pixels.
 
         Raises:
             ValueError: If the vectors of a row have another size.
@@ -65,6 +70,7 @@ class Rows:
             class_keys=np.array(classes, dtype=np.int64),
             sentences=np.asarray(sentences.flatten()).reshape(-1, dim),
             starts=np.concatenate([[0], np.cumsum(counts)]),
+            side=side,
             captions=_whole(table, "captions").flatten()
             if "captions" in table.schema.names
             else None,
@@ -74,18 +80,27 @@ class Rows:
         """Return an image, [3, H, W]; do not write to it."""
         if isinstance(self.images, np.ndarray):
             return self.images[row]
-        return decode(self.images[row].as_py()).numpy()
+        return decode(self.images[row].as_py(), self.side).numpy()
 
 
-def decode(content: bytes) -> Tensor:
-    """Decode a JPEG that preparation wrote, uint8, [3, H, W]."""
+def decode(content: bytes, side: int) -> Tensor:
+    """Decode a JPEG that preparation wrote, uint8, [3, H, W].
+
+    Raises:
+        ValueError: If it has not H = W = side pixels, before memory is taken for those it has.
+    """
+    if (found := _jpeg_size(content)) != (side, side):
+        raise ValueError(
+            f"a shard holds an image of {' × '.join(map(str, found or ['no']))} pixels, and its "
+            f"manifest says {side} × {side}: it is damaged, or not of this dataset."
+        )
     buffer = torch.frombuffer(bytearray(content), dtype=torch.uint8)
     return decode_jpeg(buffer, mode=ImageReadMode.RGB)
 
 
-def decoded(table: pa.Table) -> pa.Table:
+def decoded(table: pa.Table, side: int) -> pa.Table:
     """Replace the JPEGs of a table by their pixels."""
-    images = torch.stack([decode(content) for content in table["image"].to_pylist()])
+    images = torch.stack([decode(content, side) for content in table["image"].to_pylist()])
     pixels = pa.FixedSizeBinaryArray.from_buffers(
         pa.binary(images[0].numel()), len(images), [None, pa.py_buffer(images.numpy())]
     )
@@ -100,6 +115,21 @@ def image_key(name: str) -> int:
 def class_key(label: str | None, key: int) -> int:
     """Return the number for a class, or `key` (that of the image) if there are no classes."""
     return image_key("class " + label) if label else key
+
+
+def _jpeg_size(content: bytes) -> tuple[int, int] | None:
+    """Read width and height in the header of a JPEG; None if there is none without fill bytes.
+
+    Segment by segment, as the decoder does: what stands in a comment or a thumbnail is no header.
+    """
+    place = 2 if content.startswith(b"\xff\xd8") else len(content)
+    while content[place : place + 1] == b"\xff":
+        marker = content[place + 1 : place + 2]
+        if marker in FRAMES:
+            height, width = content[place + 5 : place + 7], content[place + 7 : place + 9]
+            return int.from_bytes(width), int.from_bytes(height)
+        place += 2 + int.from_bytes(content[place + 2 : place + 4])
+    return None
 
 
 def _whole(table: pa.Table, name: str) -> pa.Array:

@@ -23,10 +23,10 @@ Reader = Callable[[Windows], Iterator[tuple[int, Rows]]]
 
 def by_threads(dataset: PreparedDataset, columns: list[str]) -> Reader:
     """Read row groups in this process, some of them ahead, across windows."""
-    dim = dataset.manifest.encoder.dim
+    dim, side = dataset.manifest.encoder.dim, dataset.manifest.cache_size
 
     def read(unit: RowGroup) -> Rows:
-        return Rows.of(dataset.read(unit, columns), dim)
+        return Rows.of(dataset.read(unit, columns), dim, side)
 
     def bring(windows: Windows) -> Iterator[tuple[int, Rows]]:
         waiting: deque[tuple[int, Future[Rows]]] = deque()
@@ -51,12 +51,13 @@ def _first(waiting: deque[tuple[int, Future[Rows]]]) -> tuple[int, Rows]:
 
 def by_ray(dataset: PreparedDataset, columns: list[str]) -> Reader:
     """Read and decode row groups with Ray Data, on any CPUs of the cluster."""
-    folder, dim = dataset.folder, dataset.manifest.encoder.dim
+    folder, manifest = dataset.folder, dataset.manifest
+    dim, side = manifest.encoder.dim, manifest.cache_size
 
     def read(block: pa.Table) -> pa.Table:
         item = block.to_pylist()[0]
         number = item.pop("number")
-        table = decoded(read_row_group(folder, RowGroup(**item), columns))
+        table = decoded(read_row_group(folder, RowGroup(**item), columns), side)
         return table.append_column("unit", pa.array([number] * len(table)))
 
     def bring(windows: Windows) -> Iterator[tuple[int, Rows]]:
@@ -67,6 +68,6 @@ def by_ray(dataset: PreparedDataset, columns: list[str]) -> Reader:
                 batch_size=None, batch_format="pyarrow", prefetch_batches=PREFETCHED_BLOCKS
             )
             for block in blocks:
-                yield block["unit"][0].as_py(), Rows.of(block, dim)
+                yield block["unit"][0].as_py(), Rows.of(block, dim, side)
 
     return bring

@@ -211,10 +211,10 @@ class OpenPreparedImages:
 
     def batches(self, numbers: Numbers) -> Iterator[ImageBatch]:
         """Read images by their numbers."""
-        size = self.prepared.batch_size
+        size, side = self.prepared.batch_size, self.rows.dataset.manifest.cache_size
         for start in range(0, len(numbers), size):
             some = numbers[start : start + size].tolist()
-            images = torch.stack([decode_stored(self.rows.row(n)["image"]) for n in some])
+            images = torch.stack([decode_stored(self.rows.row(n)["image"], side) for n in some])
             yield ImageBatch(centre(images, self.prepared.crop).to(self.device).float())
 
 

@@ -5,6 +5,8 @@ Features of images are kept in a cache under a name that follows from images, ex
 
 import hashlib
 import io
+import math
+import zipfile
 from dataclasses import dataclass
 
 import numpy as np
@@ -21,6 +23,7 @@ from ratgan.metrics.statistics import FeatureStatistics
 # Published files of statistics hold mean and covariance, and not from how many images they were
 # taken; a Fréchet distance needs no more.
 UNKNOWN_COUNT = 2**31
+MAX_ARRAY = 2**28  # bytes of unpacked statistics: 5,792 features squared, in float64
 
 
 @dataclass(frozen=True)
@@ -125,6 +128,7 @@ def _of_statistics(location: str) -> RealImages:
         raise FileNotFoundError(f"reference_statistics={location} does not exist.")
     content = Folder(place).read(name)
     try:
+        _check_npz(content)
         with np.load(io.BytesIO(content), allow_pickle=False) as arrays:
             mean, covariance = (
                 torch.from_numpy(np.asarray(arrays[key], dtype=np.float64))
@@ -138,3 +142,30 @@ def _of_statistics(location: str) -> RealImages:
         ) from error
     statistics = FeatureStatistics.of_moments(UNKNOWN_COUNT, mean, covariance)
     return RealImages(hashlib.sha256(content).hexdigest(), 0, None, statistics)
+
+
+def _check_npz(content: bytes) -> None:
+    """Refuse statistics that would take too much memory when they are unpacked.
+
+    Raises:
+        ValueError: If they would. An array is not looked at before its shape is known to be of the
+            bytes that are there: NumPy takes the memory for what the header says.
+    """
+    with zipfile.ZipFile(io.BytesIO(content)) as archive:
+        for key in ("mu.npy", "sigma.npy"):
+            record = archive.getinfo(key)
+            if record.file_size > MAX_ARRAY:
+                raise ValueError(
+                    f"{key} has {record.file_size:,} bytes, at most {MAX_ARRAY:,} are taken"
+                )
+            with archive.open(record) as stream:
+                read_header = (
+                    np.lib.format.read_array_header_1_0
+                    if np.lib.format.read_magic(stream) == (1, 0)
+                    else np.lib.format.read_array_header_2_0
+                )
+                shape, _, dtype = read_header(stream)
+            if math.prod(shape) * dtype.itemsize > record.file_size:
+                raise ValueError(
+                    f"{key} says {list(shape)} numbers, and has {record.file_size:,} bytes"
+                )

@@ -15,7 +15,7 @@ from torch import Tensor
 from ratgan.metrics.vision_transformers import VisionTransformer, check_folder
 from ratgan.text.damsm import Damsm
 from ratgan.text.image_branch import InceptionBranch, SmallBranch
-from ratgan.weights.strict import load_strictly
+from ratgan.weights.strict import build_strictly, load_strictly
 from ratgan.weights.weight_file import read_weights
 
 TEXT_FILE, IMAGE_FILE = "text_encoder.safetensors", "image_branch.safetensors"
@@ -150,9 +150,8 @@ def _branch(
         raise ValueError(f"{where} does not hold an image branch: no projection of regions.")
     dim, inputs = regions.shape[:2]
     if "trunk.0.weight" in renamed:
-        small = SmallBranch(dim, inputs // 4)  # its last layer has 4 times the first one's width
-        load_strictly(small, renamed, where)
-        return small
+        # Its last layer has 4 times the first one's width.
+        return build_strictly(lambda: SmallBranch(dim, inputs // 4), renamed, where)
     projections = {n: t for n, t in renamed.items() if n.startswith("to_")}
     trunk = {n: t for n, t in renamed.items() if n not in projections}
     if not trunk:

@@ -26,7 +26,7 @@ from torch.nn.utils.rnn import pack_padded_sequence, pad_packed_sequence
 
 from ratgan.text.encoder import Words
 from ratgan.text.vocabulary import RULE, Vocabulary
-from ratgan.weights.strict import load_strictly
+from ratgan.weights.strict import build_strictly
 
 FORMAT_VERSION = 1
 METADATA_KEY = "ratgan_damsm"  # one key: the order of several would not be fixed
@@ -229,9 +229,8 @@ def build(tensors: dict[str, Tensor], vocabulary: Vocabulary, where: str) -> Cap
     if table is None or recurrent is None or table.dim() != 2 or recurrent.dim() != 2:
         raise ValueError(f"{where} holds no word embedding with a bidirectional LSTM.")
     check_sizes(len(table), vocabulary, where)
-    network = CaptionNetwork(len(table), table.shape[1], 2 * recurrent.shape[1]).to(table.dtype)
-    load_strictly(network, tensors, where)
-    return network
+    sizes = len(table), table.shape[1], 2 * recurrent.shape[1]
+    return build_strictly(lambda: CaptionNetwork(*sizes).to(table.dtype), tensors, where)
 
 
 def check_sizes(rows: int, vocabulary: Vocabulary, where: str) -> None:

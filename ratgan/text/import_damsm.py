@@ -4,16 +4,14 @@ Both are pickles from elsewhere. The weights go through torch's restricted reade
 the vocabulary through ours.
 """
 
-import io
-import re
 from pathlib import Path
 
-import torch
 from torch import Tensor
 
 from ratgan.text.damsm import build, pack
 from ratgan.text.vocabulary import MAX_WORDS, Vocabulary
 from ratgan.weights.restricted_pickle import load_foreign_pickle
+from ratgan.weights.weight_file import read_state_dict
 
 RENAMED = {"encoder.weight": "embedding.weight"}  # and rnn.* to lstm.*
 
@@ -51,19 +49,9 @@ def read_weights(path: str | Path) -> dict[str, Tensor]:
         FileNotFoundError: If it is not there.
         ValueError: If it is anything but a dictionary of tensors.
     """
-    content = _read(path)
-    try:
-        value = torch.load(io.BytesIO(content), map_location="cpu", weights_only=True)
-    except Exception as error:  # torch passes on whatever a damaged file raises
-        # Of torch's message only the name: the rest advises to switch the protection off.
-        found = re.search(r"GLOBAL ([\w.]+)", str(error))
-        reason = f"it asks for {found[1]}" if found else "it is not a file of tensors by torch"
-        raise ValueError(f"{path} is refused: {reason}.") from error
-    if not isinstance(value, dict) or not all(isinstance(t, Tensor) for t in value.values()):
-        raise ValueError(f"{path} is not a state dict: it must hold tensors by name.")
     tensors: dict[str, Tensor] = {}
-    for name, tensor in value.items():
-        plain = str(name).removeprefix("module.")  # left by DataParallel
+    for name, tensor in read_state_dict(_read(path), str(path)).items():
+        plain = name.removeprefix("module.")  # left by DataParallel
         if plain.startswith("rnn."):
             plain = "lstm." + plain.removeprefix("rnn.")
         tensors[RENAMED.get(plain, plain)] = tensor

@@ -7,16 +7,17 @@ apart is refused.
 """
 
 import re
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from ratgan.discriminator import Discriminator
 from ratgan.generator import Generator
-from ratgan.weights.strict import load_strictly
+from ratgan.weights import weight_file
+from ratgan.weights.strict import Network, build_strictly
 
 # Affine transformations of a published block in the order its graph uses them, by their number.
 USED_AFFINES = {4: (0, 1, 2, 3), 6: (0, 1, 4, 2, 3, 5)}
@@ -82,7 +83,7 @@ class _Tensors:
             self.left.discard(name)
             self.report.unused.append(name)
 
-    def finish(self, network: nn.Module, where: str) -> ImportReport:
+    def finish(self, build: Callable[[], Network], where: str) -> tuple[Network, ImportReport]:
         """Load what was put together; refuse what was not accounted for."""
         if self.left:
             names = ", ".join(sorted(self.left)[:5])
@@ -90,8 +91,7 @@ class _Tensors:
                 f"{self.what} holds {len(self.left)} tensors that no published graph of this kind "
                 f"has: {names}. It is from another model."
             )
-        load_strictly(network, self.ours, where)
-        return self.report
+        return build_strictly(build, self.ours, where), self.report
 
 
 def read_state_dict(path: str | Path) -> dict[str, Tensor]:
@@ -99,23 +99,12 @@ def read_state_dict(path: str | Path) -> dict[str, Tensor]:
 
     Raises:
         FileNotFoundError: If it is not there.
-        ValueError: If it holds anything but named tensors.
+        ValueError: If it holds anything but named tensors, or would grow in memory.
     """
     file = Path(path)
     if not file.is_file():
         raise FileNotFoundError(f"{file} does not exist.")
-    try:
-        content: Any = torch.load(file, map_location="cpu", weights_only=True)
-    except Exception as error:
-        raise ValueError(
-            f"{file} is not a file of weights that can be loaded safely: {error}"
-        ) from error
-    if isinstance(content, dict) and len(content) == 1:  # {"model": {…}}, as some save it
-        (inner,) = content.values()
-        content = inner if isinstance(inner, dict) else content
-    if not isinstance(content, dict) or not all(isinstance(v, Tensor) for v in content.values()):
-        raise ValueError(f"{file} is not a state dict: it holds more than named tensors.")
-    return {str(name): tensor for name, tensor in content.items()}
+    return weight_file.read_state_dict(file.read_bytes(), str(file))
 
 
 def import_generator(
@@ -165,16 +154,18 @@ def import_generator(
     _import_affines(tensors, levels, USED_AFFINES[graph])
 
     in_rgb = tensors["conv_img.1.weight"].shape[1]
-    generator = Generator(
-        image_size=4 * 2 ** (levels - 1),
-        sentence_dim=tensors["lstm.W"].shape[0],
-        base_channels=in_rgb,
-        noise_dim=tensors["fc.weight"].shape[1],
-        controller_dim=tensors["lstm.U"].shape[0],
-        affine_dim=tensors["block0.affine0.fc_gamma.linear1.weight"].shape[0],
-        affines_per_block=graph,
-    ).to(tensors["lstm.W"].dtype)
-    return generator, tensors.finish(generator, "the published generator")
+    return tensors.finish(
+        lambda: Generator(
+            image_size=4 * 2 ** (levels - 1),
+            sentence_dim=tensors["lstm.W"].shape[0],
+            base_channels=in_rgb,
+            noise_dim=tensors["fc.weight"].shape[1],
+            controller_dim=tensors["lstm.U"].shape[0],
+            affine_dim=tensors["block0.affine0.fc_gamma.linear1.weight"].shape[0],
+            affines_per_block=graph,
+        ).to(tensors["lstm.W"].dtype),
+        "the published generator",
+    )
 
 
 def _import_affines(tensors: _Tensors, levels: int, used: tuple[int, ...]) -> None:
@@ -298,15 +289,17 @@ def import_discriminator(state: dict[str, Tensor]) -> tuple[Discriminator, Impor
     features = tensors["block0.conv_r.2.weight"].shape[0]
     last_block = "COND_DNET.block" if attention else f"block{blocks - 1}"
     out_channels = tensors[f"{last_block}.conv_r.2.weight"].shape[0]
-    discriminator = Discriminator(
-        image_size=4 * 2**blocks,
-        sentence_dim=tensors["COND_DNET.joint_conv.0.weight"].shape[1] - out_channels,
-        base_channels=tensors["conv_img.weight"].shape[0],
-        attention="softmax" if attention else "none",
-    ).to(tensors["conv_img.weight"].dtype)
     if features != 2 * tensors["conv_img.weight"].shape[0]:
         raise ValueError("block0 of the discriminator does not double the channels.")
-    return discriminator, tensors.finish(discriminator, "the published discriminator")
+    return tensors.finish(
+        lambda: Discriminator(
+            image_size=4 * 2**blocks,
+            sentence_dim=tensors["COND_DNET.joint_conv.0.weight"].shape[1] - out_channels,
+            base_channels=tensors["conv_img.weight"].shape[0],
+            attention="softmax" if attention else "none",
+        ).to(tensors["conv_img.weight"].dtype),
+        "the published discriminator",
+    )
 
 
 def _down_block(tensors: _Tensors, ours: str, published: str) -> None:

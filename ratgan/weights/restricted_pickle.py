@@ -19,6 +19,8 @@ from typing import Any
 
 MAX_BYTES = 64 * 2**20
 MAX_VALUES = 2**24  # values and characters: shared parts count each time they are met
+CONTAINER = 8  # values that a list or dictionary counts for: empty ones take memory, too
+MAX_TEXT = 2**27  # bytes of what crosses to the parent; MS-COCO's captions.pickle becomes 60 MB
 MEMORY = 2 * 2**30  # bytes of address space
 TIMEOUT_S = 60
 REFUSED = 3  # exit status
@@ -173,7 +175,12 @@ def _plain(value: Any) -> Any:
 
     def turned(value: Any) -> Any:
         nonlocal left
-        left -= 1 + (len(value) if isinstance(value, str | bytes) else 0)
+        if isinstance(value, str | bytes):
+            left -= 1 + len(value)
+        elif isinstance(value, int):
+            left -= 1 + value.bit_length() // 32
+        else:
+            left -= 1 if value is None or isinstance(value, float) else CONTAINER
         if left < 0:
             raise pickle.UnpicklingError(f"it holds over {MAX_VALUES:,} values and characters")
         if value is None or isinstance(value, bool | int | float | str):
@@ -193,7 +200,10 @@ def _plain(value: Any) -> Any:
 
 def _read(content: bytes) -> str:
     value = PlainUnpickler(io.BytesIO(content), encoding="latin1").load()
-    return json.dumps(_plain(value))
+    text = json.dumps(_plain(value))
+    if len(text) > MAX_TEXT:
+        raise pickle.UnpicklingError(f"it becomes {len(text):,} characters, at most {MAX_TEXT:,}")
+    return text
 
 
 def main() -> None:

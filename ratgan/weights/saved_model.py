@@ -25,7 +25,7 @@ from ratgan.architectures import STANDARD, architecture_of, find_architecture
 from ratgan.networks import TextDiscriminator, TextGenerator
 from ratgan.text.transform import SentenceTransform
 from ratgan.text_to_image import TextToImage
-from ratgan.weights.strict import load_strictly
+from ratgan.weights.strict import build_strictly
 
 FORMAT_VERSION = 1
 MODEL_JSON = "model.json"
@@ -106,8 +106,11 @@ def load_discriminator(path: str | Path) -> TextDiscriminator:
         )
     record, content = _read_checked(folder, DISCRIMINATOR_JSON, DISCRIMINATOR_TENSORS)
     architecture = find_architecture(record.get("architecture", STANDARD))
-    discriminator = architecture.discriminator(**record["discriminator"])
-    load_strictly(discriminator, load_tensors(content), str(folder / DISCRIMINATOR_TENSORS))
+    discriminator = build_strictly(
+        lambda: architecture.discriminator(**record["discriminator"]),
+        load_tensors(content),
+        str(folder / DISCRIMINATOR_TENSORS),
+    )
     return discriminator.requires_grad_(False).eval()
 
 
@@ -154,8 +157,11 @@ def load(path: str | Path, *, encoder_path: str | Path | None = None) -> TextToI
     tensors = load_tensors(content)
     mean, projection = tensors["transform.mean"], tensors["transform.projection"]
     architecture = find_architecture(record.get("architecture", STANDARD))
-    generator = architecture.generator(**record["generator"])
-    load_strictly(generator, _under("generator.", tensors), str(folder / MODEL_TENSORS))
+    generator = build_strictly(
+        lambda: architecture.generator(**record["generator"]),
+        _under("generator.", tensors),
+        str(folder / MODEL_TENSORS),
+    )
     beside = folder / TEXT_ENCODER
     comes_along = encoder_path is None and beside.is_file()
     model = TextToImage(

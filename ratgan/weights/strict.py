@@ -1,7 +1,28 @@
 """Loading tensors into a module that must have exactly those."""
 
+from collections.abc import Callable
+from typing import TypeVar
+
 import torch
 from torch import Tensor, nn
+
+Network = TypeVar("Network", bound=nn.Module)
+
+
+def build_strictly(build: Callable[[], Network], tensors: dict[str, Tensor], where: str) -> Network:
+    """Build the module that tensors are of, and load them.
+
+    Sizes come from the file of somebody else: no memory is taken before the tensors are known to
+    have them, or a line of JSON could ask for terabytes.
+
+    Raises:
+        ValueError: As `load_strictly` does.
+    """
+    with torch.device("meta"):
+        _check(build(), tensors, where)
+    module = build()
+    load_strictly(module, tensors, where)
+    return module
 
 
 @torch.no_grad()
@@ -11,6 +32,11 @@ def load_strictly(module: nn.Module, tensors: dict[str, Tensor], where: str) -> 
     Raises:
         ValueError: With the names of missing, unknown and wrongly shaped tensors.
     """
+    _check(module, tensors, where)
+    module.load_state_dict(tensors)
+
+
+def _check(module: nn.Module, tensors: dict[str, Tensor], where: str) -> None:
     own = module.state_dict()
     problems = [f"missing {name}" for name in own if name not in tensors]
     problems += [f"unknown {name}" for name in tensors if name not in own]
@@ -22,7 +48,6 @@ def load_strictly(module: nn.Module, tensors: dict[str, Tensor], where: str) -> 
     if problems:
         more = f" and {len(problems) - 5} more" if len(problems) > 5 else ""
         raise ValueError(f"{where} does not fit the network: {'; '.join(problems[:5])}{more}.")
-    module.load_state_dict(tensors)
 
 
 def batch_counts(module: nn.Module) -> dict[str, Tensor]:

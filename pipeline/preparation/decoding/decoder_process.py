@@ -11,6 +11,7 @@ import os
 import resource
 import signal
 import sys
+from collections.abc import Callable
 from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
@@ -24,34 +25,45 @@ from pipeline.preparation.decoding.images import (
     to_square_jpeg,
 )
 
+Answer = Callable[[dict[str, Any], bytes], tuple[dict[str, Any], bytes]]
 READY = b"ready"
 PR_SET_PDEATHSIG = 1  # linux/prctl.h
 
 
 def main() -> None:
-    """Answer one request after the other until the parent is gone."""
+    """Decode one image after the other until the parent is gone."""
+    # Pillow refuses at twice this, and for some formats earlier than it tells a size.
+    Image.MAX_IMAGE_PIXELS = MAX_PIXELS // 2
+    serve(lambda _connection: _answer)
+
+
+def serve(start: Callable[[Connection], Answer]) -> None:
+    """Answer one request after the other, within the limits that the parent gave.
+
+    Args:
+        start: Takes the line to the parent and returns what answers a request and its content.
+    """
     options = json.loads(sys.argv[1])
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent ends this process when it is time to
     if options["parent"] is not None:
         _end_with(options["parent"])
     _limit(options["memory_bytes"])
-    # Pillow refuses at twice this, and for some formats earlier than it tells a size.
-    Image.MAX_IMAGE_PIXELS = MAX_PIXELS // 2
     connection = Connection(options["connection"])
     # Until here the parent wants to know of errors; what decoders print is of foreign data.
     silence = os.open(os.devnull, os.O_WRONLY)
     os.dup2(silence, 2)
     with contextlib.suppress(EOFError, ConnectionError):
+        answer_to = start(connection)
         connection.send_bytes(READY)
         while True:
             request = json.loads(connection.recv_bytes())
             content = connection.recv_bytes(MAX_BYTES)
             # A parent that was killed holds no watch, and a decoder in a loop sees no end of file.
             signal.setitimer(signal.ITIMER_REAL, 2 * options["deadline_s"])
-            answer, jpeg = _answer(request, content)
+            answer, found = answer_to(request, content)
             signal.setitimer(signal.ITIMER_REAL, 0)
             connection.send_bytes(json.dumps(answer).encode())
-            connection.send_bytes(jpeg)
+            connection.send_bytes(found)
 
 
 def _answer(request: dict[str, Any], content: bytes) -> tuple[dict[str, Any], bytes]:

@@ -10,9 +10,10 @@ import subprocess
 import sys
 import tempfile
 import threading
+from collections.abc import Callable
 from dataclasses import dataclass
 from multiprocessing.connection import Connection
-from typing import Any
+from typing import Any, Protocol
 
 from pipeline.common.console import printable
 from pipeline.preparation.decoding import images
@@ -23,13 +24,34 @@ REASONS = images.REASONS | {"IMG_CRASH", "IMG_TIMEOUT"}
 START_S = 60  # it takes 0.1 s; a busy machine or a network file system takes its time
 # Memory the child keeps (glibc's malloc would give it back after each image and fetch it again:
 # 350 page faults an image, 20 % of the time an image of COCO takes).
-MALLOC = {"MALLOC_TRIM_THRESHOLD_": str(64 * 2**20), "MALLOC_MMAP_THRESHOLD_": str(32 * 2**20)}
+MALLOC = {
+    "MALLOC_TRIM_THRESHOLD_": str(64 * 2**20),
+    "MALLOC_MMAP_THRESHOLD_": str(32 * 2**20),
+    # Arrow's own allocators reserve addresses by the gigabyte, which the limit counts.
+    "ARROW_DEFAULT_MEMORY_POOL": "system",
+}
 MAX_ANSWER = 16 * 2**10  # bytes
 MAX_JPEG = 64 * 2**20  # bytes
 CHILD = "pipeline.preparation.decoding.decoder_process"  # the module that is run
 
 _lock = threading.Lock()
-_children: "dict[Decoder, _Child]" = {}  # of this process
+_children: "dict[Limits, _Child]" = {}  # of this process
+
+
+class Limits(Protocol):
+    """What a child is started with."""
+
+    @property
+    def module(self) -> str:
+        """What it runs."""
+
+    @property
+    def deadline_s(self) -> float:
+        """Seconds that it may be silent over a request."""
+
+    @property
+    def memory_bytes(self) -> int:
+        """What it may take above what it starts with."""
 
 
 @dataclass(frozen=True)
@@ -66,10 +88,7 @@ class Decoder:
         check_bytes(content)
         request = {"size": self.size, "quality": self.quality, "box": box}
         with _lock:
-            child = _children.get(self)
-            if child is None or not child.is_running():
-                child = _children[self] = _start(self)
-            answer, jpeg = child.ask(request, content)
+            answer, jpeg = child_of(self).ask(request, content)
         # It comes from a process that foreign data may have taken over.
         match answer:
             case {"width": int(width), "height": int(height)}:
@@ -81,13 +100,26 @@ class Decoder:
         raise RejectedError("IMG_CRASH", "the decoder gave an answer that is none")
 
     @property
+    def module(self) -> str:
+        """What the child runs."""
+        return CHILD
+
+    @property
     def pid(self) -> int | None:
         """Process id of this process's child, for those who watch it; None if there is none."""
         child = _children.get(self)
         return child.process.pid if child is not None and child.is_running() else None
 
 
-def _start(decoder: Decoder) -> "_Child":
+def child_of(limits: Limits) -> "_Child":
+    """Return this process's child of that kind, started anew if it has ended."""
+    child = _children.get(limits)
+    if child is None or not child.is_running():
+        child = _children[limits] = _start(limits)
+    return child
+
+
+def _start(decoder: Limits) -> "_Child":
     """Start a child; twice, for the first may have been hit by something that has passed."""
     try:
         return _Child(decoder)
@@ -96,8 +128,8 @@ def _start(decoder: Decoder) -> "_Child":
             return _Child(decoder)
         except ChildProcessError as error:
             raise RuntimeError(
-                f"the image decoder cannot be started, twice in a row: {error}. `python -c 'import "
-                f"{CHILD}'` in the same environment must work, and the machine must have "
+                f"the decoder cannot be started, twice in a row: {error}. `python -c 'import "
+                f"{decoder.module}'` in the same environment must work, and the machine must have "
                 f" {decoder.memory_bytes / 2**30:g} GiB of memory for it."
             ) from error
 
@@ -109,7 +141,7 @@ class _Child:
         ChildProcessError: If it does not come up.
     """
 
-    def __init__(self, decoder: Decoder) -> None:
+    def __init__(self, decoder: Limits) -> None:
         self.decoder = decoder
         ours, theirs = socket.socketpair()
         # A child that hangs or is stopped takes or gives no bytes. With these, reading and writing
@@ -135,7 +167,7 @@ class _Child:
                     sys.executable,
                     "-P",
                     "-m",
-                    CHILD,
+                    decoder.module,
                     json.dumps(options),
                 ],
                 stdin=subprocess.DEVNULL,
@@ -162,13 +194,31 @@ class _Child:
     def is_running(self) -> bool:
         return self.process.poll() is None
 
-    def ask(self, request: dict[str, Any], content: bytes) -> tuple[dict[str, Any], bytes]:
-        """Send a request and an original, and wait for what comes back."""
+    def ask(
+        self,
+        request: dict[str, Any],
+        content: bytes,
+        read: Callable[[int, int], bytes] | None = None,
+    ) -> tuple[dict[str, Any], bytes]:
+        """Send a request and an original, and wait for what comes back.
+
+        Args:
+            request: As JSON types.
+            content: The original.
+            read: Reads some bytes of the original, from a place on, if the child asks for them.
+        """
+        storage_failed = False
         try:
             self.connection.send_bytes(json.dumps(request).encode())
             self.connection.send_bytes(content)
-            answer = self.connection.recv_bytes(MAX_ANSWER)
-            return json.loads(answer), self.connection.recv_bytes(MAX_JPEG)
+            answer = json.loads(self.connection.recv_bytes(MAX_ANSWER))
+            while read is not None and "read" in answer:
+                storage_failed = True
+                part = read(*answer["read"])
+                storage_failed = False
+                self.connection.send_bytes(part)
+                answer = json.loads(self.connection.recv_bytes(MAX_ANSWER))
+            return answer, self.connection.recv_bytes(MAX_JPEG)
         except BlockingIOError as error:
             self.end()
             raise RejectedError(
@@ -176,6 +226,8 @@ class _Child:
             ) from error
         except (EOFError, OSError, ValueError) as error:  # it ended, or talks nonsense
             self.end()
+            if storage_failed:
+                raise
             raise RejectedError("IMG_CRASH", f"the decoder ended {self._how()}") from error
         except BaseException:
             # Whatever interrupts this process, an answer that comes late must not be taken for

@@ -14,8 +14,10 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
+from pipeline.preparation.decoding.captions import MAX_BYTES
 from pipeline.preparation.sources.source import Record
 
+MAX_TEXTS = 16 * 2**20  # bytes of the captions of one image, which are held at once
 Row = tuple[Any, ...]
 SCHEMA = """
 PRAGMA journal_mode = OFF;
@@ -98,6 +100,7 @@ class Catalogue:
             number: Sorts the captions of an image; equal numbers keep the order of adding.
             split: Split for the count if its image is missing.
         """
+        text = text[: MAX_BYTES + 1]  # it is rejected for its length; a million rows may repeat it
         # As bytes: JSON can have half a surrogate pair, which SQLite does not accept as text.
         row = (_text(key), number, text.encode("utf-8", "surrogatepass"), None, split)
         self._db.execute("INSERT INTO captions VALUES (?, ?, ?, ?, ?)", row)
@@ -108,7 +111,11 @@ class Catalogue:
         self._db.execute("INSERT INTO captions VALUES (?, ?, ?, ?, ?)", row)
 
     def records(self) -> Iterator[Record]:
-        """List the records in the order of keys, and captions without an image."""
+        """List the records in the order of keys, and captions without an image.
+
+        Raises:
+            ValueError: If one image has more captions than memory should hold.
+        """
         self._db.executescript(
             "CREATE INDEX images_by_key ON images (key, id);"
             "CREATE INDEX captions_by_key ON captions (key, number);"
@@ -118,19 +125,33 @@ class Catalogue:
             "SELECT key, text, file, split FROM captions ORDER BY key, number, file, rowid"
         )
         captioned = groupby(captions, key=itemgetter(0))
-        key, texts = _next(captioned)
+        key, texts = self._next(captioned)
         for image_key, group in groupby(images, key=itemgetter(0)):
             while key is not None and key < image_key:
                 yield _orphan(key, texts)
-                key, texts = _next(captioned)
+                key, texts = self._next(captioned)
             shared = texts if key == image_key else []
             for _, name, location, rest in group:
                 yield _record(name, location, rest, shared)
             if key == image_key:
-                key, texts = _next(captioned)
+                key, texts = self._next(captioned)
         while key is not None:
             yield _orphan(key, texts)
-            key, texts = _next(captioned)
+            key, texts = self._next(captioned)
+
+    def _next(self, captioned: Iterator[tuple[str, Iterator[Row]]]) -> tuple[str | None, list[Row]]:
+        key, rows = next(captioned, (None, iter(())))
+        texts: list[Row] = []
+        size = 0
+        for row in rows:
+            texts.append(row)
+            size += sum(len(part) for part in row[1:3] if part is not None)
+            if size > MAX_TEXTS:
+                raise ValueError(
+                    f"{self.where}: image {key!r} has over {MAX_TEXTS:,} bytes of captions. Do all "
+                    "these rows speak of one image?"
+                )
+        return key, texts
 
 
 def _text(name: str) -> str:
@@ -141,11 +162,6 @@ def _text(name: str) -> str:
 def _said(rest: str) -> str:
     fields = json.loads(rest).items()
     return ", ".join(f"{name} {value!r}" for name, value in fields if value is not None)
-
-
-def _next(captioned: Iterator[tuple[str, Iterator[Row]]]) -> tuple[str | None, list[Row]]:
-    key, rows = next(captioned, (None, iter(())))
-    return key, list(rows)
 
 
 def _orphan(key: str, captions: list[Row]) -> Record:

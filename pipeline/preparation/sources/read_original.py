@@ -55,11 +55,11 @@ def read_original(root: str, name: str, start: int | None = None, end: int | Non
     folder = _folder(root)
     try:
         plain = safe_name(folder, name)
+        size = None if end is None else end - (start or 0)
         if folder.local_path and end is None:
             size = os.stat(folder.file(plain)).st_size
-            if size > MAX_BYTES:  # before it is in memory
-                detail = f"{size} bytes, at most {MAX_BYTES} are taken"
-                raise RejectedError("IMG_TOO_LARGE", detail)
+        if size is not None and size > MAX_BYTES:  # before it is in memory
+            raise RejectedError("IMG_TOO_LARGE", f"{size} bytes, at most {MAX_BYTES} are taken")
         return folder.read(plain, start, end)
     except NotADirectoryError as error:
         raise FileNotFoundError(str(error)) from error

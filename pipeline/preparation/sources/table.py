@@ -9,11 +9,12 @@ from pydantic import AfterValidator, Field
 
 from pipeline.common.console import print_line
 from pipeline.preparation.decoding.images import RejectedError
+from pipeline.preparation.decoding.isolated_parquet import read_cell
 from pipeline.preparation.sources.file_patterns import base_folder, check_pattern, matching_files
 from pipeline.preparation.sources.join_on_disk import Catalogue
 from pipeline.preparation.sources.read_original import Root, below, read_original, safe_name
 from pipeline.preparation.sources.source import Record, Source, raise_refusals, refusal, split_of
-from pipeline.preparation.sources.table_rows import ENDINGS, TableRow, read_cell, table_rows
+from pipeline.preparation.sources.table_rows import ENDINGS, TableRow, table_rows
 from pipeline.storage.folder import absolute
 
 CELL = re.compile(r"(?P<table>.+\.parquet)#(?P<group>\d+)\.(?P<index>\d+)", re.IGNORECASE)
@@ -91,14 +92,11 @@ class TableSource(Source):
         folder = base_folder(self.root)
         table = safe_name(folder, cell["table"])
         value = read_cell(folder, table, self.image, int(cell["group"]), int(cell["index"]))
-        if isinstance(value, dict):
-            content, path = value.get("bytes"), value.get("path")
-            if content is None and path:
-                return read_original(self._images(), below(table.rpartition("/")[0], path))
-            value = content
+        if isinstance(value, str):
+            return read_original(self._images(), below(table.rpartition("/")[0], value))
         if value is None:
             raise RejectedError("IMG_MISSING", f"{record.location} is empty")
-        return bytes(value)
+        return value
 
     def read_captions(self, record: Record) -> Sequence[str | bytes]:
         """Return the captions of a record."""

@@ -9,21 +9,15 @@ import io
 import json
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
-from functools import lru_cache
-from threading import Lock
 from typing import Any
 
 import pyarrow as pa
-import pyarrow.parquet as pq
 
-from pipeline.preparation.decoding.images import RejectedError
+from pipeline.preparation.decoding.isolated_parquet import open_table
 from pipeline.storage.folder import Folder
 
 ENDINGS = (".csv", ".tsv", ".jsonl", ".ndjson", ".parquet")
 MAX_FIELD = 16 * 2**20  # bytes of a field or line: an open quote includes the rest of a file
-MAX_GROUP = 2**30  # bytes of the images in a row group, which is read as a whole
-BATCH = 1024  # rows
-LOCK = Lock()
 
 
 @dataclass(frozen=True)
@@ -69,38 +63,13 @@ def table_rows(
         yield from _csv(folder, file, (image, *columns), delimiter or tab)
 
 
-def read_cell(folder: Folder, file: str, column: str, group: int, index: int) -> Any:
-    """Read the image of a row of parquet: bytes, or the unchanged value of another type.
-
-    Raises:
-        OSError: If the table cannot be read.
-        RejectedError: If its row group is damaged.
-    """
-    try:
-        with LOCK:  # so that threads that need the same group do not all read it
-            cells = _cells(folder.location, file, column, group)
-    except (pa.ArrowException, OSError) as error:
-        if isinstance(error, OSError) and error.errno is not None:
-            raise
-        raise RejectedError("IMG_CORRUPT", f"{file}, row group {group}: {error}") from error
-    return cells[index].as_py()
-
-
-@lru_cache(maxsize=4)
-def _cells(location: str, file: str, column: str, group: int) -> pa.ChunkedArray:
-    """Read a column of a row group; cached, because rows are read in order."""
-    folder = Folder(location)
-    with folder.open(file) as stream:
-        return pq.ParquetFile(stream).read_row_group(group, columns=[column])[column]
-
-
 def _csv(folder: Folder, file: str, columns: Sequence[str], delimiter: str) -> Iterator[TableRow]:
     csv.field_size_limit(MAX_FIELD)
     content: Any = folder.open(file)
     with io.TextIOWrapper(
         content, encoding="utf-8-sig", errors="surrogateescape", newline=""
     ) as stream:
-        reader = csv.reader(stream, delimiter=delimiter, strict=True)
+        reader = csv.reader(_lines(stream, f"{folder}/{file}"), delimiter=delimiter, strict=True)
         try:
             header = [name.strip() for name in next(reader, [])]
             if header and header[0][:2] in ("\udcff\udcfe", "\udcfe\udcff"):
@@ -119,6 +88,18 @@ def _csv(folder: Folder, file: str, columns: Sequence[str], delimiter: str) -> I
                 f"{folder}/{file}, line {reader.line_num}: {error}. Is a quotation mark not "
                 f'closed? Within a quoted field, write it twice: "a ""big"" dog".'
             ) from error
+
+
+def _lines(stream: io.TextIOWrapper, where: str) -> Iterator[str]:
+    number = 0
+    while line := stream.readline(MAX_FIELD + 1):
+        number += 1
+        if len(line) > MAX_FIELD:
+            raise ValueError(
+                f"{where}, line {number} has over {MAX_FIELD:,} characters. One line is one row, "
+                "and a text with line breaks stands in quotation marks."
+            )
+        yield line
 
 
 def _json_lines(folder: Folder, file: str, columns: Sequence[str]) -> Iterator[TableRow]:
@@ -155,30 +136,21 @@ def _json_lines(folder: Folder, file: str, columns: Sequence[str]) -> Iterator[T
 
 
 def _parquet(folder: Folder, file: str, image: str, columns: Sequence[str]) -> Iterator[TableRow]:
-    with folder.open(file) as stream:
-        try:
-            table = pq.ParquetFile(stream)
-            schema = table.schema_arrow
-            _check_columns(folder, file, (image, *columns), schema.names)
-            embedded = _is_embedded(folder, file, schema.field(image))
-            wanted = list(dict.fromkeys([*columns] if embedded else [image, *columns]))
-            number = 0
-            for group in range(table.num_row_groups):
-                if embedded:
-                    _check_group(folder, file, table, group, image)
-                index = 0
-                for batch in table.iter_batches(BATCH, row_groups=[group], columns=wanted):
-                    values = [_values(batch.column(name)) for name in wanted]
-                    for row in range(batch.num_rows):
-                        number += 1
-                        cells = {n: v[row] for n, v in zip(wanted, values, strict=True)}
-                        place = group if embedded else None
-                        yield TableRow(number, cells, group=place, index=index)
-                        index += 1
-        except (pa.ArrowException, OSError) as error:
-            if isinstance(error, OSError) and error.errno is not None:
-                raise
-            raise ValueError(f"{folder}/{file} is not parquet that can be read: {error}") from error
+    with open_table(folder, file) as table:
+        _check_columns(folder, file, (image, *columns), table.schema.names)
+        embedded = _is_embedded(folder, file, table.schema.field(image))
+        wanted = list(dict.fromkeys([*columns] if embedded else [image, *columns]))
+        number = 0
+        for group in range(table.groups):
+            index = 0
+            for batch in table.rows(group, wanted, image if embedded else None):
+                values = [list(map(_text, batch.column(name).to_pylist())) for name in wanted]
+                for row in zip(*values, strict=True):
+                    number += 1
+                    cells = dict(zip(wanted, row, strict=True))
+                    place = group if embedded else None
+                    yield TableRow(number, cells, group=place, index=index)
+                    index += 1
 
 
 def _check_columns(folder: Folder, file: str, wanted: Sequence[str], found: Sequence[str]) -> None:
@@ -205,34 +177,6 @@ def _is_embedded(folder: Folder, file: str, column: pa.Field) -> bool:
         f"{folder}/{file}: column {column.name!r} is {kind}. Images are paths (string), the files "
         "themselves (binary), or a struct of bytes and path."
     )
-
-
-def _check_group(folder: Folder, file: str, table: pq.ParquetFile, group: int, image: str) -> None:
-    chunks = table.metadata.row_group(group)
-    size = sum(
-        chunks.column(i).total_uncompressed_size
-        for i in range(chunks.num_columns)
-        if chunks.column(i).path_in_schema.split(".")[0] == image
-    )
-    if size > MAX_GROUP:
-        raise ValueError(
-            f"{folder}/{file}: the images of row group {group} have {size / 2**30:.1f} GiB. A "
-            f"group is read as a whole, so at most {MAX_GROUP / 2**30:.0f} GiB are permitted. "
-            "Write the file again with row groups of 100 rows."
-        )
-
-
-def _values(column: pa.Array) -> list[Any]:
-    """Convert a column to Python values; text need not be UTF-8."""
-    if pa.types.is_dictionary(column.type):
-        column = column.dictionary_decode()
-    kind = column.type
-    is_list = pa.types.is_list(kind) or pa.types.is_large_list(kind)
-    inner = kind.value_type if is_list else kind
-    if pa.types.is_string(inner) or pa.types.is_large_string(inner):
-        plain = pa.large_binary()
-        column = column.cast(pa.large_list(plain) if is_list else plain)
-    return [_text(value) for value in column.to_pylist()]
 
 
 def _text(value: Any) -> Any:

@@ -7,7 +7,7 @@ never become paths, and nothing is unpacked.
 import re
 import tarfile
 from collections.abc import Iterator, Sequence
-from typing import IO, Annotated, ClassVar
+from typing import IO, Annotated, Any, ClassVar
 
 from pydantic import Field
 
@@ -21,6 +21,7 @@ from pipeline.preparation.sources.source import Record, Source, raise_refusals, 
 from pipeline.storage.folder import Folder
 
 COMPRESSED = (".tar.gz", ".tgz", ".tar.bz2", ".tar.xz", ".tar.zst")
+MAX_HEADER = 2**20  # bytes of what stands before a member: its name, and notes
 PLACE = re.compile(r"(?P<tar>.+)#(?P<start>\d+)\+(?P<size>\d+)(?P<ending>\.\w+)")
 
 
@@ -122,6 +123,19 @@ class WebDatasetSource(Source):
         return images
 
 
+class _Headers:
+    """A tar of which headers are read, and no header of more than a megabyte."""
+
+    def __init__(self, stream: IO[bytes]) -> None:
+        self._stream = stream
+        self.seek, self.tell = stream.seek, stream.tell
+
+    def read(self, size: int = -1) -> bytes:
+        if not 0 <= size <= MAX_HEADER:  # a name of gigabytes, as the header of a header may say
+            raise tarfile.ReadError(f"a header of {size:,} bytes, at most {MAX_HEADER:,} are taken")
+        return self._stream.read(size)
+
+
 def _members(stream: IO[bytes]) -> Iterator[tarfile.TarInfo]:
     """Yield the files of a tar that are complete.
 
@@ -131,7 +145,8 @@ def _members(stream: IO[bytes]) -> Iterator[tarfile.TarInfo]:
     """
     size = stream.seek(0, 2)
     stream.seek(0)
-    with tarfile.open(fileobj=stream, mode="r:") as tar:
+    headers: Any = _Headers(stream)
+    with tarfile.open(fileobj=headers, mode="r:") as tar:
         count = 0
         while True:
             try:

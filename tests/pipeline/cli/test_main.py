@@ -96,6 +96,27 @@ def test_unknown_keys_and_bad_values_in_a_preset_are_named(tmp_path):
     assert "optim.lr_g=0.1: Extra inputs are not permitted" in str(error.value)
 
 
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        (
+            "a: &a0 [x, x, x, x, x, x, x, x, x]\n"
+            + "".join(f"b{n}: &a{n + 1} [{', '.join([f'*a{n}'] * 9)}]\n" for n in range(9))
+            + "name: *a9\n",
+            "holds over 10,000 values",
+        ),
+        ("name: &a [*a]\n", "holds over 10,000 values|is not valid YAML: maximum recursion"),
+    ],
+    ids=["grows", "holds itself"],
+)
+def test_a_preset_that_grows_when_it_is_read_is_refused(tmp_path, text, message):
+    preset = tmp_path / "mine.yaml"
+    preset.write_text(text)
+
+    with pytest.raises(ValueError, match=rf"preset .*mine\.yaml ({message})"):
+        parse(TrainConfig, [], str(preset))
+
+
 def test_an_unknown_preset_lists_those_there_are():
     presets = "ablate_shapes, coco, cub, damsm, damsm_coco, damsm_shapes, oxford102, quickstart"
     with pytest.raises(ValueError, match=rf"preset 'imagenet' does not exist.*{presets}"):

@@ -1,5 +1,7 @@
 """The parts of an evaluation: models, real images, pixels, kept features, refusals."""
 
+import io
+import zipfile
 from dataclasses import replace
 from pathlib import Path
 
@@ -180,6 +182,27 @@ def test_published_statistics_are_read_and_no_pickle_is(shapes, tmp_path):
             reference(shapes, "dfgan", statistics=str(tmp_path / name))
     with pytest.raises(FileNotFoundError, match=r"nowhere\.npz does not exist"):
         reference(shapes, "dfgan", statistics=str(tmp_path / "nowhere.npz"))
+
+
+def test_statistics_that_grow_in_memory_are_refused(shapes, tmp_path):
+    np.savez_compressed(tmp_path / "zeros.npz", mu=np.zeros(6000), sigma=np.zeros((6000, 6000)))
+    header = io.BytesIO()
+    shape = {"descr": "<f8", "fortran_order": False, "shape": (2**20, 2**17)}  # one terabyte
+    np.lib.format.write_array_header_1_0(header, shape)
+    with zipfile.ZipFile(tmp_path / "claims.npz", "w") as archive:
+        archive.writestr("mu.npy", header.getvalue())
+        archive.writestr("sigma.npy", header.getvalue())
+    good = {"mu": np.zeros(2048), "sigma": np.eye(2048)}
+    np.savez_compressed(tmp_path / "good.npz", **good)
+
+    assert (tmp_path / "zeros.npz").stat().st_size < 2**20
+    for name, message in (
+        ("zeros", "sigma.npy has 288,000,128 bytes, at most 268,435,456 are taken"),
+        ("claims", r"mu.npy says \[1048576, 131072\] numbers, and has 128 bytes"),
+    ):
+        with pytest.raises(ValueError, match=rf"{name}\.npz does not hold mu and sigma: {message}"):
+            reference(shapes, "dfgan", statistics=str(tmp_path / f"{name}.npz"))
+    assert reference(shapes, "dfgan", statistics=str(tmp_path / "good.npz")).count == 0
 
 
 @pytest.mark.parametrize(

@@ -49,3 +49,25 @@ def test_a_model_logged_before_the_packages_loads_and_draws(imported, tmp_path):
     assert (shape, kind, varied) == ([1, 32, 32, 3], "uint8", True)
     # Where ours is imported already, it is ours that draws.
     assert code == (ratgan.__file__ if imported else f"{tmp_path}/model/code/ratgan/__init__.py")
+
+
+@pytest.mark.slow
+@pytest.mark.rest  # a process that imports torch and MLflow
+def test_mlflow_runs_the_code_of_a_model_and_drawing_from_its_folder_does_not(tmp_path):
+    with tarfile.open(LOGGED) as archive:
+        archive.extractall(tmp_path / "model", filter="data")
+    marker = tmp_path / "ran"
+    code = tmp_path / "model" / "served_model.py"
+    code.write_text(f"open({str(marker)!r}, 'w').close()\n{code.read_text()}")
+    (artifacts,) = (tmp_path / "model" / "artifacts").iterdir()
+
+    ratgan.load(artifacts)
+
+    assert not marker.exists()
+    subprocess.run(
+        [sys.executable, "-c", DRAW, str(tmp_path / "model")],
+        env=os.environ | {"MLFLOW_ALLOW_PICKLE_DESERIALIZATION": "false"},
+        capture_output=True,
+        check=True,
+    )
+    assert marker.exists()  # what docs/security.md says of registries

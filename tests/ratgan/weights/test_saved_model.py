@@ -162,3 +162,16 @@ def test_tensors_that_do_not_fit_are_named():
 
     with pytest.raises(ValueError, match=r"missing bias; unknown extra; weight is \[3, 5\]"):
         load_strictly(module, tensors, "file")
+
+
+@pytest.mark.parametrize(
+    ("argument", "value"),
+    [("base_channels", 10**6), ("controller_dim", 10**8), ("image_size", 2**40)],
+)
+def test_sizes_in_the_record_take_no_memory_before_the_tensors_have_them(saved, argument, value):
+    record = json.loads((saved / MODEL_JSON).read_text())
+    record["generator"][argument] = value
+    (saved / MODEL_JSON).write_text(json.dumps(record))
+
+    with pytest.raises(ValueError, match=r"does not fit the network|image_size"):
+        ratgan.load(saved)

@@ -6,6 +6,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from pipeline.preparation.decoding.captions import MAX_BYTES
 from pipeline.preparation.decoding.images import RejectedError
 from pipeline.preparation.sources.table import TableSource
 from tests.pipeline.preparation.sources.layouts import jpeg, outcome, write, write_table
@@ -250,7 +251,17 @@ def test_long_fields_quotes_and_line_breaks_are_read(tmp_path):
     long = "x" * 1_000_000
     write(tmp_path / "rows.csv", f'image,caption\na.jpg,"{long}"\nb.jpg,"a ""big""\ndog, red"\n')
 
-    assert captions(tmp_path / "rows.csv") == {"a.jpg": (long,), "b.jpg": ('a "big"\ndog, red',)}
+    assert captions(tmp_path / "rows.csv") == {
+        "a.jpg": (long[: MAX_BYTES + 1],),
+        "b.jpg": ('a "big"\ndog, red',),
+    }
+
+
+def test_a_line_of_csv_without_an_end_is_refused(tmp_path):
+    write(tmp_path / "rows.csv", "image,caption\na.jpg,x\n" + "y," * 9_000_000)
+
+    with pytest.raises(ValueError, match=r"rows\.csv, line 3 has over 16,777,216 characters"):
+        listed(tmp_path / "rows.csv")
 
 
 def test_another_delimiter_with_blanks_is_read(tmp_path):
@@ -313,7 +324,7 @@ BROKEN = {
     "an endless field": (
         "rows.csv",
         'image,caption\na.jpg,"' + "x" * (17 * 2**20),
-        r"line 2: field larger than field limit",
+        r"line 2 has over 16,777,216 characters",
     ),
     "UTF-16": ("rows.csv", "image,caption\n".encode("utf-16"), "is UTF-16. Save it as UTF-8"),
     "a JSON list": ("rows.jsonl", '[{"image": "a"}]', "is not JSON lines: line 1 is a JSON list"),

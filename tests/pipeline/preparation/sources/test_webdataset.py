@@ -7,7 +7,7 @@ import tarfile
 
 import pytest
 
-from pipeline.preparation.decoding.images import RejectedError
+from pipeline.preparation.decoding.images import MAX_BYTES, RejectedError
 from pipeline.preparation.sources.webdataset import WebDatasetSource
 from tests.pipeline.preparation.sources.layouts import jpeg, outcome, write, write_tar
 
@@ -131,6 +131,35 @@ def test_a_caption_too_large_is_refused_unread(tmp_path):
 
     with pytest.raises(RejectedError, match=r"CAP_TOO_LONG: 0\.tar/a\.txt has 70,000 bytes"):
         source.read_captions(record)
+
+
+@pytest.mark.parametrize("kind", [tarfile.PAX_FORMAT, tarfile.GNU_FORMAT])
+@pytest.mark.parametrize("first", [True, False])
+def test_a_header_of_megabytes_is_refused_unread(tmp_path, kind, first):
+    with tarfile.open(tmp_path / "0.tar", "w", format=kind) as tar:
+        for name in ["x" * 3_000_000, "b"] if first else ["b", "x" * 3_000_000]:
+            content = jpeg()
+            member = tarfile.TarInfo(f"{name}.jpg")
+            member.size = len(content)
+            tar.addfile(member, io.BytesIO(content))
+
+    if first:
+        with pytest.raises(ValueError, match=r"a header of 3,\d+,\d+ bytes, at most 1,048,576 are"):
+            listed(tmp_path / "0.tar")
+    else:
+        refused = listed(tmp_path / "0.tar")["0.tar"]
+        with pytest.raises(RejectedError, match=r"TAR_CUT: .*a header of 3,\d+,\d+ bytes"):
+            source_at(tmp_path / "0.tar").read_image(refused)
+
+
+def test_an_image_too_large_is_rejected_unread(tmp_path):
+    tar = write_tar(tmp_path / "0.tar", {"a.jpg": bytes(MAX_BYTES + 1), "a.txt": "x"})
+    source = source_at(tar)
+
+    (record,) = source.records()
+
+    with pytest.raises(RejectedError, match=f"IMG_TOO_LARGE: {MAX_BYTES + 1} bytes, at most"):
+        source.read_image(record)
 
 
 def test_what_is_wrong_with_the_tars_is_said(tmp_path):

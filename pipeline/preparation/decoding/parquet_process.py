@@ -1,0 +1,221 @@
+"""The child process that reads foreign parquet; `isolated_parquet.py` starts it and asks it.
+
+A few bytes of parquet can stand for gigabytes, and what its header says of sizes need not be true:
+only a limit on the memory of a process holds. It opens no file: the parent gives it the bytes.
+"""
+
+import io
+import json
+from collections.abc import Iterator
+from multiprocessing.connection import Connection
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from pipeline.preparation.decoding.decoder_process import serve
+from pipeline.preparation.decoding.images import MAX_BYTES, RejectedError
+
+MAX_GROUP = 2**30  # bytes of the images in a row group, which is read as a whole
+MAX_ROW = 16 * 2**20  # bytes of a row without its image
+MAX_PART = 8 * 2**20  # bytes of the rows that cross at once
+READ_AT_ONCE = 8 * 2**20  # bytes: storage answers late
+ROWS = 256  # of a batch
+CELLS = 16  # of a batch: images are large
+LISTS = (pa.types.is_list, pa.types.is_large_list, pa.types.is_fixed_size_list)
+HELD = 2**28  # bytes of images kept while others are read; threads may be in two row groups
+
+
+class _ParentsFile(io.RawIOBase):
+    """A file that the parent reads."""
+
+    def __init__(self, connection: Connection) -> None:
+        self._connection, self._place = connection, 0
+        self._size = int(self._asked(-1, 0))
+
+    def _asked(self, start: int, size: int) -> bytes:
+        self._connection.send_bytes(json.dumps({"read": [start, size]}).encode())
+        return self._connection.recv_bytes()
+
+    def readable(self) -> bool:
+        return True
+
+    def seekable(self) -> bool:
+        return True
+
+    def tell(self) -> int:
+        return self._place
+
+    def seek(self, offset: int, whence: int = 0) -> int:
+        self._place = offset + (0, self._place, self._size)[whence]
+        return self._place
+
+    def readinto(self, buffer: Any) -> int:
+        content = self._asked(self._place, min(len(buffer), READ_AT_ONCE))
+        buffer[: len(content)] = content
+        self._place += len(content)
+        return len(content)
+
+
+class Tables:
+    """Answers what is asked of tables.
+
+    Args:
+        connection: To the parent.
+    """
+
+    def __init__(self, connection: Connection) -> None:
+        self._connection = connection
+        self._open: dict[str, pq.ParquetFile] = {}
+        self._rows: dict[str, Iterator[pa.RecordBatch]] = {}
+        self._cells: dict[tuple[Any, ...], pa.ChunkedArray | RejectedError] = {}
+
+    def answer(self, request: dict[str, Any], _content: bytes) -> tuple[dict[str, Any], bytes]:
+        """Do what is asked; what fails is an answer, too."""
+        try:
+            found: tuple[dict[str, Any], bytes] = getattr(self, request.pop("do"))(**request)
+            return found
+        except RejectedError as problem:
+            return {"reason": problem.reason, "detail": problem.detail}, b""
+        except MemoryError:
+            return {"error": "it takes more memory than reading a table is given"}, b""
+        except Exception as error:  # Arrow raises almost anything for damaged files
+            return {"error": str(error)[:2000]}, b""
+
+    def open(self, table: str) -> tuple[dict[str, Any], bytes]:
+        """Open a table: the number of its row groups, and its columns."""
+        file = self._open[table] = self._file()
+        return {"groups": file.num_row_groups}, file.schema_arrow.serialize().to_pybytes()
+
+    def close(self, table: str) -> tuple[dict[str, Any], bytes]:
+        """Forget a table."""
+        self._open.pop(table, None)
+        self._rows.pop(table, None)
+        return {}, b""
+
+    def rows(
+        self, table: str, group: int, columns: list[str], image: str | None
+    ) -> tuple[dict[str, Any], bytes]:
+        """Begin to read columns of a row group; see before that its images can be read."""
+        file = self._open[table]
+        if image is not None:
+            chunks = file.metadata.row_group(group)
+            size = sum(
+                chunks.column(i).total_uncompressed_size
+                for i in range(chunks.num_columns)
+                if chunks.column(i).path_in_schema.split(".")[0] == image
+            )
+            if size > MAX_GROUP:
+                raise ValueError(
+                    f"the images of row group {group} have {size / 2**30:.1f} GiB, and a group is "
+                    f"read as a whole: at most {MAX_GROUP / 2**30:.0f} GiB. Write it again with "
+                    "row groups of 100 rows."
+                )
+        self._rows[table] = _parts(file, group, columns)
+        return {}, b""
+
+    def next(self, table: str) -> tuple[dict[str, Any], bytes]:
+        """Read some more rows, as a stream of Arrow; nothing at the end of the row group."""
+        batch = next(self._rows[table], None)
+        if batch is None:
+            return {}, b""
+        sink = pa.BufferOutputStream()
+        with pa.ipc.new_stream(sink, batch.schema) as stream:
+            stream.write_batch(batch)
+        return {}, sink.getvalue().to_pybytes()
+
+    def cell(self, table: str, column: str, group: int, index: int) -> tuple[dict[str, Any], bytes]:
+        """Read the image of a row: its bytes, or the path that stands for it."""
+        key = (table, column, group)
+        if key not in self._cells:
+            while sum(_size(cells) for cells in self._cells.values()) > HELD:
+                self._cells.pop(next(iter(self._cells)))
+            try:
+                self._cells[key] = _cells(self._file(), column, group)
+            except RejectedError as problem:  # once for all of its rows
+                self._cells[key] = problem
+        cells = self._cells[key]
+        if isinstance(cells, RejectedError):
+            raise cells
+        value: Any = cells[index].as_py()
+        path = None
+        if isinstance(value, dict):
+            value, path = value.get("bytes"), value.get("path")
+        if value is not None and len(value) > MAX_BYTES:
+            detail = f"{len(value)} bytes, at most {MAX_BYTES} are taken"
+            raise RejectedError("IMG_TOO_LARGE", detail)
+        return {"found": value is not None, "path": path or None}, value or b""
+
+    def _file(self) -> pq.ParquetFile:
+        file = io.BufferedReader(_ParentsFile(self._connection), READ_AT_ONCE)
+        return pq.ParquetFile(file, buffer_size=READ_AT_ONCE, pre_buffer=False)
+
+
+def _size(cells: pa.ChunkedArray | RejectedError) -> int:
+    return 0 if isinstance(cells, RejectedError) else cells.nbytes
+
+
+def _parts(file: pq.ParquetFile, group: int, columns: list[str]) -> Iterator[pa.RecordBatch]:
+    """Read columns of a row group in parts that may cross."""
+    batches = file.iter_batches(ROWS, row_groups=[group], columns=columns, use_threads=False)
+    for batch in batches:
+        plain = [_plain(name, batch.column(name)) for name in columns]
+        yield from _cut(pa.RecordBatch.from_arrays(plain, columns))
+
+
+def _cut(batch: pa.RecordBatch) -> Iterator[pa.RecordBatch]:
+    if batch.nbytes <= MAX_PART or (batch.num_rows == 1 and batch.nbytes <= MAX_ROW):
+        yield batch
+    elif batch.num_rows == 1:
+        raise ValueError(f"a row has {batch.nbytes:,} bytes, at most {MAX_ROW:,} are taken")
+    else:
+        half = batch.num_rows // 2
+        yield from _cut(batch.slice(0, half))
+        yield from _cut(batch.slice(half))
+
+
+def _plain(name: str, column: pa.Array) -> pa.Array:
+    """Take off what could grow in the parent, and the trust that text is UTF-8."""
+    kind = column.type
+    is_list = any(check(kind) for check in LISTS)
+    inner = kind.value_type if is_list else kind
+    if pa.types.is_dictionary(inner):
+        inner = inner.value_type
+    if pa.types.is_nested(inner) or (is_list and inner in (pa.null(), pa.bool_())):
+        raise ValueError(f"column {name!r} is {kind}, not a text, a number or a list of such")
+    if pa.types.is_string(inner) or pa.types.is_large_string(inner):
+        inner = pa.large_binary()
+    return column.cast(pa.large_list(inner) if is_list else inner)
+
+
+def _cells(file: pq.ParquetFile, column: str, group: int) -> pa.ChunkedArray:
+    """Read the images of a row group."""
+    found: list[pa.Array] = []
+    size = 0
+    try:
+        batches = file.iter_batches(CELLS, row_groups=[group], columns=[column], use_threads=False)
+        for batch in batches:
+            found.append(batch.column(0))
+            size += batch.nbytes
+            if size > MAX_GROUP:
+                break
+    except MemoryError:
+        size = MAX_GROUP + 1
+    except (pa.ArrowException, OSError) as error:
+        raise RejectedError("IMG_CORRUPT", str(error)) from error
+    if size > MAX_GROUP:
+        raise RejectedError(
+            "IMG_TOO_LARGE",
+            f"the images of row group {group} have over {MAX_GROUP / 2**30:.0f} GiB, and a group "
+            "is read as a whole",
+        )
+    return pa.chunked_array(found)
+
+
+def main() -> None:
+    """Read one table after the other until the parent is gone."""
+    serve(lambda connection: Tables(connection).answer)
+
+
+if __name__ == "__main__":
+    main()

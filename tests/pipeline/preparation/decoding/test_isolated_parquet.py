@@ -1,0 +1,174 @@
+"""Tables of somebody else take no more memory than they are given, whatever their headers say."""
+
+import os
+import re
+import subprocess
+import sys
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from pipeline.preparation.decoding.images import MAX_BYTES, RejectedError
+from pipeline.preparation.decoding.isolated_decoder import child_of
+from pipeline.preparation.decoding.isolated_parquet import LIMITS, _reader
+from pipeline.preparation.decoding.parquet_process import READ_AT_ONCE
+from pipeline.preparation.sources.table import TableSource
+from tests.pipeline.preparation.sources.layouts import jpeg
+
+MIB = 2**20
+# Lists a table and reads its first image; its last line is the most memory that this took.
+READ = """
+import resource, sys
+from pipeline.preparation.decoding import isolated_parquet
+isolated_parquet.LIMITS = isolated_parquet.ParquetLimits(memory_bytes=int(sys.argv[2]))
+from pipeline.preparation.sources.table import TableSource
+before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+source = TableSource(root=sys.argv[1], validation=0)
+try:
+    records = list(source.records())
+    print(len(records), len(source.read_image(records[0])))
+except Exception as error:
+    print(error)
+print((resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) // 1024)
+"""
+
+
+def write(path, image, captions, **options):
+    """Write a table whose repeated values are there once."""
+    table = pa.table({"image": image, "caption": captions})
+    options = {"compression": "zstd", "write_statistics": False, "store_schema": False} | options
+    pq.write_table(table, path, dictionary_pagesize_limit=2**30, **options)
+    return path
+
+
+def read(path, memory_bytes: int = LIMITS.memory_bytes) -> tuple[str, int]:
+    """Read a table in a process of its own: what it said, and the MiB that it took."""
+    env = os.environ | {"PYTHONPATH": os.pathsep.join(p or os.getcwd() for p in sys.path)}
+    out = subprocess.run(
+        [sys.executable, "-c", READ, str(path), str(memory_bytes)],
+        env=env,
+        check=True,
+        capture_output=True,
+        text=True,
+    )
+    said, mib = out.stdout.strip().rsplit("\n", 1)
+    return said, int(mib)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="the limit is kept on Linux only")
+@pytest.mark.parametrize(
+    ("value", "rows", "message"),
+    [
+        ("x" * 2_000_000, 256, "is not parquet that can be read: it takes more memory than read"),
+        (
+            "x" * 20_000_000,
+            20,
+            r"is not parquet that can be read: a row has 20,000,\d+ bytes, at mo",
+        ),
+        (["x" * 1_000] * 20_000, 2, r"is not parquet .*: a row has 20,\d+,\d+ bytes, at most 16,"),
+    ],
+    ids=["many long rows", "a long row", "a list"],
+)
+def test_captions_that_grow_in_memory_are_refused(tmp_path, value, rows, message):
+    path = write(tmp_path / "rows.parquet", ["a.jpg"] * rows, [value] * rows)
+    assert path.stat().st_size < MIB / 4
+
+    said, mib = read(path, memory_bytes=2**29 if rows > 2 else LIMITS.memory_bytes)
+
+    assert re.search(message, said), said
+    assert mib < 100
+
+
+@pytest.mark.parametrize(("length", "rows"), [(1_600_000, 1024), (1_000, 20_000)])
+def test_one_image_with_captions_that_grow_in_memory_is_refused(tmp_path, length, rows):
+    path = write(tmp_path / "rows.parquet", ["a.jpg"] * rows, ["x" * length] * rows)
+    assert path.stat().st_size < MIB / 4
+
+    said, mib = read(path)
+
+    assert "image 'a.jpg' has over 16,777,216 bytes of captions" in said
+    assert mib < 200
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="the limit is kept on Linux only")
+def test_images_that_grow_in_memory_are_rejected_and_cost_the_parent_nothing(tmp_path):
+    path = write(tmp_path / "rows.parquet", [bytes(8 * MIB)] * 400, ["a bird"] * 400)
+    assert path.stat().st_size < MIB / 4
+
+    said, mib = read(path)
+
+    assert said.startswith("IMG_TOO_LARGE: rows.parquet, row group 0: the images of row group 0 ha")
+    assert mib < 100
+
+
+def test_what_only_looks_like_a_bomb_is_read(tmp_path):
+    caption, rows = "a bird " * 5_000, 3_000  # 100 MB of captions in a few kilobytes
+    path = write(tmp_path / "rows.parquet", [jpeg()] * rows, [caption] * rows)
+    assert path.stat().st_size < MIB / 4
+    source = TableSource(root=str(path), validation=0)
+
+    records = list(source.records())
+
+    assert len(records) == rows
+    assert {record.captions for record in records} == {(caption,)}
+    assert source.read_image(records[-1]) == jpeg()
+
+
+def test_a_large_image_is_rejected_alone(tmp_path):
+    path = write(tmp_path / "rows.parquet", [jpeg(), bytes(MAX_BYTES + 1)], ["a", "b"])
+    source = TableSource(root=str(path), validation=0)
+    small, large = source.records()
+
+    with pytest.raises(RejectedError, match=f"IMG_TOO_LARGE: .*: {MAX_BYTES + 1} bytes, at most"):
+        source.read_image(large)
+    assert source.read_image(small) == jpeg()
+
+
+@pytest.mark.parametrize(
+    ("captions", "said"),
+    [
+        (pa.array([[None] * 9], pa.list_(pa.null())), r"list<element: null>|list<.*> "),
+        (pa.array([[True] * 9], pa.list_(pa.bool_())), "list<"),
+        (pa.array([{"a": "b"}]), "struct<"),
+    ],
+)
+def test_captions_of_a_kind_that_grows_are_refused(tmp_path, captions, said):
+    path = write(tmp_path / "rows.parquet", ["a.jpg"], captions, store_schema=True)
+
+    with pytest.raises(ValueError, match=rf"'caption' is {said}.*, not a text, a number or a list"):
+        list(TableSource(root=str(path)).records())
+
+
+def test_lists_of_each_kind_are_read_alike(tmp_path):
+    texts = [["a bird", "grün"]]
+    kinds = [
+        pa.list_(pa.string()),
+        pa.large_list(pa.large_string()),
+        pa.list_(pa.string(), 2),
+        pa.list_(pa.dictionary(pa.int8(), pa.string())),
+    ]
+    found = []
+    for kind in kinds:
+        values = pa.array(texts, pa.list_(pa.string())).cast(kind)
+        path = write(tmp_path / "rows.parquet", ["a.jpg"], values, store_schema=True)
+        found += [record.captions for record in TableSource(root=str(path)).records()]
+
+    assert found == [("a bird", "grün")] * len(kinds)
+
+
+def test_a_reader_that_dies_is_an_error_once_and_the_next_table_is_read(tmp_path):
+    path = write(tmp_path / "rows.parquet", ["a.jpg", "b.jpg"], ["a", "b"])
+    rows = TableSource(root=str(path)).records()
+    child = child_of(LIMITS)
+    child.process.kill()
+    child.process.wait()
+
+    assert len(list(rows)) == 2  # the child is started by the first that asks
+
+
+@pytest.mark.parametrize("asked", [[0, -1], [0, 2**40]])
+def test_the_child_cannot_make_the_parent_read_a_whole_file(tmp_path, asked):
+    (tmp_path / "large").write_bytes(bytes(2 * READ_AT_ONCE))
+    with open(tmp_path / "large", "rb") as stream:
+        assert len(_reader(stream)(*asked)) <= READ_AT_ONCE
