@@ -51,9 +51,9 @@ def test_a_port_of_a_training_is_told_apart_from_those_that_refuse_strangers(lis
 @pytest.mark.parametrize(
     ("name", "address", "only_at", "problem"),
     [
-        ("TrainWorker", "0.0.0.0", "", "does not say that it refuses strangers"),
+        ("TrainWorker", "0.0.0.0", "", "does not confirm that it requires a token"),
         ("TrainWorker", "127.0.0.2", "127.0.0.1", "can be reached from other machines"),
-        ("Reader", "127.0.0.1", "", "does not say that it refuses strangers"),
+        ("Reader", "127.0.0.1", "", "does not confirm that it requires a token"),
     ],
 )
 def test_a_port_that_says_nothing_is_not_shut_elsewhere(name, address, only_at, problem, listens):
