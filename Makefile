@@ -24,7 +24,7 @@ $(READY): pyproject.toml requirements.lock
 	@test -x $(BIN)/uv || sed -n '/^uv==/,/[^\\]$$/p' requirements.lock | \
 		$(BIN)/python -m pip install --quiet --require-hashes -r /dev/stdin
 	@echo "installing into $(VENV): 7 GB, a minute or several"
-	@VIRTUAL_ENV=$(abspath $(VENV)) $(BIN)/uv pip install --quiet --compile-bytecode -c requirements.lock -e '.[text,dev]'
+	@VIRTUAL_ENV=$(abspath $(VENV)) $(BIN)/uv pip install --quiet --compile-bytecode -c requirements.lock -b requirements.lock -e '.[text,dev]'
 	@touch $(READY)
 
 quickstart: $(READY)  ## shapes → prepare → train → generate, in minutes

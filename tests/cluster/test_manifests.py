@@ -274,7 +274,7 @@ def test_the_image_is_pinned_compiled_and_runs_as_a_user():
 
     assert set(keywords) <= {"FROM", "RUN", "USER", "WORKDIR", "ENV", "COPY", "ARG"}
     assert "pip install --no-cache-dir --no-deps --require-hashes -r requirements.lock" in text
-    assert "pip install --no-cache-dir --no-deps -e . && pip check" in text
+    assert "pip install --no-cache-dir --no-deps --no-build-isolation -e . && pip check" in text
     assert "python -m compileall -q ratgan pipeline jobs" in text
     assert "PYTHONDONTWRITEBYTECODE" not in text
     assert f"WORKDIR {HOME}" in lines
