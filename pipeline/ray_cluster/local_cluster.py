@@ -23,6 +23,7 @@ from pathlib import Path
 import psutil
 
 from pipeline.common.console import print_line
+from pipeline.common.errors import show_error
 from pipeline.common.machine import usable_cpus
 from pipeline.ray_cluster.loopback import ADDRESS, ENVIRONMENT, START_HOOK
 from pipeline.ray_cluster.port_audit import see_that_they_refuse
@@ -334,7 +335,7 @@ def main() -> None:
         cpus = given.cpus or max(1, usable_cpus() // given.workers)
         start(ClusterPlan(given.workers, cpus, given.first_port, given.folder.absolute()))
     except (ValueError, OSError) as error:
-        sys.stderr.write(f"error: {error}\n")
+        show_error(error)
         sys.exit(2)
 
 
