@@ -138,8 +138,16 @@ class TextToImage:
         """Load the text encoder now rather than with the first caption.
 
         Raises:
-            ValueError: If it is not the one the model was trained with.
+            ValueError: If it is not the one the model was trained with, or the model only says
+                where it is.
         """
+        location = self.encoder_record.get("location")
+        if self._encoder_path is None and location is not None:
+            raise ValueError(
+                f"the text encoder {self.encoder_record['name']} is not in the model, which names "
+                f"{location} for it. No place is opened because a model names it: if you trust "
+                f"that one, give --encoder-path {location} (in Python, encoder_path=)."
+            )
         encoder = load_encoder(self.encoder_record["name"], self._encoder_path)
         if encoder.sha256 != self.encoder_record["sha256"]:
             raise ValueError(

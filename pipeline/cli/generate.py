@@ -42,7 +42,8 @@ class GenerateConfig(Settings):
     model: str = "outputs/quickstart/model"
     """Saved model: a folder or bucket address."""
     encoder_path: str | None = None
-    """Text encoder, if the model does not bring it along and it is not where it was in training."""
+    """Text encoder, if the model does not bring it along: a place that only the model names is not
+    opened."""
     file: str | None = None
     """Text file with one caption a line, in addition to those given."""
     output: str = "outputs/generated"
