@@ -20,22 +20,27 @@ class SyncConfig(Settings):
     run: str = "outputs"
     """Folder or bucket address of a run, or of many."""
     uri: str | None = None
-    """MLflow server or store. Default: the one that was last told of the run; MLFLOW_TRACKING_URI
-    names it where it needs a password."""
+    """MLflow server or store. Default: the one that was last told of the run, if that is
+    MLFLOW_TRACKING_URI or the file beside the run; any other must be named here."""
 
 
 def sync(config: SyncConfig) -> None:
     """Send what is left, run after run, and say how much it was.
 
     Raises:
-        ValueError: If there is no run.
+        ValueError: If there is no run, or one of them names another tracker or leads out of its
+            folder; after the others were sent.
         ConnectionError: If something is left all the same.
     """
-    runs = _runs(config)
+    runs, refused_runs = _runs(config), []
     unsent = []
     for run in runs:
-        uri = address(run, config.uri)
-        sender = send_rest(run, uri)
+        try:
+            uri = address(run, config.uri)
+            sender = send_rest(run, uri)
+        except ValueError as error:
+            refused_runs.append(str(error))
+            continue
         delivery = sender.delivery
         left = delivery.left()
         refused = f", {delivery.refused:,} refused (see {delivery.spool}/refused)"
@@ -49,8 +54,10 @@ def sync(config: SyncConfig) -> None:
     if unsent:
         raise ConnectionError(
             "MLflow did not take everything. Nothing is lost: see that it answers, and run the "
-            "same command again.\n" + "\n".join(unsent)
+            "same command again.\n" + "\n".join([*unsent, *refused_runs])
         )
+    if refused_runs:
+        raise ValueError("\n".join(refused_runs))
 
 
 def plan_sync(config: SyncConfig) -> None:
@@ -83,7 +90,7 @@ def _runs(config: SyncConfig) -> list[Folder]:
         ValueError: If there is none.
     """
     place = Folder(absolute(config.run, "run"))
-    runs = [run for run in _places(place) if _is_run(run)]
+    runs = [run.closed() for run in _places(place) if _is_run(run)]
     if not runs:
         raise ValueError(
             f"run={place} is not the folder of a run and holds none: a run has {SPOOL}/{START}. "
@@ -102,4 +109,4 @@ def _places(place: Folder) -> Iterator[Folder]:
 
 
 def _is_run(folder: Folder) -> bool:
-    return folder.exists(RUN_RECORD) and (folder / SPOOL).exists(START)
+    return folder.exists(RUN_RECORD) and folder.exists(f"{SPOOL}/{START}")

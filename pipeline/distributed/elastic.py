@@ -120,7 +120,7 @@ def _fit(
         # that is used once, so that no state of an earlier start can get in the way.
         run_config=RunConfig(
             name=f"{name}-{uuid.uuid4().hex[:8]}",
-            storage_path=f"{run}/{RAY_RECORDS}",
+            storage_path=str(run / RAY_RECORDS),
             logging_config=LoggingConfig(log_level="CRITICAL"),
             # Whatever fails is for `train_through_losses`; Ray would wait for a node for ever.
             failure_config=FailureConfig(

@@ -68,7 +68,7 @@ class TrialRecord:
 
 
 class StudyFolder:
-    """The folder of a sweep.
+    """The folder of a sweep, closed: no name in its records and no link leads out of it.
 
     Args:
         folder: Where it is.
@@ -76,7 +76,7 @@ class StudyFolder:
     """
 
     def __init__(self, folder: Folder, name: str) -> None:
-        self.folder, self.name = folder, name
+        self.folder, self.name = folder.closed(), name
         self.trials: dict[int, TrialRecord] = {}
 
     def open(self, options: dict[str, Any], resumable: frozenset[str]) -> None:

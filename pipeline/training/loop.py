@@ -51,6 +51,11 @@ class Job:
     token: str = ""
     lock: int = 0
 
+    @property
+    def folder(self) -> Folder:
+        """The run's folder, which nothing leads out of."""
+        return Folder(self.run).closed()
+
 
 def begin(fields: dict[str, Any], config_type: type[Config]) -> tuple[Job, Config, torch.device]:
     """Set this process up for a job.
@@ -90,7 +95,7 @@ def watched(
     Returns:
         Why it stopped before its last step, on worker 0; empty if it did not.
     """
-    run, departures = Folder(job.run), Departures(device)
+    run, departures = job.folder, Departures(device)
     with (
         Saver(
             run / "checkpoints",
@@ -160,7 +165,7 @@ def resume(
         for line in changes:
             print_line(f"  {line}")
         if changes:
-            Tracker(Folder(job.run)).tag(f"resumed.{step}", "; ".join(changes))
+            Tracker(job.folder).tag(f"resumed.{step}", "; ".join(changes))
     return state
 
 

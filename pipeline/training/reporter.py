@@ -9,7 +9,6 @@ from pipeline.common.console import duration, print_line
 from pipeline.config import TrainConfig
 from pipeline.data.dataset import Example, PreparedDataset
 from pipeline.evaluation.quick_evaluation import said
-from pipeline.storage.folder import Folder
 from pipeline.storage.local_disk import NO_ROOM
 from pipeline.tracking.tracker import Tracker
 from pipeline.training.diagnostics import CollapseDetector, StragglerDetector
@@ -33,8 +32,8 @@ class Reporter:
     def __init__(
         self, config: TrainConfig, job: Job, dataset: PreparedDataset, device: torch.device
     ) -> None:
-        self.tracker = Tracker(Folder(job.run))
-        self.folder = Folder(job.run) / "samples"
+        self.tracker = Tracker(job.folder)
+        self.folder = job.folder / "samples"
         self.folder.remove_abandoned()  # by a worker that was lost in this same start
         self.device = device
         self.attention = config.model.attention != "none"

@@ -23,7 +23,6 @@ from pipeline.data.sample_order import SampleOrder
 from pipeline.distributed import collective
 from pipeline.distributed.graceful_stop import StopWatch
 from pipeline.distributed.watchdog import Watchdog
-from pipeline.storage.folder import Folder
 from pipeline.tracking.tracker import Tracker
 from pipeline.training.damsm.config import PretrainConfig
 from pipeline.training.diagnostics import StragglerDetector
@@ -104,7 +103,7 @@ def _pretrain(
     state = resume(job, config, saver.root, device, lambda folder: restore(folder, pair))
     step: int = state.get("step", 0)
     last = config.steps(plan.images)
-    tracker = Tracker(Folder(job.run)) if collective.rank() == 0 else None
+    tracker = Tracker(job.folder) if collective.rank() == 0 else None
     pace = StragglerDetector(partial(_warn, tracker))
     incoming = reader(config, dataset, plan, image_size=config.pair.image_size, captions=True)
     batches = prefetch(incoming.batches(step, last), device)
