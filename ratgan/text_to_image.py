@@ -136,8 +136,15 @@ class TextToImage:
         """Load the text encoder now instead of at the first caption.
 
         Raises:
-            ValueError: If it is not that of the training.
+            ValueError: If it is not that of the training, or only the model names its location.
         """
+        location = self.encoder_record.get("location")
+        if self._encoder_path is None and location is not None:
+            raise ValueError(
+                f"the text encoder {self.encoder_record['name']} is not in the model, which names "
+                f"{location} for it. No place is opened because a model names it: if you trust "
+                f"that one, give --encoder-path {location} (in Python, encoder_path=)."
+            )
         encoder = load_encoder(self.encoder_record["name"], self._encoder_path)
         if encoder.sha256 != self.encoder_record["sha256"]:
             raise ValueError(

@@ -29,6 +29,7 @@ from pipeline.common.failpoints import reach
 from pipeline.storage.disk_space import DiskFullError, check_room, disk_full
 from pipeline.storage.folder import Folder
 from pipeline.storage.local_disk import NO_ROOM
+from pipeline.storage.safe_path import inside
 
 logger = logging.getLogger(__name__)
 
@@ -222,9 +223,13 @@ def read_tensors(folder: Folder, name: str) -> dict[str, Tensor]:
 
 
 def _difference(folder: Folder, hashes: Mapping[str, str]) -> str | None:
-    """Name the first file that is not what its hash says, or None."""
+    """Name the first file that is not what its hash says, or None.
+
+    Raises:
+        ValueError: If one of the names is of no file in the folder.
+    """
     for name, sha256 in hashes.items():
-        if hashlib.sha256(folder.read(name)).hexdigest() != sha256:
+        if hashlib.sha256(folder.read(inside(folder, name, by_links=True))).hexdigest() != sha256:
             return f"{name} is not what its hash says"
     return None
 

@@ -42,7 +42,8 @@ class GenerateConfig(Settings):
     model: str = "outputs/quickstart/model"
     """Saved model: a folder or bucket address."""
     encoder_path: str | None = None
-    """Text encoder, if the model does not contain it and its place in training has changed."""
+    """Text encoder, if the model does not contain it. A location that only the model names is not
+    opened."""
     file: str | None = None
     """Text file with one caption on each line, in addition to those of the command line."""
     output: str = "outputs/generated"

@@ -17,6 +17,7 @@ from pipeline.common.environment import ROOT, refuse_unsafe_loading
 from pipeline.common.errors import USER_ERRORS, root_cause, show_error
 from pipeline.common.redaction import redacted, redacted_output
 from pipeline.common.settings import Settings, explain
+from pipeline.common.terminal import escaped
 
 Config = TypeVar("Config", bound=Settings)
 MAX_VALUES = 10_000  # of a preset; the longest here has 30
@@ -64,7 +65,7 @@ def run(
         except Exception as error:
             cause = root_cause(error)
             if options.debug or not isinstance(cause, USER_ERRORS):
-                traceback.print_exception(error)
+                sys.stderr.write(escaped("".join(traceback.format_exception(error))))
             show_error(cause)
             sys.exit(2 if isinstance(cause, USER_ERRORS) else 1)
 

@@ -20,22 +20,27 @@ class SyncConfig(Settings):
     run: str = "outputs"
     """Folder or bucket address of a run, or of a folder with runs."""
     uri: str | None = None
-    """MLflow server or store. Default: the last one of the run. If it needs a password, use
-    MLFLOW_TRACKING_URI."""
+    """MLflow server or store. Default: the last one of the run, if that is MLFLOW_TRACKING_URI or
+    the file beside the run; name any other here. If it needs a password, use MLFLOW_TRACKING_URI."""
 
 
 def sync(config: SyncConfig) -> None:
     """Send the unsent records run after run, and print how many there were.
 
     Raises:
-        ValueError: If there is no run.
+        ValueError: If there is no run, or if one names another tracker or leads out of its folder;
+            the others are sent before.
         ConnectionError: If some could not be sent.
     """
-    runs = _runs(config)
+    runs, refused_runs = _runs(config), []
     unsent = []
     for run in runs:
-        uri = address(run, config.uri)
-        sender = send_rest(run, uri)
+        try:
+            uri = address(run, config.uri)
+            sender = send_rest(run, uri)
+        except ValueError as error:
+            refused_runs.append(str(error))
+            continue
         delivery = sender.delivery
         left = delivery.left()
         refused = f", {delivery.refused:,} refused (see {delivery.spool}/refused)"
@@ -49,8 +54,10 @@ def sync(config: SyncConfig) -> None:
     if unsent:
         raise ConnectionError(
             "MLflow did not accept everything. Nothing is lost: make sure that it answers, and run "
-            "the same command again.\n" + "\n".join(unsent)
+            "the same command again.\n" + "\n".join([*unsent, *refused_runs])
         )
+    if refused_runs:
+        raise ValueError("\n".join(refused_runs))
 
 
 def plan_sync(config: SyncConfig) -> None:
@@ -83,7 +90,7 @@ def _runs(config: SyncConfig) -> list[Folder]:
         ValueError: If there is none.
     """
     place = Folder(absolute(config.run, "run"))
-    runs = [run for run in _places(place) if _is_run(run)]
+    runs = [run.closed() for run in _places(place) if _is_run(run)]
     if not runs:
         raise ValueError(
             f"run={place} is not the folder of a run and contains none: a run has {SPOOL}/{START}. "
@@ -102,4 +109,4 @@ def _places(place: Folder) -> Iterator[Folder]:
 
 
 def _is_run(folder: Folder) -> bool:
-    return folder.exists(RUN_RECORD) and (folder / SPOOL).exists(START)
+    return folder.exists(RUN_RECORD) and folder.exists(f"{SPOOL}/{START}")

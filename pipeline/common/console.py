@@ -4,6 +4,7 @@ import sys
 import time
 
 from pipeline.common.redaction import redacted
+from pipeline.common.terminal import escaped
 
 WIDTH = 9  # characters of the longest label
 
@@ -16,24 +17,22 @@ def duration(seconds: float) -> str:
 
 
 def printable(text: str, limit: int = 300) -> str:
-    r"""Escape what a terminal would obey or hide, and shorten.
+    """Escape what a terminal would obey or hide, ends of lines too, and shorten.
 
-    Control, format (text direction, zero width), private and unassigned characters, lone
-    surrogates, and blanks other than the space become escapes such as `\x1b`. Markup stays as
-    it is: a page escapes it where it is made.
+    For a name or value in a line. Markup stays as it is: a page escapes it where it is made.
 
     Args:
         text: From a file, a file name, or the error of a library that repeats them.
         limit: Most characters of `text` that are shown; "…" stands for the rest.
     """
     # Cut first: a text of 10 MB costs no more than one of 300 characters.
-    shown = "".join(c if c.isprintable() else ascii(c)[1:-1] for c in text[:limit])
+    shown = escaped(text[:limit], keep="")
     return shown + "…" if len(text) > limit else shown
 
 
 def print_line(text: str) -> None:
-    """Write a line for the person who started the job, at once, and no secret."""
-    sys.stdout.write(redacted(text) + "\n")
+    """Write a line for the person who started the job, at once: no secret, nothing to obey."""
+    sys.stdout.write(escaped(redacted(text)) + "\n")
     sys.stdout.flush()
 
 

@@ -5,6 +5,7 @@ import sys
 from pydantic import ValidationError
 
 from pipeline.common.settings import explain
+from pipeline.common.terminal import escaped
 
 USER_ERRORS = (ValueError, OSError)  # what a user can mend; anything else is a fault of ours
 
@@ -27,7 +28,7 @@ def root_cause(error: BaseException) -> BaseException:
 
 def show_error(error: BaseException) -> None:
     """Print an error for the person at the terminal."""
-    text = explain(error) if isinstance(error, ValidationError) else str(error)
+    text = escaped(explain(error) if isinstance(error, ValidationError) else str(error))
     ours = isinstance(error, ValueError) or (isinstance(error, OSError) and error.errno is None)
     name = "" if ours else f"{type(error).__name__}: "
     sys.stdout.flush()

@@ -1,5 +1,7 @@
 """Remove secrets from everything that is printed, logged or stored.
 
+What is printed or logged passes here, so orders to the terminal are taken out too.
+
 What is taken for one: user and password in an address; the value of an environment variable that
 is named for a secret, and the password in one that is an address; what follows `password=`,
 `"token": `, `--password` or `Bearer`; private keys; and what a service marks as its own (`hf_…`,
@@ -17,6 +19,8 @@ import traceback
 from collections.abc import Iterator
 from typing import Any, TextIO
 from urllib.parse import quote, unquote
+
+from pipeline.common.terminal import escaped_but_colours, without_colours
 
 HIDDEN = "***"
 MIN_LENGTH = 8  # characters; a shorter value of a variable would be found in innocent words
@@ -149,7 +153,7 @@ def refuse_password(address: str, option: str) -> None:
 
 
 def redact_logs() -> None:
-    """Let no logger of this process tell a secret, whoever's it is and wherever it writes."""
+    """Let no logger of this process tell a secret, nor orders to a terminal, wherever it writes."""
     make = logging.getLogRecordFactory()
     if getattr(make, "redacts", False):
         return
@@ -157,10 +161,12 @@ def redact_logs() -> None:
     def make_redacted(*arguments: Any, **keywords: Any) -> logging.LogRecord:
         record = make(*arguments, **keywords)
         with contextlib.suppress(Exception):  # a record that cannot be worded is its handler's
-            record.msg, record.args = redacted(record.getMessage()), ()
+            record.msg, record.args = without_colours(redacted(record.getMessage())), ()
         if record.exc_info and record.exc_info[1]:
             lines = traceback.format_exception(record.exc_info[1])
-            record.exc_text = redacted("".join(lines)).rstrip("\n")  # which handlers use as it is
+            record.exc_text = without_colours(redacted("".join(lines))).rstrip(
+                "\n"
+            )  # which handlers use as it is
         return record
 
     make_redacted.redacts = True  # type: ignore[attr-defined]
@@ -168,14 +174,14 @@ def redact_logs() -> None:
 
 
 class RedactedStream:
-    """Standard output or error that tells no secret; all else is the stream's own."""
+    """Standard output or error that tells no secret and gives no order but colours."""
 
     def __init__(self, stream: TextIO) -> None:
         self._stream = stream
 
     def write(self, text: str) -> int:
-        """Write a text without what is known for a secret."""
-        self._stream.write(redacted(text))
+        """Write a text without what is known for a secret, or a terminal would obey."""
+        self._stream.write(escaped_but_colours(redacted(text)))
         return len(text)
 
     def writelines(self, lines: Iterator[str]) -> None:
@@ -189,7 +195,7 @@ class RedactedStream:
 
 @contextlib.contextmanager
 def redacted_output() -> Iterator[None]:
-    """Take secrets out of what this process prints and logs, tracebacks and usage included."""
+    """Take secrets and orders out of what this process prints and logs, tracebacks included."""
     redact_logs()
     with (
         contextlib.redirect_stdout(RedactedStream(sys.stdout)),

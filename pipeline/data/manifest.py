@@ -18,6 +18,7 @@ from safetensors.torch import load, save
 
 from pipeline.common.settings import Settings
 from pipeline.storage.folder import Folder
+from pipeline.storage.safe_path import inside
 from ratgan.text.transform import SentenceTransform
 
 SCHEMA_VERSION = 2
@@ -149,7 +150,8 @@ def read_manifest(folder: Folder) -> tuple[Manifest, str]:
     """Read the manifest of a prepared dataset and the digest that identifies it.
 
     Raises:
-        ValueError: If the folder is not a complete prepared dataset of this version.
+        ValueError: If the folder is not a complete prepared dataset of this version, or the
+            manifest names files outside of it.
     """
     if not folder.exists(MANIFEST):
         state = "holds no" if folder.exists() else "does not exist, so there is no"
@@ -173,6 +175,11 @@ def read_manifest(folder: Folder) -> tuple[Manifest, str]:
         raise ValueError(
             f"{folder}/{MANIFEST} is not a manifest this version can read: {error}"
         ) from error
+    for shard in manifest.shards:
+        for name in filter(None, (shard.file, shard.rejects_file)):
+            inside(folder, name, by_links=True)
+    if manifest.encoder.file is not None:
+        inside(folder, manifest.encoder.file, by_links=True)
     return manifest, hashlib.sha256(content).hexdigest()
 
 

@@ -48,7 +48,8 @@ class EvaluateConfig(Settings):
     checkpoint: str = "newest"
     """Of a run: newest, best, or a step."""
     encoder_path: str | None = None
-    """Text encoder, if the model does not bring it along and it is not where it was in training."""
+    """Text encoder, if the model does not bring it along: a place that only the model names is not
+    opened."""
     output: str | None = None
     """Folder or bucket address for the report. Default: in the run's evaluation/, else in
     outputs/evaluation."""
@@ -70,7 +71,8 @@ class EvaluateConfig(Settings):
     record: bool = True
     """Add the numbers to the run's record in MLflow, if it has one."""
     tracking_uri: str | None = None
-    """MLflow server or store. Default: the run's own."""
+    """MLflow server or store. Default: the run's own, if that is MLFLOW_TRACKING_URI or the file
+    beside the run; any other must be named here."""
 
     count: PositiveInt | None = None
     """In place of the protocol's: images to draw."""

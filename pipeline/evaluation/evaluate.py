@@ -227,7 +227,7 @@ def _cache(task: Task) -> Folder:
     if task.config.cache is not None:
         return Folder(absolute(task.config.cache, "cache"))
     beside = task.model.run or task.output.location
-    return Folder(f"{beside.rpartition('/')[0]}/{CACHE}")
+    return Folder(beside.rpartition("/")[0]).closed() / CACHE
 
 
 def _measured(
@@ -314,7 +314,7 @@ def _record(task: Task, report: EvaluationReport) -> None:
     """Add the numbers to the run's record, where the evaluated weights are of a run."""
     if task.model.run is None or not task.config.record:
         return
-    run, name = Folder(task.model.run), task.protocol.name
+    run, name = Folder(task.model.run).closed(), task.protocol.name
     inside = f"{run.location}/"
     pictures = {}
     if task.output.location.startswith(inside):

@@ -81,7 +81,7 @@ def find_model(
         ValueError: If it does not have what is asked for.
     """
     folder = Folder(absolute(location, "model"))
-    run = folder if folder.exists("checkpoints") else None
+    run = folder.closed() if folder.exists("checkpoints") else None
     inside: Folder | None = None
     if run is not None:
         inside = _checkpoint_of(run, checkpoint)
@@ -159,12 +159,16 @@ def _run_around(folder: Folder) -> Folder | None:
     for levels in (1, 2):
         above = Folder(folder.location.rsplit("/", levels)[0])
         if above.exists(RUN_RECORD):
-            return above
+            return above.closed()
     return None
 
 
 def _data_of(run: Folder | None, checkpoint: Folder | None) -> str | None:
-    """Return the dataset a run was trained on, as its checkpoint says."""
+    """Return the dataset a run was trained on, as its checkpoint says.
+
+    An address is only taken where no other host is asked for it than for the run, or S3's: a
+    stranger's run may name any that this machine can reach.
+    """
     if checkpoint is None and run is not None:
         found = newest_checkpoint(run / "checkpoints")
         checkpoint = None if found is None else found[0]
@@ -174,7 +178,9 @@ def _data_of(run: Folder | None, checkpoint: Folder | None) -> str | None:
         path: str = checkpoint.read_json(STATE)["config"]["data"]["path"]
     except (FileNotFoundError, KeyError, TypeError, json.JSONDecodeError):
         return None
-    return path
+    scheme, address, _ = str(path).rpartition("://")
+    known = ("s3", "s3a", checkpoint.location.rpartition("://")[0])
+    return path if not address or scheme in known else None
 
 
 @dataclass(frozen=True)

@@ -10,6 +10,7 @@ from pydantic import Field
 
 from pipeline.common.console import print_line, printable
 from pipeline.common.settings import Settings
+from pipeline.common.terminal import escaped
 from pipeline.evaluation.image_sets import DrawnImages
 from pipeline.evaluation.measures import Measured
 from pipeline.evaluation.protocols import Protocol, differences
@@ -140,7 +141,7 @@ def text_of(report: EvaluationReport) -> str:
         "",
         "Drawing and features are summed over all processes.",
     ]
-    return "\n".join(printable(line, 2000) if "\x1b" in line else line for line in lines) + "\n"
+    return escaped("\n".join(lines)) + "\n"
 
 
 def meaning_of(kind: str) -> str:
@@ -155,7 +156,7 @@ def meaning_of(kind: str) -> str:
 def shown_name(name: str) -> str:
     """Write ``fd_builtin`` as fd[builtin], ``fid_clean`` as FID[clean]."""
     kind, _, protocol = name.rpartition("_")
-    return f"{kind.upper() if kind in ('fid', 'kid') else kind}[{protocol}]"
+    return printable(f"{kind.upper() if kind in ('fid', 'kid') else kind}[{protocol}]")
 
 
 def read_report(location: str) -> EvaluationReport:
@@ -262,4 +263,5 @@ def _is_of_pair(kind: str) -> bool:
 
 def _title(report: EvaluationReport) -> str:
     step = report["model"]["step"]
-    return f"{report['name']}@{step:,}" if step else str(report["name"])
+    name = printable(str(report["name"]))
+    return f"{name}@{step:,}" if step else name

@@ -16,6 +16,7 @@ from pipeline.evaluation.networks import (
 from pipeline.evaluation.protocols import Protocol
 from pipeline.evaluation.reference_images import RealImages, column_digest, find_reference
 from pipeline.storage.folder import Folder, absolute
+from pipeline.tracking.tracker import Tracker, address
 from ratgan.metrics.features import Extractor
 
 
@@ -68,6 +69,9 @@ def check(config: EvaluateConfig) -> Task:
         weights=wanted.weights,
         encoder_path=config.encoder_path,
     )
+    if model.run is not None and config.record and not Tracker(Folder(model.run)).is_new():
+        # Otherwise it would be refused at the end, when everything is measured.
+        address(Folder(model.run), config.tracking_uri, "--tracking-uri")
     dataset = _dataset(config, wanted, model)
     weights = None if config.weights is None else absolute(config.weights, "weights")
     place = ExtractorRef(wanted.extractor, weights, wanted.resize, config.weights_sha256)
@@ -169,5 +173,5 @@ def _output(
     step = f"-step-{model.step:08d}" if model.step else ""
     name = f"{protocol.name}{step}-{digest(identity)[:8]}"
     if model.run is not None:
-        return Folder(model.run) / "evaluation" / name
+        return Folder(model.run).closed() / "evaluation" / name
     return Folder(absolute(f"outputs/evaluation/{model.name}-{name}", "output"))

@@ -26,6 +26,7 @@ from pathlib import Path
 import psutil
 
 from pipeline.common.console import print_line
+from pipeline.common.errors import show_error
 from pipeline.common.machine import usable_cpus
 from pipeline.common.own_files import OTHERS_ENTER, own_folder, read_own_file
 from pipeline.ray_cluster.loopback import ADDRESS, ENVIRONMENT, START_HOOK
@@ -393,7 +394,7 @@ def main() -> None:
         folder = folders[0] if folders else Path(f"{PREFIX}{secrets.token_hex(4)}")
         start(ClusterPlan(given.workers, cpus, given.first_port, folder))
     except (ValueError, OSError) as error:
-        sys.stderr.write(f"error: {error}\n")
+        show_error(error)
         sys.exit(2)
 
 

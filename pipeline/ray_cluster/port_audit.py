@@ -16,6 +16,7 @@ import psutil
 import ray
 
 from pipeline.common.console import print_line
+from pipeline.common.errors import show_error
 from pipeline.ray_cluster.port_probe import Answer, Endpoint, knock
 
 ALL_ADDRESSES = ("0.0.0.0", "::")
@@ -93,7 +94,7 @@ def main() -> None:
     try:
         ports = see_that_they_refuse(of_ray())
     except OSError as error:
-        sys.stderr.write(f"error: {error}\n")
+        show_error(error)
         sys.exit(2)
     if not ports.shut:
         sys.stderr.write("error: no Ray runs here, or none that this user may look at.\n")

@@ -15,6 +15,7 @@ from pathlib import Path
 import ray._private.runtime_env.packaging as packaging
 
 from pipeline.common.environment import git_state
+from pipeline.common.errors import show_error
 from pipeline.ray_cluster.authentication import check_dashboard
 
 LIMIT_MIB = 100  # Ray's dashboard accepts no more; the code is about one
@@ -71,7 +72,7 @@ def main() -> None:
         check_package(Path.cwd())
         check_dashboard(address)
     except (ValueError, OSError) as error:
-        sys.stderr.write(f"error: {error}\n")
+        show_error(error)
         sys.exit(2)
     commit = git_state().get("git.commit")
     # The dashboard shows these values, so they must not have secrets.

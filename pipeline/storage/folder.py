@@ -21,6 +21,7 @@ from pipeline.common.redaction import refuse_password
 from pipeline.storage.backend import OPENERS, Backend, register
 from pipeline.storage.fsspec_files import FsspecFiles
 from pipeline.storage.local_disk import LocalDisk
+from pipeline.storage.safe_path import inside
 
 logger = logging.getLogger(__name__)
 
@@ -57,23 +58,33 @@ class Folder:
 
     Args:
         location: Path or address, as `absolute` gives it.
+        root: Path that it is closed at: see `closed`.
     """
 
-    def __init__(self, location: str) -> None:
-        self.location = absolute(location)
+    def __init__(self, location: str, root: str | None = None) -> None:
+        self.location, self.root = absolute(location), root
         scheme = self.location.partition("://")[0] if "://" in self.location else "file"
         opener = OPENERS.get(scheme)
         self.backend: Backend = opener() if opener else FsspecFiles(self.location)
         self.path = self.backend.path_of(self.location)
 
     def __truediv__(self, name: str) -> "Folder":
-        return Folder(f"{self.location}/{name}")
+        if self.root is not None:
+            inside(self, name)
+        return Folder(f"{self.location}/{name}", self.root)
 
     def __str__(self) -> str:
         return self.location
 
-    def __reduce__(self) -> tuple[type["Folder"], tuple[str]]:
-        return Folder, (self.location,)
+    def __reduce__(self) -> tuple[type["Folder"], tuple[str, str | None]]:
+        return Folder, (self.location, self.root)
+
+    def closed(self) -> "Folder":
+        """Return it such that nothing below leads out: for a folder that a stranger may have made.
+
+        A name that does, by its parts or by a link, is a ValueError wherever it is used.
+        """
+        return Folder(self.location, self.path)
 
     @property
     def local_path(self) -> str | None:
@@ -81,8 +92,12 @@ class Folder:
         return self.path if self.backend.on_this_machine else None
 
     def file(self, name: str) -> str:
-        """Return the path of a file as the backend knows it."""
-        return f"{self.path}/{name}"
+        """Return the path of a file as the backend knows it.
+
+        Raises:
+            ValueError: If the folder is closed and the name leads out of it.
+        """
+        return f"{self.path}/{name if self.root is None else inside(self, name)}"
 
     def exists(self, name: str = "") -> bool:
         """Tell whether a file (or the folder itself) is there."""

@@ -25,6 +25,7 @@ import contextlib
 import functools
 import json
 import logging
+import math
 import os
 import re
 import socket
@@ -40,12 +41,13 @@ from typing import Any
 
 import psutil
 
-from pipeline.common.console import print_line
+from pipeline.common.console import print_line, printable
 from pipeline.storage.folder import Folder
 
 logger = logging.getLogger(__name__)
 
 HEARTBEAT_S = 10.0
+MAX_HEARTBEAT_S = 60.0  # that a lock may name: it decides how long others wait
 BEATS_TO_WATCH = 3
 LOCK_NAME = re.compile(r"\.lock-(\d{8,})")
 
@@ -78,8 +80,11 @@ class Lock:
         heartbeat_s: float = HEARTBEAT_S,
         on_lost: Callable[[str], None] | None = None,
     ) -> None:
-        if heartbeat_s <= 0:
-            raise ValueError(f"heartbeat_s={heartbeat_s} must be above 0 seconds, for example 10.")
+        if not 0 < heartbeat_s <= MAX_HEARTBEAT_S:
+            raise ValueError(
+                f"heartbeat_s={heartbeat_s} must be above 0 seconds and at most "
+                f"{MAX_HEARTBEAT_S:.0f}, for example 10."
+            )
         self.folder, self.heartbeat_s, self.lost = folder, heartbeat_s, ""
         self.number = 0  # of the generation owned, or being created
         self._on_lost = on_lost
@@ -188,7 +193,7 @@ class Lock:
         if process_is_gone(found):
             print_line(f"taking {self.folder} over from {_owner(found)}: that process is gone.")
             return
-        patience_s = BEATS_TO_WATCH * max(float(found.get("heartbeat_s", 0)), self.heartbeat_s)
+        patience_s = BEATS_TO_WATCH * max(_heartbeat_s(found), self.heartbeat_s)
         print_line(f"{self.folder} belongs to {_owner(found)}: watching whether that is alive …")
         give_up = time.monotonic() + patience_s
         while time.monotonic() < give_up:
@@ -263,7 +268,7 @@ class Lock:
             found = json.loads(self.folder.read(_name(number)))
         except FileNotFoundError:
             return None
-        except ValueError:
+        except (ValueError, RecursionError):
             return {}
         return found if isinstance(found, dict) else {}
 
@@ -311,7 +316,10 @@ def process_is_gone(process: dict[str, Any]) -> bool:
     here = this_process()
     if not here["boot"] or any(process.get(key) != here[key] for key in ("host", "boot")):
         return False
-    return _started(int(process.get("pid", 0))) != process.get("started")
+    pid = process.get("pid")
+    if type(pid) is not int or not 0 <= pid < 2**31:  # no record of ours
+        return False
+    return _started(pid) != process.get("started")
 
 
 @functools.cache
@@ -351,10 +359,16 @@ def _owner(content: dict[str, Any]) -> str:
     """Say who an owner is."""
     if not content:
         return "somebody whose lock cannot be read"
-    since = str(content.get("since", "?"))
-    with contextlib.suppress(ValueError):
+    keys = {"what": "something", "pid": "?", "host": "?", "since": "?"}
+    what, pid, host, since = (printable(str(content.get(k, d)), 80) for k, d in keys.items())
+    with contextlib.suppress(ValueError, OverflowError):
         since = f"{datetime.fromisoformat(since).astimezone(UTC):%Y-%m-%d %H:%M} UTC"
-    return (
-        f"{content.get('what', 'something')} (PID {content.get('pid', '?')} on host "
-        f"{content.get('host', '?')}, since {since})"
-    )
+    return f"{what} (PID {pid} on host {host}, since {since})"
+
+
+def _heartbeat_s(content: dict[str, Any]) -> float:
+    """Return the heartbeat that a lock names in seconds; 0 if it names none that can be."""
+    found: Any = content.get("heartbeat_s")
+    if type(found) not in (int, float) or not 0 < found < math.inf:  # as NaN is not
+        return 0.0
+    return float(min(found, MAX_HEARTBEAT_S))

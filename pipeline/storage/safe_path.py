@@ -1,15 +1,17 @@
 """Check names from foreign data: they must stay inside their folder.
 
-A dataset names its images; whoever wrote it may name `../../etc/passwd`. What is
-refused here never reaches a file system. The codes of rejected records start with
-`PATH_UNSAFE`.
+A dataset names its images, a run its pictures and a checkpoint its files; whoever wrote it may
+name `../../etc/passwd`, or lay a link that leads there. What is refused here never reaches a file
+system. The codes of rejected records start with `PATH_UNSAFE`.
 """
 
 import os
 import re
+from typing import TYPE_CHECKING
 from urllib.parse import unquote
 
-from pipeline.storage.folder import Folder
+if TYPE_CHECKING:
+    from pipeline.storage.folder import Folder
 
 MAX_PART_BYTES = 255  # of a name on common file systems
 MAX_NAME_BYTES = 1024  # of a key on S3
@@ -21,25 +23,36 @@ _HIDDEN = re.compile(
 )
 
 
-def inside(folder: Folder, name: str) -> str:
+def inside(folder: "Folder", name: str, *, by_links: bool = False) -> str:
     """Return a name from foreign data if it is one of a file inside a folder.
 
     Costs some microseconds, and on a local disk a look at each folder on the way.
 
     Args:
-        folder: Where the file must be.
+        folder: Where the file must be; where it is closed, inside what it is closed at.
         name: Relative, its parts separated by slashes.
+        by_links: Let links lead out: to files that are only read, and proved by a hash.
 
     Raises:
         ValueError: If it is anything else; starts with `PATH_UNSAFE:`.
     """
-    if problem := _problem(name) or _hidden_problem(name) or _way_out(folder, name):
-        shown = ascii(name if len(name) <= 60 else name[:60] + "...")
+    if not isinstance(name, str):
+        raise ValueError(f"PATH_UNSAFE: {ascii(name)[:60]} is not the name of a file in {folder}.")
+    if problem := _problem(name) or _hidden_problem(name):
         raise ValueError(
-            f"PATH_UNSAFE: {shown} {problem}. Name files relative to {folder}, for example "
+            f"PATH_UNSAFE: {_shown(name)} {problem}. Name files relative to {folder}, for example "
             "'images/cat.jpg'."
         )
+    if not by_links and _leads_out(folder, name):
+        raise ValueError(
+            f"PATH_UNSAFE: {_shown(name)} leads out of the folder by a link, and such links are "
+            f"not followed. Put what it leads to into {folder.root or folder} itself."
+        )
     return name
+
+
+def _shown(name: str) -> str:
+    return ascii(name if len(name) <= 60 else name[:60] + "...")
 
 
 def _problem(name: str) -> str | None:
@@ -79,10 +92,10 @@ def _hidden_problem(name: str) -> str | None:
     return _problem(decoded) if decoded != name else None
 
 
-def _way_out(folder: Folder, name: str) -> str | None:
-    """Say so if a link leads out of a local folder."""
+def _leads_out(folder: "Folder", name: str) -> bool:
+    """Tell whether a link leads out of a local folder."""
     if not folder.local_path:
-        return None
-    root = os.path.realpath(folder.local_path)
-    found = os.path.realpath(f"{root}/{name}")
-    return None if found.startswith(f"{root.rstrip('/')}/") else "leads out of the folder by a link"
+        return False
+    root = os.path.realpath(folder.root or folder.local_path)
+    found = os.path.realpath(f"{folder.local_path}/{name}")
+    return not found.startswith(f"{root.rstrip('/')}/")

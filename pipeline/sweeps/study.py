@@ -31,7 +31,7 @@ from pipeline.sweeps.search import Proposals
 from pipeline.sweeps.study_folder import StudyFolder
 from pipeline.sweeps.trial import TrialPlan, TrialRun
 from pipeline.tracking.sender import what_is_left
-from pipeline.tracking.tracker import tracking_uri
+from pipeline.tracking.tracker import sync_command, tracking_uri
 from pipeline.training.train import check_training
 
 # Disables files, checks and output of Tune; all state of trials is in their records.
@@ -201,7 +201,7 @@ def _run(
         ),
         run_config=tune.RunConfig(
             name=uuid.uuid4().hex[:8],
-            storage_path=f"{folder.folder}/{RAY_RECORDS}",
+            storage_path=str(folder.folder / RAY_RECORDS),
             failure_config=tune.FailureConfig(max_failures=study.config.train.max_restarts),
             callbacks=[watch],
             stop=watch.stopper,
@@ -264,7 +264,7 @@ def _settle(folder: StudyFolder, uri: str, *, send: bool) -> None:
     if total:
         print_line(
             f"{what_is_left(total)} of trials are not in MLflow yet; send them with\n"
-            f"  python jobs/sync.py --run {folder.folder}"
+            f"  {sync_command(folder.folder, uri)}"
         )
 
 

@@ -64,10 +64,13 @@ class TrialRecord:
 
 
 class StudyFolder:
-    """The folder of a sweep; trials are named after it."""
+    """The folder of a sweep; trials are named after it.
+
+    It is closed: no name in its records and no link leads out of it.
+    """
 
     def __init__(self, folder: Folder, name: str) -> None:
-        self.folder, self.name = folder, name
+        self.folder, self.name = folder.closed(), name
         self.trials: dict[int, TrialRecord] = {}
 
     def open(self, options: dict[str, Any], resumable: frozenset[str]) -> None:

@@ -7,7 +7,7 @@ from pipeline.storage.folder import Folder
 from pipeline.tracking.best_version import Quality
 from pipeline.tracking.run_record import read_record
 from pipeline.tracking.sender import send_rest, what_is_left
-from pipeline.tracking.tracker import Tracker, address
+from pipeline.tracking.tracker import Tracker, address, sync_command
 
 
 def record_numbers(
@@ -45,10 +45,10 @@ def record_numbers(
     for key, file in pictures.items():
         tracker.image(key, step, file, afterwards=True)
     tracker.flush()
-    sender = send_rest(run, address(run, uri))
+    sender = send_rest(run, address(run, uri, "--tracking-uri"))
     if left := sender.delivery.left():
         return (
             f"{what_is_left(left)} of {run} are not there yet: {sender.problem or 'slow'}. Send "
-            f"them with: python jobs/sync.py --run {run}"
+            f"them with: {sync_command(run, sender.delivery.uri)}"
         )
     return f"run {read_record(run).get('mlflow_run_id')}"

@@ -114,6 +114,7 @@ def _log(
             flavor=mlflow.pyfunc,
             python_model=str(SERVED_MODEL),
             artifacts={"model": folder},
+            model_config={"encoder_path": ""},
             code_paths=[str(ROOT / "ratgan")],
             signature=_signature(),
             input_example=({"caption": record["example"]}, {"seed": 0}),

@@ -15,8 +15,13 @@ class ServedModel(PythonModel):  # type: ignore[misc]
     """Draws one image for each caption."""
 
     def load_context(self, context: PythonModelContext) -> None:
-        """Load the saved model that was logged beside this code."""
-        self.model = ratgan.load(context.artifacts["model"])
+        """Load the saved model that was logged beside this code.
+
+        A text encoder that does not come along is named by who loads the model: `encoder_path`
+        of its `model_config`, or of MLFLOW_PYFUNC_INFERENCE_CONFIG where it is served.
+        """
+        encoder_path = (context.model_config or {}).get("encoder_path") or None
+        self.model = ratgan.load(context.artifacts["model"], encoder_path=encoder_path)
 
     def predict(
         self,

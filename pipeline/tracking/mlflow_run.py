@@ -7,12 +7,14 @@ never take it (`RefusedError`), or the run was deleted there (`GoneError`).
 import hashlib
 import json
 import os
+import re
 import tempfile
 import uuid
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
+from urllib.parse import unquote, urlsplit
 
 os.environ.setdefault("MLFLOW_ALLOW_PICKLE_DESERIALIZATION", "false")  # ours are safetensors
 os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
@@ -29,6 +31,7 @@ from PIL import Image
 
 from pipeline.common.redaction import redacted
 from pipeline.storage.folder import Folder
+from pipeline.storage.safe_path import inside
 from pipeline.tracking.best_version import Quality, qualities
 from pipeline.tracking.mlflow_model import log_model, mark_quality
 from pipeline.tracking.mlflow_sqlite import make_store, store_file
@@ -179,6 +182,8 @@ class MlflowRun:
         kind = record["kind"]
         if kind in ("image", "file", "model"):
             self.check()  # a server that hangs is found out before a long upload to it
+        if kind in ("json", "image", "file", "model"):
+            self._refuse_other_place()
         with _answers():
             match kind:
                 case "options":
@@ -190,11 +195,12 @@ class MlflowRun:
                 case "status":
                     self.client.set_terminated(self.run_id, record["status"], record["time"])
                 case "json":
-                    self.client.log_dict(self.run_id, record["value"], record["file"])
+                    self.client.log_dict(self.run_id, record["value"], _flat(run, record["file"]))
                 case "image":
-                    self._image(record, _file(run, record["file"]))
+                    # The one kind without a hash: it may be drawn anew, under the same name.
+                    self._image(record, run)
                 case "file":
-                    self._file(record["file"], _file(run, record["file"], record["sha256"]))
+                    self._file(record, run)
                 case "note":
                     self._note(record)
                 case "quality":
@@ -224,29 +230,57 @@ class MlflowRun:
         tags = [InputTag("mlflow.data.context", "training")]
         self.client.log_inputs(self.run_id, [DatasetInput(dataset, tags)])
 
-    def _image(self, record: Record, png: bytes) -> None:
+    def _refuse_other_place(self) -> None:
+        """Refuse a store in a file that names another place for files than beside it.
+
+        Such a store may have come with a run, and the place in it may be any folder here. One
+        that the environment names did not.
+
+        Raises:
+            UnavailableError: If it does; a server for that store would take the files.
+        """
+        beside = _artifact_location(self.uri)
+        if beside is None or self.uri == os.environ.get("MLFLOW_TRACKING_URI"):
+            return
+        with _answers(refusal=UnavailableError):
+            found = self.client.get_run(self.run_id).info
+            experiment = self.client.get_experiment(found.experiment_id)
+        for place in (found.artifact_uri, experiment.artifact_location):
+            if not _lies_in(place, beside):
+                raise UnavailableError(
+                    f"the store in {store_file(self.uri)} keeps files of this run in {place}, "
+                    f"which is not below {beside}: files are not written where a store says that "
+                    "may have come with the run. If it is yours, name it with "
+                    "MLFLOW_TRACKING_URI"
+                )
+
+    def _image(self, record: Record, run: Folder) -> None:
         """Log a picture as MLflow does it itself, but under a name that is always the same."""
-        step, time = record["step"], record["time"]
+        png, step, time = _file(run, record["file"]), record["step"], record["time"]
         unique = uuid.uuid5(uuid.NAMESPACE_OID, f"{self.run_id} {record['key']} {step} {time}")
-        name = f"{record['key']}+step+{step}+timestamp+{time}+{unique}"
+        name = _flat(run, f"{record['key']}+step+{step}+timestamp+{time}+{unique}")
         with tempfile.TemporaryDirectory() as folder:
             whole, small = Path(folder) / f"{name}.png", Path(folder) / f"{name}+compressed.webp"
             whole.write_bytes(png)
-            with Image.open(whole) as picture:
+            with _picture(whole) as picture:
                 scale = COMPRESSED_SIZE / max(picture.size)
                 picture.resize([max(1, int(side * scale)) for side in picture.size]).save(small)
             for path in (whole, small):
                 self.client.log_artifact(self.run_id, str(path), "images")
         self.client.set_tag(self.run_id, "mlflow.loggedImages", True)
 
-    def _file(self, name: str, content: bytes) -> None:
+    def _file(self, record: Record, run: Folder) -> None:
+        content = _file(run, _flat(run, record["file"]), _sha256(record.get("sha256")))
         with tempfile.TemporaryDirectory() as folder:
-            path = Path(folder) / name
+            path = Path(folder) / record["file"]
             path.write_bytes(content)
             self.client.log_artifact(self.run_id, str(path))
 
     def _model(self, record: Record, model: Folder) -> None:
-        content = {name: _file(model, name, sha256) for name, sha256 in record["files"].items()}
+        content = {
+            name: _file(model, _flat(model, name), _sha256(sha256))
+            for name, sha256 in record["files"].items()
+        }
         run = self.client.get_run(self.run_id)
         with fluent_api(self.uri):
             log_model(self.client, run, record, content)
@@ -355,18 +389,76 @@ def _answers(refusal: type[Exception] = RefusedError) -> Iterator[None]:
 def _file(folder: Folder, name: str, sha256: str | None = None) -> bytes:
     """Read a file of the run, which must be the one that was told of.
 
+    Args:
+        folder: Of the run.
+        name: From a record, which a stranger may have written.
+        sha256: That it must have; None for a picture.
+
     Raises:
         RefusedError: If it is not.
+        ValueError: If it is not in the folder.
     """
     try:
-        content = folder.read(name)
-    except FileNotFoundError as error:
+        content = folder.read(inside(folder, name))
+    except (FileNotFoundError, IsADirectoryError) as error:
         raise RefusedError(f"{folder}/{name} is not there any more") from error
-    if sha256 and hashlib.sha256(content).hexdigest() != sha256:
+    if sha256 is not None and hashlib.sha256(content).hexdigest() != sha256:
         raise RefusedError(
             f"{folder}/{name} was replaced since; what replaced it is sent in its turn"
         )
     return content
+
+
+def _flat(folder: Folder, name: str) -> str:
+    """Return a name from a record if it is one of a file, and no path: so it names one in MLflow.
+
+    Raises:
+        ValueError: If it is not.
+    """
+    if "/" in inside(folder, name):
+        raise ValueError(f"{name!a} is a path, and a record names files here without one")
+    return name
+
+
+def _sha256(value: Any) -> str:
+    """Return a hash from a record.
+
+    Raises:
+        RefusedError: If it is none: a file is not sent that nothing proves.
+    """
+    if not isinstance(value, str) or not re.fullmatch(r"[0-9a-f]{64}", value):
+        raise RefusedError(
+            f"sha256={ascii(value)[:80]} is no hash, and without one no file is sent"
+        )
+    return value
+
+
+def _picture(path: Path) -> Image.Image:
+    """Open a PNG, as all pictures of runs are: no other decoder sees what a stranger made.
+
+    Raises:
+        RefusedError: If it is none.
+    """
+    try:
+        picture = Image.open(path, formats=["PNG"])
+        picture.load()
+        return picture
+    except Exception as error:  # of many kinds
+        raise RefusedError(f"the picture is no PNG that can be shown: {error}") from error
+
+
+def _lies_in(place: str, folder: str) -> bool:
+    """Tell whether a place for files is on no disk of this machine, or in a folder there.
+
+    Args:
+        place: Path or address.
+        folder: Address with file://, of which nothing but its last part may be a link.
+    """
+    scheme = place.partition(":")[0] if ":" in place else "file"
+    if scheme != "file":
+        return True
+    path, root = (unquote(urlsplit(each).path) for each in (place, folder))
+    return f"{os.path.realpath(path)}/".startswith(f"{root}/")
 
 
 def _digest(text: str) -> str:

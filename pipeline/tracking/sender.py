@@ -83,8 +83,8 @@ class Delivery:
     """
 
     def __init__(self, run: Folder, uri: str) -> None:
-        self.run, self.uri = run, uri
-        self.spool = run / SPOOL
+        self.run, self.uri = run.closed(), uri
+        self.spool = self.run / SPOOL
         self.delivered = self.refused = 0
         self.progress = time.monotonic()
         self.stopped = threading.Event()
@@ -330,6 +330,8 @@ class Sender(threading.Thread):
                 longest = 1.0 if ending else min(MAX_PAUSE_S, 2.0**failures)
                 pause_s = longest * random.uniform(0.5, 1)
             else:
+                if self.delivery.stopped.is_set():
+                    break  # it was cut short, which is no success
                 self._succeeded()
                 failures, pause_s = 0, poll_s
                 if ending:

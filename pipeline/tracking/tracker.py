@@ -17,7 +17,7 @@ from typing import Any
 from pipeline.common.redaction import redacted
 from pipeline.storage.folder import Folder
 from pipeline.tracking.best_version import Quality
-from pipeline.tracking.run_record import read_record
+from pipeline.tracking.run_record import RUN_RECORD, read_record
 from pipeline.tracking.spool import RECORDS, SPOOL, Spool
 
 logger = logging.getLogger(__name__)
@@ -46,7 +46,7 @@ def tracking_uri(configured: str | None, output: Folder, *, create: bool = True)
         )
     if create:
         Path(output.local_path).mkdir(parents=True, exist_ok=True)
-    return f"sqlite:///{output.local_path}/mlflow.db"
+    return _file_in(output)
 
 
 @dataclass(frozen=True)
@@ -70,8 +70,8 @@ class Tracker:
     """
 
     def __init__(self, run: Folder) -> None:
-        self.run = run
-        self.spool = Spool(run / SPOOL / RECORDS)
+        self.run = run.closed()
+        self.spool = Spool(self.run / SPOOL / RECORDS)
 
     def is_new(self) -> bool:
         """Tell whether the run was never begun."""
@@ -232,13 +232,56 @@ def _now() -> int:
     return time.time_ns() // 1_000_000
 
 
-def address(run: Folder, configured: str | None = None) -> str:
-    """Find the tracker of a run: the option, else what its record says.
+def address(run: Folder, configured: str | None = None, option: str = "--uri") -> str:
+    """Find the tracker of a run: the option, else what its record says, if that is known here.
 
-    The record has no password; the environment may name the same place with one.
+    What is sent goes with the user and password of the environment, and a record may be of a
+    stranger: so it only chooses between the environment and the file beside the run, or beside
+    the sweep that the run is in. The record has no password; the environment may name the same
+    place with one.
+
+    Args:
+        run: Its folder.
+        configured: The option.
+        option: What the user calls it.
+
+    Raises:
+        ValueError: If the record names another place.
     """
-    recorded: str | None = read_record(run).get("mlflow_uri")
+    above = Folder(run.location.rpartition("/")[0])
+    recorded = read_record(run).get("mlflow_uri")
     if configured or recorded is None:
-        return tracking_uri(configured, Folder(run.location.rpartition("/")[0]))
-    named = os.environ.get("MLFLOW_TRACKING_URI", "")
-    return named if redacted(named) == recorded else recorded
+        return tracking_uri(configured, above)
+    known = [os.environ.get("MLFLOW_TRACKING_URI", "")]
+    # The file beside the runs, as `tracking_uri` names it where nothing else is said.
+    folders = [above]
+    if above.exists(RUN_RECORD):  # a sweep is a run too
+        folders.append(Folder(above.location.rpartition("/")[0]))
+    known += [_file_in(each) for each in folders if each.local_path]
+    for each in filter(None, known):
+        if redacted(each) == recorded:
+            return each
+    raise ValueError(
+        f"{run}/{RUN_RECORD} names the tracker {recorded}, and here it would be "
+        f"{redacted(next(filter(None, known), 'none'))}. What is sent goes with your user name and "
+        "password, so no address is taken from a file that others may have written. Name the one "
+        f"you mean with {option}."
+    )
+
+
+def sync_command(run: Folder, uri: str) -> str:
+    """Return the command that sends what is left of a run.
+
+    Args:
+        run: Its folder, or that of its sweep.
+        uri: Of its tracker.
+    """
+    try:
+        known = address(run) == uri
+    except ValueError:
+        known = False
+    return f"python jobs/sync.py --run {run}" + ("" if known else f" --uri {redacted(uri)}")
+
+
+def _file_in(folder: Folder) -> str:
+    return f"sqlite:///{folder.local_path}/mlflow.db"

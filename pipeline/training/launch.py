@@ -28,7 +28,7 @@ from pipeline.tracking.run_description import Purpose, note
 from pipeline.tracking.run_record import read_record, update_record
 from pipeline.tracking.sender import Sender, send_rest, what_is_left
 from pipeline.tracking.spool import SPOOL
-from pipeline.tracking.tracker import PartOf, Tracker, tracking_uri
+from pipeline.tracking.tracker import PartOf, Tracker, sync_command, tracking_uri
 from pipeline.training.loop import Job
 from pipeline.training.run_metadata import in_words, introduce
 
@@ -102,7 +102,8 @@ def check(config: options.RunConfig, *, image_size: int, option: str, batch: int
     check_share(batch, config.workers or 1)
     dataset.verify()
     total = config.length(manifest.rows("train"), batch)
-    return Launch(config, dataset, Folder(config.output) / config.name, batch, total)
+    run = (Folder(config.output) / config.name).closed()
+    return Launch(config, dataset, run, batch, total)
 
 
 def reached(start: Launch) -> dict[str, Any]:
@@ -319,7 +320,7 @@ def say_what_is_left(run: Folder, sender: Sender) -> None:
         print_line(
             f"{what_is_left(left)} of {run} are not in MLflow yet: {sender.problem or 'slow'}. "
             f"They are kept in {run}/{SPOOL}; send them with\n"
-            f"  python jobs/sync.py --run {run}"
+            f"  {sync_command(run, sender.delivery.uri)}"
         )
 
 

@@ -52,6 +52,11 @@ class Job:
     token: str = ""
     lock: int = 0
 
+    @property
+    def folder(self) -> Folder:
+        """The run's folder, which nothing leads out of."""
+        return Folder(self.run).closed()
+
 
 def begin(fields: dict[str, Any], config_type: type[Config]) -> tuple[Job, Config, torch.device]:
     """Set this process up for a job.
@@ -104,7 +109,7 @@ def open_worker(fields: dict[str, Any], config_type: type[Config]) -> Iterator[W
         config_type: Of its options.
     """
     job, config, device = begin(fields, config_type)
-    run, departures = Folder(job.run), Departures(device)
+    run, departures = job.folder, Departures(device)
     with (
         Saver(
             run / "checkpoints",
@@ -173,7 +178,7 @@ def resume(
         for line in changes:
             print_line(f"  {line}")
         if changes:
-            Tracker(Folder(job.run)).tag(f"resumed.{step}", "; ".join(changes))
+            Tracker(job.folder).tag(f"resumed.{step}", "; ".join(changes))
     return state
 
 

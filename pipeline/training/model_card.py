@@ -21,6 +21,8 @@ def model_card(
     size, architecture = config.model.image_size, find_architecture(config.model.architecture)
     examples = "\n".join(f"* {caption}" for caption in captions)
     versions = ", ".join(f"{name} {value}" for name, value in sorted(state["versions"].items()))
+    encoder = manifest.encoder.location
+    by = "" if encoder is None else f", encoder_path={encoder!r}"
     options = yaml.safe_dump(config.record(), sort_keys=False)
     return f"""# {config.name}: text-to-image, {size} × {size} px
 
@@ -30,7 +32,7 @@ def model_card(
 ```python
 import ratgan
 
-model = ratgan.load("PATH OF THIS FOLDER")
+model = ratgan.load("PATH OF THIS FOLDER"{by})
 model({captions[0]!r})[0].save("image.png")
 ```
 

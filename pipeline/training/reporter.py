@@ -9,7 +9,6 @@ from pipeline.common.console import duration, print_line
 from pipeline.config import TrainConfig
 from pipeline.data.dataset import Example, PreparedDataset
 from pipeline.evaluation.quick_evaluation import said
-from pipeline.storage.folder import Folder
 from pipeline.storage.local_disk import NO_ROOM
 from pipeline.tracking.tracker import Tracker
 from pipeline.training.diagnostics import CollapseDetector, StragglerDetector
@@ -28,7 +27,7 @@ class RunReporter:
     """
 
     def __init__(self, job: Job) -> None:
-        self.tracker = Tracker(Folder(job.run))
+        self.tracker = Tracker(job.folder)
         self.stragglers = StragglerDetector(self._warn)
 
     def _warn(self, tag: str, value: str, text: str) -> None:
@@ -48,7 +47,7 @@ class Reporter(RunReporter):
         self, config: TrainConfig, job: Job, dataset: PreparedDataset, device: torch.device
     ) -> None:
         super().__init__(job)
-        self.folder = Folder(job.run) / "samples"
+        self.folder = job.folder / "samples"
         self.folder.remove_abandoned()  # by a worker that was lost during this start
         self.device = device
         split = "validation" if dataset.manifest.rows("validation") else "train"

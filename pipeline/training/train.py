@@ -1,5 +1,6 @@
 """The driver of a GAN training: check, start or resume, train, export the model."""
 
+import shlex
 from typing import Any
 
 from pipeline.common.console import print_line
@@ -59,11 +60,14 @@ def train(
 
     size, name = config.model.image_size, _registered_name(config, start.dataset)
     architecture = find_architecture(config.model.architecture)
+    encoder, options = start.dataset.manifest.encoder.location, ""
+    if encoder is not None:
+        options = f" --encoder-path {shlex.quote(encoder)}"
     purpose = Purpose(
         f"{architecture.title}, text to image at {size} × {size} px",
         (
             f"Model: `{start.run}/model`; draw with "
-            f'`python jobs/generate.py --model {start.run}/model "a caption"`',
+            f'`python jobs/generate.py --model {start.run}/model{options} "a caption"`',
             f"In MLflow it becomes a version of the registered model `{name}`, whose alias `best` "
             "names the best of all versions: "
             f'`mlflow models serve -m "models:/{name}@best" --env-manager local`',
@@ -74,6 +78,8 @@ def train(
         checkpoint = job.last_checkpoint()
         _export(config, start, checkpoint, job.state, job.tracker)
     print_line(f"finished. model {start.run}/model")
+    if options:
+        print_line(f"the model does not contain its text encoder: draw with{options}")
     return start.run
 
 

@@ -69,7 +69,11 @@ class VisionTransformer(nn.Module):
         disable_progress_bar()
         kind: Any = Dinov2Model if name == "dinov2" else CLIPVisionModelWithProjection
         self.model = kind.from_pretrained(
-            str(folder), use_safetensors=True, local_files_only=True, dtype=torch.float32
+            str(folder),
+            use_safetensors=True,
+            local_files_only=True,
+            trust_remote_code=False,
+            dtype=torch.float32,
         )
         self.requires_grad_(False).eval()
         self.name, self.rule, self.sha256 = name, rule, folder_sha256(folder)

@@ -32,9 +32,9 @@ class Clip:
         from transformers.utils.logging import disable_progress_bar
 
         disable_progress_bar()
-        self._tokenizer = AutoTokenizer.from_pretrained(location)
+        self._tokenizer = AutoTokenizer.from_pretrained(location, trust_remote_code=False)
         model = CLIPTextModelWithProjection.from_pretrained(
-            location, use_safetensors=True, dtype=torch.float32
+            location, use_safetensors=True, trust_remote_code=False, dtype=torch.float32
         )
         self._model = model.eval().requires_grad_(False)
         self.location = location

@@ -77,9 +77,11 @@ class MiniLM:
         from transformers.utils.logging import disable_progress_bar
 
         disable_progress_bar()
-        self._tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True)
+        self._tokenizer = AutoTokenizer.from_pretrained(
+            folder, local_files_only=True, trust_remote_code=False
+        )
         self._model = BertModel.from_pretrained(
-            folder, local_files_only=True, use_safetensors=True
+            folder, local_files_only=True, trust_remote_code=False, use_safetensors=True
         ).eval()
 
     @torch.inference_mode()

@@ -47,7 +47,8 @@ def pack_model(
     Args:
         generator: Its weights are copied.
         transform: Of raw sentence vectors.
-        encoder: Name and sha256 of the text encoder, and its location if it stays where it is.
+        encoder: Name and sha256 of the text encoder, and its location if it stays where it is,
+            for people: who loads the model names it.
         origin: Where it comes from, as JSON types.
         encoder_file: Content of its file, which then comes along.
 
@@ -138,8 +139,8 @@ def load(path: str | Path, *, encoder_path: str | Path | None = None) -> TextToI
 
     Args:
         path: Folder of a saved model, or of a training checkpoint that holds one.
-        encoder_path: Where the text encoder is now, if it neither comes along nor is where it
-            was in training.
+        encoder_path: Where the text encoder is, if it does not come along. A place that the
+            model names is used only if it is a folder in the model: whoever made it may name any.
 
     Raises:
         FileNotFoundError: If there is no model.
@@ -169,7 +170,7 @@ def load(path: str | Path, *, encoder_path: str | Path | None = None) -> TextToI
         SentenceTransform(mean, projection, record["transform"]),
         record["encoder"],
         record["origin"],
-        beside if comes_along else encoder_path or record["encoder"].get("location"),
+        beside if comes_along else encoder_path or _within(folder, record["encoder"]),
     )
     if comes_along:
         model.load_encoder()  # at once: the folder may be a copy that is soon deleted
@@ -180,6 +181,13 @@ def _architecture(network: TextGenerator | TextDiscriminator) -> dict[str, str]:
     """Return what a record says of the architecture: nothing of the standard one."""
     name = architecture_of(network)
     return {} if name == STANDARD else {"architecture": name}
+
+
+def _within(folder: Path, encoder: dict[str, str]) -> Path | None:
+    """Return the folder of a text encoder if it is inside that of its model, else None."""
+    place = (folder / str(encoder.get("location", ""))).resolve()
+    root = folder.resolve()
+    return place if place != root and place.is_relative_to(root) and place.is_dir() else None
 
 
 def _under(prefix: str, tensors: dict[str, Tensor]) -> dict[str, Tensor]:

@@ -1,6 +1,8 @@
 """CLIP from a local folder: a tiny one with random weights, made here."""
 
+import contextlib
 import json
+from pathlib import Path
 
 import pytest
 import torch
@@ -97,3 +99,24 @@ def test_pickled_weights_and_missing_folders_are_refused(tmp_path):
         load_encoder("clip", write_clip(tmp_path / "pickled", safe=False))
     with pytest.raises(OSError, match="nowhere"):
         load_encoder("clip", str(tmp_path / "nowhere"))
+
+
+def test_code_beside_the_weights_is_not_run_whatever_is_answered(tmp_path, monkeypatch):
+    folder = Path(write_clip(tmp_path / "theirs"))
+    marker = tmp_path / "ran"
+    (folder / "evil.py").write_text(
+        "from pathlib import Path\nfrom transformers import CLIPTokenizer\n"
+        f"Path({str(marker)!r}).touch()\nclass Evil(CLIPTokenizer): pass\n"
+    )
+    settings = json.loads((folder / "tokenizer_config.json").read_text())
+    settings |= {"tokenizer_class": "Evil", "auto_map": {"AutoTokenizer": [None, "evil.Evil"]}}
+    (folder / "tokenizer_config.json").write_text(json.dumps(settings))
+    config = json.loads((folder / "config.json").read_text())
+    config |= {"model_type": "evil", "auto_map": {"AutoConfig": "evil.Evil"}}
+    (folder / "config.json").write_text(json.dumps(config))
+    monkeypatch.setattr("builtins.input", lambda *_: "y")
+
+    with contextlib.suppress(ValueError):  # it may also be read as the CLIP that it is
+        load_encoder("clip", str(folder))
+
+    assert not marker.exists()

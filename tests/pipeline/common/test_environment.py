@@ -65,6 +65,7 @@ CALLS = {
     **dict.fromkeys(["hub.load", "jit.load", "yaml.load", "yaml.full_load", "yaml.unsafe_load"]),
 }
 ANYWHERE = {"read_pickle", "Unpickler"}  # whatever they are called on
+HUB = "from_pretrained"  # of transformers: the code beside the weights is run, or asked about
 ALONE = {"eval", "exec"}  # `network.eval()` is another one
 
 
@@ -85,6 +86,7 @@ def unsafe(source: str) -> list[str]:
             call = ".".join(names[-2:])
             bad = names[-1] in ANYWHERE or (len(names) == 1 and names[0] in ALONE)
             bad |= call in CALLS and CALLS[call] not in said
+            bad |= names[-1] == HUB and "trust_remote_code=False" not in said
         if bad:
             found.append(f"line {node.lineno}: {ast.unparse(node)}")
     return found
@@ -112,6 +114,8 @@ def test_no_code_outside_of_one_file_reads_pickles():
         "from cloudpickle import loads",
         "from torch import load",
         "torch.load(path)",
+        "AutoTokenizer.from_pretrained(path)",
+        "kind.from_pretrained(path, trust_remote_code=flag)",
         "torch.load(path, weights_only=False)",
         "torch.load(path, weights_only=flag)",
         "np.load(path)",

@@ -288,6 +288,51 @@ def test_a_silent_owner_elsewhere_is_watched_for_three_of_its_heartbeats(folder,
     assert "from train (PID 1 on host far, since 2025-03-04 14:02 UTC): no sign of life" in said
 
 
+@pytest.mark.parametrize(
+    ("named", "patience_s"),
+    [
+        *((bad, 0.9) for bad in (float("nan"), float("inf"), float("-inf"), -5, 0, True)),
+        *((bad, 0.9) for bad in ("5", None, [5], {}, "\x1b[2J")),
+        *((bad, 6.0) for bad in (3, 1e9, 10**400)),
+    ],
+    ids=lambda value: str(value)[:8],
+)
+def test_no_lock_makes_others_wait_for_longer_than_a_heartbeat_can_be(
+    named, patience_s, folder, clock, monkeypatch
+):
+    monkeypatch.setattr(locks, "MAX_HEARTBEAT_S", 2.0)  # of a minute, which is long to look on
+    folder.write(".lock-00000041", foreign(heartbeat_s=named))
+
+    with Lock(folder, "train", heartbeat_s=0.3):
+        assert clock.now == pytest.approx(patience_s, abs=0.2)
+
+
+@pytest.mark.parametrize(
+    "strange",
+    [
+        {
+            "what": "\x1b]0;t\x07train\nerror: all is lost",
+            "host": "\x1b[2J\u202efar",
+            "pid": "\x9b1m",
+        },
+        {"since": "0001-01-01T00:00:00+14:00"},
+        {"since": ["\x1b[2J"], "what": {"\x1b[2J": 1}},
+        *({**locks.this_process(), "pid": pid} for pid in ("x", 1e400, -1, 2**80, True, None)),
+    ],
+    ids=ascii,
+)
+def test_what_a_strange_lock_says_is_shown_and_not_obeyed(strange, folder, clock, capsys):
+    folder.write(".lock-00000041", foreign(**strange))
+
+    with Lock(folder, "train", heartbeat_s=0.3):
+        pass
+
+    first, second = capsys.readouterr().out.splitlines()
+    assert "watching whether that is alive" in first
+    assert "no sign of life in 1 s" in second
+    assert not {"\x1b", "\x07", "\x9b", "\u202e"} & set(first + second)
+
+
 def test_a_living_owner_elsewhere_is_left_alone(folder, clock):
     folder.write(".lock-00000041", foreign(heartbeat_s=5))
 
@@ -303,8 +348,9 @@ def test_a_living_owner_elsewhere_is_left_alone(folder, clock):
     assert lock_files(folder) == [".lock-00000041"]
 
 
-def test_a_lock_that_cannot_be_read_is_watched_too(folder):
-    folder.write(".lock-00000001", b"{")
+@pytest.mark.parametrize("content", [b"{", b"[" * 100_000, b"\xff", b"3"], ids=lambda c: str(c[:4]))
+def test_a_lock_that_cannot_be_read_is_watched_too(content, folder):
+    folder.write(".lock-00000001", content)
 
     with Lock(folder, "train", heartbeat_s=0.1):
         assert lock_files(folder) == [".lock-00000002"]
@@ -386,5 +432,6 @@ def test_a_creation_whose_answer_was_lost_is_a_creation(lake):
 
 
 def test_a_lock_needs_a_heartbeat(tmp_path):
-    with pytest.raises(ValueError, match="heartbeat_s=0 must be above 0 seconds"):
-        Lock(Folder(str(tmp_path)), "prepare", heartbeat_s=0)
+    for wrong in (0, -1, 61, float("nan")):
+        with pytest.raises(ValueError, match=f"heartbeat_s={wrong} must be above 0 seconds"):
+            Lock(Folder(str(tmp_path)), "prepare", heartbeat_s=wrong)

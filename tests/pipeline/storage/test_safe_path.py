@@ -2,6 +2,7 @@
 
 import cProfile
 import os
+import pickle
 import pstats
 from pathlib import Path
 
@@ -118,3 +119,59 @@ def test_it_is_cheap_enough_for_every_image(tmp_path):
     called = {function for _, _, function in counted.stats}
     assert "<built-in method posix.lstat>" in called
     assert not [name for name in called if any(each in name for each in COSTLY)]
+
+
+@pytest.fixture
+def closed(tmp_path):
+    """A closed folder with links into it and out of it, and what lies outside."""
+    outside, folder = tmp_path / "outside", tmp_path / "run"
+    (outside / "kept").mkdir(parents=True)
+    (outside / "secret").write_bytes(b"secret")
+    (folder / "real").mkdir(parents=True)
+    (folder / "real" / "file").write_bytes(b"inside")
+    (folder / "inner").symlink_to("real")
+    (folder / "out").symlink_to(outside)
+    (folder / "secret").symlink_to(outside / "secret")
+    (folder / "real" / "up").symlink_to("../..")
+    return Folder(str(folder)).closed()
+
+
+WAYS = {
+    "read": lambda folder: folder.read("out/secret"),
+    "read a link": lambda folder: folder.read("secret"),
+    "read above": lambda folder: folder.read("../outside/secret"),
+    "look": lambda folder: folder.exists("out/secret"),
+    "size": lambda folder: folder.size("out/secret"),
+    "open": lambda folder: folder.open("out/secret"),
+    "write": lambda folder: folder.write("out/new", b"x"),
+    "write above": lambda folder: folder.write("../outside/new", b"x"),
+    "create": lambda folder: folder.create("out/new", b"x"),
+    "delete": lambda folder: folder.delete("out/secret"),
+    "remove": lambda folder: (folder / "out").remove(),
+    "remove below": lambda folder: (folder / "real" / "up" / "outside").remove(),
+    "list": lambda folder: (folder / "out").names(),
+    "walk": lambda folder: list((folder / "out").walk()),
+    "go up": lambda folder: (folder / "..").names(),
+    "in another process": lambda folder: pickle.loads(pickle.dumps(folder / "real")).read("up/x"),
+}
+
+
+@pytest.mark.parametrize("way", WAYS)
+def test_nothing_leads_out_of_a_closed_folder(way, closed, tmp_path):
+    with pytest.raises(ValueError, match=r"^PATH_UNSAFE: "):
+        WAYS[way](closed)
+
+    assert sorted(each.name for each in (tmp_path / "outside").iterdir()) == ["kept", "secret"]
+
+
+def test_links_inside_of_a_closed_folder_are_followed_and_so_is_one_that_leads_to_it(tmp_path):
+    (tmp_path / "disk" / "a").mkdir(parents=True)
+    (tmp_path / "disk" / "a" / "file").write_bytes(b"x")
+    (tmp_path / "disk" / "b").symlink_to("a")
+    (tmp_path / "run").symlink_to(tmp_path / "disk")
+
+    run = (Folder(str(tmp_path)) / "run").closed()
+
+    assert (run / "b").read("file") == run.read("b/file") == b"x"
+    (run / "b" / "c").write("new", b"y")
+    assert run.read("a/c/new") == b"y"

@@ -104,3 +104,16 @@ def test_a_curve_is_followed_over_starts_with_each_step_once(tmp_path):
     }
     assert [(p.step, p.score, p.seconds) for p in curve.new()] == [(30, 3.0, 7.0)]
     assert [p.step for p in Curve(run, "eval/x").new()] == [10, 30], "read again from the start"
+
+
+def test_a_trial_that_is_a_link_elsewhere_is_no_trial(tmp_path):
+    kept = tmp_path / "home" / "checkpoints" / "step-00000004"
+    kept.mkdir(parents=True)
+    (tmp_path / "lr").mkdir()
+    (tmp_path / "lr" / "lr-000").symlink_to(tmp_path / "home")
+    study = StudyFolder(Folder(str(tmp_path / "lr")), "lr")
+
+    with pytest.raises(ValueError, match="PATH_UNSAFE: 'lr-000' leads out of the folder by a link"):
+        (study.run(0) / "checkpoints").remove()
+
+    assert kept.exists()

@@ -63,7 +63,8 @@ def trained(
             shapes, output, f"rate-{rate:g}", total_steps=4, tracking=tracking, optim=optim
         )
         run = train(options)
-        record_numbers(run, 4, {}, quality=Quality(METRIC, value, 4, "quick", lower_is_better=True))
+        quality = Quality(METRIC, value, 4, "quick", lower_is_better=True)
+        record_numbers(run, 4, {}, quality=quality, uri=server.uri)
         found[read_record(run)["mlflow_run_id"]] = run
     return found
 

@@ -237,10 +237,10 @@ def test_a_server_that_is_dead_at_the_start_and_killed_in_between(tmp_path, monk
             patch.setattr("pipeline.tracking.sender.LIMIT_S", 3600)  # for a server that answers
             assert other.submit(sender.close).result(timeout=120) == {"values": 2}
             with pytest.raises(ConnectionError, match=r"Nothing is lost(?s:.)*dead: .*refused"):
-                sync(SyncConfig(run=str(run)))
+                sync(SyncConfig(run=str(run), uri=server.uri))
         server.start()
 
-        sync(SyncConfig(run=str(tmp_path)))
+        sync(SyncConfig(run=str(tmp_path), uri=server.uri))
 
         assert arrived(server.uri, run) == told(run)
         assert len(told(run)) == 2
@@ -265,7 +265,7 @@ def test_a_killed_driver_leaves_points_that_two_syncs_at_once_send_once(server, 
     )
     assert killed.returncode == -9
 
-    command = [sys.executable, "jobs/sync.py", "--run", str(run)]
+    command = [sys.executable, "jobs/sync.py", "--run", str(run), "--uri", server.uri]
     both = [
         subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
         for _ in range(2)
@@ -275,7 +275,7 @@ def test_a_killed_driver_leaves_points_that_two_syncs_at_once_send_once(server, 
     assert 0 in [each.returncode for each in both], said
     assert len(told(run)) == 3000
     assert arrived(server.uri, run) == told(run)
-    sync(SyncConfig(run=str(run)))
+    sync(SyncConfig(run=str(run), uri=server.uri))
     assert arrived(server.uri, run) == told(run)
 
 

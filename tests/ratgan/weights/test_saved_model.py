@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+from pathlib import Path
 
 import pytest
 import torch
@@ -10,6 +11,7 @@ import ratgan
 from ratgan.randomness import sample_noise
 from ratgan.sampling import sample
 from ratgan.text.damsm import CaptionNetwork, pack
+from ratgan.text.loading import load_encoder
 from ratgan.text.minilm import WEIGHTS_SHA256
 from ratgan.text.transform import SentenceTransform
 from ratgan.text.vocabulary import Vocabulary
@@ -21,6 +23,7 @@ from ratgan.weights.saved_model import (
 )
 from ratgan.weights.strict import load_strictly
 from tests.ratgan.networks import small_generator
+from tests.ratgan.test_clip import write_clip
 
 ENCODER = {"name": "minilm", "sha256": WEIGHTS_SHA256}
 
@@ -137,7 +140,7 @@ def test_another_text_encoder_in_the_folder_is_refused(tmp_path):
         ratgan.load(folder)
 
 
-def test_a_text_encoder_elsewhere_is_found_where_the_record_or_the_caller_says(tmp_path):
+def test_a_text_encoder_elsewhere_is_found_where_the_caller_says_and_not_the_model(tmp_path):
     folder = pack_with_own_encoder(tmp_path / "model")
     elsewhere = (folder / TEXT_ENCODER).rename(tmp_path / "elsewhere.safetensors")
 
@@ -148,7 +151,42 @@ def test_a_text_encoder_elsewhere_is_found_where_the_record_or_the_caller_says(t
     record["encoder"]["location"] = str(elsewhere)
     (folder / MODEL_JSON).write_text(json.dumps(record))
 
-    assert torch.equal(ratgan.load(folder).draw("a bird"), by_caller)
+    with pytest.raises(ValueError, match=rf"names {elsewhere} for it.*--encoder-path {elsewhere}"):
+        ratgan.load(folder).draw("a bird")
+    assert torch.equal(ratgan.load(folder, encoder_path=elsewhere).draw("a bird"), by_caller)
+
+
+@pytest.mark.parametrize("place", ["attacker/evil", "../theirs", "{tmp}/theirs", ".", "linked", 1])
+def test_no_text_encoder_is_loaded_because_a_model_names_it(place, tmp_path, monkeypatch):
+    folder = pack_with_own_encoder(tmp_path / "model")
+    (folder / TEXT_ENCODER).unlink()
+    theirs = write_clip(tmp_path / "theirs")
+    (folder / "linked").symlink_to(theirs)
+    name_encoder(folder, str(place).format(tmp=tmp_path) if place != 1 else 1)
+    loaded: list[str] = []
+    monkeypatch.setattr("ratgan.text.clip.Clip.__init__", lambda _, at: loaded.append(at))
+
+    model = ratgan.load(folder)
+    with pytest.raises(ValueError, match="No place is opened because a model names it"):
+        model("a bird")
+
+    assert loaded == []
+
+
+def test_a_text_encoder_in_a_folder_of_the_model_is_loaded(tmp_path):
+    folder = pack_with_own_encoder(tmp_path / "model")
+    (folder / TEXT_ENCODER).unlink()
+    write_clip(folder / "clip")
+    name_encoder(folder, "clip", sha256=load_encoder("clip", folder / "clip").sha256)
+
+    assert ratgan.load(folder)("a red bird")[0].size == (32, 32)
+
+
+def name_encoder(folder: Path, location: object, sha256: str = "") -> None:
+    """Let a model say that its text encoder is a CLIP elsewhere."""
+    record = json.loads((folder / MODEL_JSON).read_text())
+    record["encoder"] = {"name": "clip", "sha256": sha256, "location": location}
+    (folder / MODEL_JSON).write_text(json.dumps(record))
 
 
 def test_an_empty_caption_is_refused(saved):
