@@ -21,7 +21,7 @@ class SyncConfig(Settings):
     """Folder or bucket address of a run, or of a folder with runs."""
     uri: str | None = None
     """MLflow server or store. Default: the last one of the run, if that is MLFLOW_TRACKING_URI or
-    the file beside the run; name any other here. If it needs a password, use MLFLOW_TRACKING_URI."""
+    the file beside the run; name any other here. Use MLFLOW_TRACKING_URI for one with a password."""
 
 
 def sync(config: SyncConfig) -> None:
