@@ -20,8 +20,8 @@ class SyncConfig(Settings):
     run: str = "outputs"
     """Folder or bucket address of a run, or of a folder with runs."""
     uri: str | None = None
-    """MLflow server or store. Default: the last one of the run, if that is MLFLOW_TRACKING_URI or
-    the file beside the run; name any other here. Use MLFLOW_TRACKING_URI for one with a password."""
+    """MLflow server or store. Default: the last one of the run, if it is MLFLOW_TRACKING_URI or the
+    file beside the run; name any other here, one with a password in MLFLOW_TRACKING_URI."""
 
 
 def sync(config: SyncConfig) -> None:
