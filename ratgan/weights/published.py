@@ -95,7 +95,7 @@ class _Tensors:
 
 
 def read_state_dict(path: str | Path) -> dict[str, Tensor]:
-    """Read a published `.pth` file; nothing but tensors is loaded from it.
+    """Read a published `.pth` file, or safetensors; only tensors are loaded from it.
 
     Raises:
         FileNotFoundError: If it is not there.
@@ -104,7 +104,7 @@ def read_state_dict(path: str | Path) -> dict[str, Tensor]:
     file = Path(path)
     if not file.is_file():
         raise FileNotFoundError(f"{file} does not exist.")
-    return weight_file.read_state_dict(file.read_bytes(), str(file))
+    return weight_file.read_weights(file, "weights").tensors
 
 
 def import_generator(

@@ -319,7 +319,8 @@ def test_no_lock_makes_others_wait_for_longer_than_a_heartbeat_can_be(
         {"since": ["\x1b[2J"], "what": {"\x1b[2J": 1}},
         *({**locks.this_process(), "pid": pid} for pid in ("x", 1e400, -1, 2**80, True, None)),
     ],
-    ids=ascii,
+    ids=["control characters", "date", "kinds"]
+    + [f"pid {kind}" for kind in ("text", "infinite", "negative", "huge", "bool", "missing")],
 )
 def test_what_a_strange_lock_says_is_shown_and_not_obeyed(strange, folder, clock, capsys):
     folder.write(".lock-00000041", foreign(**strange))
