@@ -15,6 +15,7 @@ import jsonschema
 import pytest
 import ray
 import yaml
+from ray.autoscaler._private.aws.config import _check_ami
 from ray.autoscaler._private.util import prepare_config, validate_config
 
 from tests.cluster.schemas import COMPOSE, KUBERNETES
@@ -139,6 +140,18 @@ def test_ray_accepts_the_aws_cluster():
     validate_config(prepare_config(config))
 
 
+def test_every_aws_machine_has_an_ami_for_the_driver_that_torch_needs():
+    config = prepare_config(yaml.safe_load((CLUSTER / "ray-aws.yaml").read_text()))
+    given = {n: t["node_config"].get("ImageId") for n, t in config["available_node_types"].items()}
+
+    _check_ami(config)  # puts Ray's own, with CUDA 11, where none is named
+
+    used = {n: t["node_config"]["ImageId"] for n, t in config["available_node_types"].items()}
+    assert used == given
+    assert len(set(given.values())) == 1
+    assert re.fullmatch(r"resolve:ssm:/aws/service/deeplearning/ami/[\w./-]+/ami-id", used["head"])
+
+
 @pytest.mark.parametrize("slip", ["max_worker", "available_node_type"])
 def test_ray_finds_a_slip_in_the_aws_cluster(slip):
     config = yaml.safe_load((CLUSTER / "ray-aws.yaml").read_text()) | {slip: {}}
@@ -251,6 +264,12 @@ def test_the_image_is_pinned_compiled_and_runs_as_a_user():
     assert f"WORKDIR {HOME}" in lines
     assert next(line for line in lines if line.startswith("USER")) == "USER ratgan"
     assert keywords.index("USER") < keywords.index("COPY")
+    # Ray's launcher copies with rsync and reaches its workers with ssh, in login shells, which
+    # begin with a PATH of their own.
+    (installed,) = re.findall(r"--no-install-recommends ([\w+ -]+) &&", " ".join(lines))
+    assert {"openssh-client", "rsync", "wget"} <= set(installed.split())
+    (path,) = re.findall(r"^ENV PATH=(\S+)", text, re.MULTILINE)
+    assert f"echo 'export PATH={path}' > /etc/profile.d/" in text
     for line in lines:
         if line.startswith("COPY"):
             source = line.split()[-2]
