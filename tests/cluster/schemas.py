@@ -44,9 +44,34 @@ ENV = several(
     }
 )
 AMOUNTS: Schema = {"type": "object", "additionalProperties": QUANTITY, "minProperties": 1}
+LOCKED = record(
+    allowPrivilegeEscalation={"const": False},
+    capabilities=record(drop={"const": ["ALL"]}),
+)
+PROBE: Schema = {
+    "oneOf": [
+        record(
+            {
+                "initialDelaySeconds": COUNT,
+                "periodSeconds": COUNT,
+                "timeoutSeconds": COUNT,
+                "failureThreshold": COUNT,
+            },
+            **action,
+        )
+        for action in (
+            {"httpGet": record(path=TEXT, port=PORT)},
+            {"tcpSocket": record(port=PORT)},
+            {"exec": record(command=several(TEXT))},
+        )
+    ]
+}
 CONTAINER = record(
     {
         "command": several(TEXT),
+        "livenessProbe": PROBE,
+        "readinessProbe": PROBE,
+        "volumeMounts": several(record(name=TEXT, mountPath=TEXT)),
         "env": ENV,
         "envFrom": several(record(secretRef=record(name=TEXT))),
         "ports": several(record(name=TEXT, containerPort=PORT)),
@@ -54,11 +79,7 @@ CONTAINER = record(
     name=TEXT,
     image=TEXT,
     resources=record(requests=AMOUNTS, limits=AMOUNTS),
-    securityContext=record(
-        allowPrivilegeEscalation={"const": False},
-        capabilities=record(drop={"const": ["ALL"]}),
-    ),
-    volumeMounts=several(record(name=TEXT, mountPath=TEXT)),
+    securityContext=LOCKED,
 )
 POD = record(
     {
@@ -81,16 +102,27 @@ POD = record(
     },
     automountServiceAccountToken=FLAG,
     securityContext=record(
-        runAsNonRoot={"const": True}, runAsUser={"type": "integer", "minimum": 1}, fsGroup=COUNT
+        {"fsGroup": COUNT},
+        runAsNonRoot={"const": True},
+        runAsUser={"type": "integer", "minimum": 1},
+        seccompProfile=record(type=one_of("RuntimeDefault")),
     ),
     containers=several(CONTAINER),
 )
 GROUP: dict[str, Schema] = {
     "rayStartParams": LABELS,
-    "template": record({"metadata": record(labels=LABELS)}, spec=POD),
+    "template": record(metadata=record(labels=LABELS), spec=POD),
 }
 NAMED = record(name=TEXT)
 SELECTOR = record(matchLabels=LABELS)
+# No matchLabels in a policy: kustomize adds its labels to them, and not to a RayCluster's pods.
+SELECTED = record(
+    {
+        "matchExpressions": several(
+            record(key=TEXT, operator=one_of("In"), values=several(TEXT)),
+        )
+    }
+)
 
 
 def resource(api: str, kind: str, spec: Schema, metadata: Schema = NAMED) -> Schema:
@@ -109,6 +141,7 @@ KUBERNETES: dict[str, Schema] = {
                 version=one_of("v2"),
                 idleTimeoutSeconds=COUNT,
                 resources=record(requests=AMOUNTS, limits=AMOUNTS),
+                securityContext=LOCKED,
             ),
             gcsFaultToleranceOptions=record(
                 redisAddress=TEXT, redisPassword=record(valueFrom=SECRET_KEY)
@@ -124,7 +157,7 @@ KUBERNETES: dict[str, Schema] = {
     "RayJob": resource(
         "ray.io/v1",
         "RayJob",
-        record(clusterSelector=LABELS, entrypoint=TEXT),
+        record(clusterSelector=LABELS, entrypoint=TEXT, submitterPodTemplate=record(spec=POD)),
         metadata=record(generateName=TEXT),
     ),
     "Service": resource(
@@ -153,19 +186,14 @@ KUBERNETES: dict[str, Schema] = {
         "networking.k8s.io/v1",
         "NetworkPolicy",
         record(
-            podSelector=SELECTOR,
+            podSelector=SELECTED,
             policyTypes=several(one_of("Ingress", "Egress")),
             ingress=several(
                 {
                     "type": "object",
                     "properties": {
                         "from": several(
-                            record(
-                                {
-                                    "podSelector": record({"matchLabels": LABELS}),
-                                    "namespaceSelector": record({"matchLabels": LABELS}),
-                                }
-                            )
+                            record({"podSelector": SELECTED, "namespaceSelector": SELECTED})
                         ),
                         "ports": several(record(protocol=one_of("TCP"), port=PORT)),
                     },
@@ -180,6 +208,18 @@ KUBERNETES: dict[str, Schema] = {
         kind={"const": "Kustomization"},
         resources=several(TEXT),
         images=several(record(name=TEXT, newName=TEXT, newTag=TEXT)),
+        replacements=several(
+            record(
+                source=record(kind=TEXT, fieldPath=TEXT),
+                targets=several(
+                    record(
+                        select=record(kind=TEXT),
+                        fieldPaths=several(TEXT),
+                        options=record(delimiter=TEXT, index=COUNT),
+                    )
+                ),
+            )
+        ),
     ),
 }
 

@@ -1,5 +1,7 @@
 """The files that bring up clusters: valid by what will read them, and in agreement."""
 
+import base64
+import copy
 import os
 import re
 import runpy
@@ -15,8 +17,13 @@ import jsonschema
 import pytest
 import ray
 import yaml
+from ray._private.ray_constants import DEFAULT_DASHBOARD_AGENT_LISTEN_PORT
+from ray.autoscaler._private.aws.config import _check_ami
 from ray.autoscaler._private.util import prepare_config, validate_config
+from ray.dashboard.http_server_agent import PUBLIC_EXACT_PATHS
 
+from tests.cluster.docs import commands_of
+from tests.cluster.pod_security import pods, refusals
 from tests.cluster.schemas import COMPOSE, KUBERNETES
 
 ROOT = Path(__file__).parents[2]
@@ -93,7 +100,9 @@ def test_the_kubernetes_cluster_asks_for_a_token_grows_from_nothing_and_keeps_it
     assert [group["minReplicas"] for group in spec["workerGroupSpecs"]] == [0, 0]
     address = spec["gcsFaultToleranceOptions"]["redisAddress"]
     assert address == f"{service['metadata']['name']}:{service['spec']['ports'][0]['port']}"
-    assert service["spec"]["selector"] == store["spec"]["template"]["metadata"]["labels"]
+    labels = store["spec"]["template"]["metadata"]["labels"]
+    assert service["spec"]["selector"] == store["spec"]["selector"]["matchLabels"]
+    assert service["spec"]["selector"].items() <= labels.items()
     assert {job["spec"]["clusterSelector"]["ray.io/cluster"] for job in of_kind("RayJob")} == {
         cluster["metadata"]["name"]
     }
@@ -116,12 +125,236 @@ def test_a_kubernetes_cluster_says_what_it_may_grow_to():
     assert said == {f"CPU={grown['CPU']},GPU={grown['GPU']}"}
 
 
+def running(document: dict) -> list[tuple[str, dict]]:
+    """The pods that a document leads to, with what KubeRay adds to them, by place."""
+    document = copy.deepcopy(document)
+    spec = document.get("spec", {})
+    if document["kind"] == "RayJob":
+        # KubeRay's own template, which has no security context.
+        plain = {"spec": {"containers": [{"name": "ray-job-submitter"}]}}
+        spec.setdefault("submitterPodTemplate", plain)
+    cluster = spec.get("rayClusterSpec", spec)
+    if cluster.get("enableInTreeAutoscaling"):
+        autoscaler = {"name": "autoscaler"} | cluster.get("autoscalerOptions", {})
+        cluster["headGroupSpec"]["template"]["spec"]["containers"].append(autoscaler)
+    name = document.get("metadata", {})
+    place = f"{document['kind']} {name.get('name') or name.get('generateName')}"
+    return list(pods(document, place))
+
+
+def test_pod_security_at_its_level_restricted_admits_every_pod():
+    seen = [each for document in kubernetes() for each in running(document)]
+
+    refused = {place: refusals(pod) for place, pod in seen if refusals(pod)}
+
+    assert not refused
+    names = [container["name"] for _, pod in seen for container in pod["containers"]]
+    assert sorted(names) == sorted(
+        ["ray-head", "autoscaler", "ray-worker", "ray-worker", "valkey", *["ray-job-submitter"] * 4]
+    ), "name a new container here"
+
+
+@pytest.mark.parametrize(
+    ("change", "reason"),
+    [
+        (lambda pod: pod["securityContext"].pop("seccompProfile"), "valkey: seccompProfile"),
+        (lambda pod: pod["securityContext"].pop("runAsNonRoot"), "valkey: runAsNonRoot"),
+        (lambda pod: pod["containers"][0].pop("securityContext"), "valkey: capabilities.drop"),
+        (lambda pod: pod["containers"].append({"name": "new"}), "new: allowPrivilegeEscalation"),
+        (
+            lambda pod: pod.update(initContainers=[{"name": "first"}]),
+            "first: allowPrivilegeEscalation",
+        ),
+        (lambda pod: pod.update(volumes=[{"name": "v", "hostPath": {"path": "/"}}]), "volume v"),
+        (lambda pod: pod.update(hostNetwork=True), "hostNetwork"),
+    ],
+)
+def test_a_pod_that_restricted_refuses_is_found(change, reason):
+    ((_, pod),) = running(of_kind("StatefulSet")[0])
+    assert not refusals(pod)
+
+    change(pod)
+
+    assert reason in refusals(pod)
+
+
+def test_what_kuberay_adds_is_looked_at_too():
+    (cluster,) = of_kind("RayCluster")
+    job = of_kind("RayJob")[0]
+    cluster["spec"]["autoscalerOptions"].pop("securityContext", None)
+    job["spec"].pop("submitterPodTemplate", None)
+
+    found = [
+        reason for each in (cluster, job) for _, pod in running(each) for reason in refusals(pod)
+    ]
+
+    assert "autoscaler: allowPrivilegeEscalation" in found
+    assert "ray-job-submitter: seccompProfile" in found
+
+
+def test_every_container_that_stays_is_probed_and_ray_without_its_token():
+    seen = 0
+    for document in kubernetes():
+        if document["kind"] == "RayJob":
+            continue  # its pod ends by itself
+        for place, pod in pods(document):
+            for container in pod["containers"]:
+                seen += 1
+                for kind in ("livenessProbe", "readinessProbe"):
+                    probe = container.get(kind)
+                    assert probe, f"{place}: {container['name']} has no {kind}"
+                    if container["name"].startswith("ray-"):
+                        # Ray asks for the token everywhere else, and a kubelet has none.
+                        assert probe["httpGet"]["path"] in PUBLIC_EXACT_PATHS, place
+                        assert probe["httpGet"]["port"] == DEFAULT_DASHBOARD_AGENT_LISTEN_PORT
+    assert seen >= 4
+
+
+SECRET = re.compile(r"PASS|TOKEN|SECRET|KEY|CREDENTIAL", re.IGNORECASE)
+
+
+def test_no_secret_is_in_a_manifest_or_on_a_command_line():
+    for document in kubernetes():
+        for place, pod in running(document):
+            for container in pod["containers"]:
+                for variable in container.get("env", []):
+                    if SECRET.search(variable["name"]):
+                        assert "secretKeyRef" in variable.get("valueFrom", {}), place
+                # `$(NAME)` is replaced before the program starts, so everybody sees the value; a
+                # shell's "$NAME" is not.
+                run = [container.get(part) for part in ("command", "args", "livenessProbe")]
+                for name in re.findall(
+                    r"\$\((\w+)\)", str([*run, container.get("readinessProbe")])
+                ):
+                    assert not SECRET.search(name), f"{place}: $({name})"
+    text = {path: path.read_text() for path in [*KUBERAY.glob("*.yaml"), *ROOT.glob("docs/*.md")]}
+    assert len(text) > 15
+    for path, page in text.items():
+        assert "--from-literal" not in page, path
+        assert not re.search(r"^\s*redis-password:", page, re.MULTILINE), path
+
+
+def test_the_head_store_reads_its_password_as_the_process_that_the_pod_signals(tmp_path):
+    (container,) = of_kind("StatefulSet")[0]["spec"]["template"]["spec"]["containers"]
+    server = tmp_path / "valkey-server"
+    server.write_text('#!/bin/sh\necho "$$ $@"\ncat\n')
+    server.chmod(0o755)
+    environment = {"PATH": f"{tmp_path}:{os.environ['PATH']}", "PASSWORD": "canary"}
+
+    with subprocess.Popen(
+        container["command"], env=environment, stdout=subprocess.PIPE, text=True
+    ) as process:
+        lines = process.communicate()[0].splitlines()
+
+    assert lines == [f"{process.pid} -", "requirepass canary", "appendonly yes", "dir /data"]
+
+
+@pytest.mark.skipif(not shutil.which("kubectl"), reason="kubectl is not installed")
+def test_the_commands_of_the_page_make_the_secrets_that_the_manifests_name(tmp_path):
+    (tmp_path / "storage.env").write_text("AWS_ACCESS_KEY_ID=a\n")
+    lines = [line for line in commands_of("cluster.md", "Kubernetes") if " secret generic " in line]
+
+    made = {}
+    for line in lines:
+        done = subprocess.run(
+            ["bash", "-c", f"set -o pipefail; {line} --dry-run=client --output yaml"],
+            cwd=tmp_path,
+            capture_output=True,
+            check=True,
+        )
+        secret = yaml.safe_load(done.stdout)
+        made[secret["metadata"]["name"]] = secret["data"]
+
+    assert set(made) == {"ratgan-head-store", "ratgan-storage"}
+    password = base64.b64decode(made["ratgan-head-store"]["password"])
+    assert re.fullmatch(rb"[0-9a-f]{48}", password), "valkey reads one line"
+
+
+def test_a_version_that_looks_like_a_number_stays_text():
+    """A tag such as 1.10 or 20261128 would otherwise be the number 1.1, or no tag at all."""
+    seen = []
+    for path in [*CLUSTER.glob("*.yaml"), *KUBERAY.glob("*.yaml")]:
+        text = re.sub(
+            rf"{re.escape(VERSION)}|{re.escape(ray.__version__)}", "1.10", path.read_text()
+        )
+        for key in ("newTag", "rayVersion"):
+            seen += re.findall(rf"'{key}': ([^,}}]*)", str(list(yaml.safe_load_all(text))))
+
+    assert seen == ["'1.10'"] * 2
+
+
+def selects(selector: dict, labels: dict) -> bool:
+    """Whether a label selector of Kubernetes selects a pod with these labels."""
+    return all(labels.get(k) == v for k, v in selector.get("matchLabels", {}).items()) and all(
+        labels.get(each["key"]) in each["values"] for each in selector.get("matchExpressions", [])
+    )
+
+
+@pytest.mark.skipif(not shutil.which("kubectl"), reason="kubectl is not installed")
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {},
+        {"namePrefix": "team-"},
+        {"commonLabels": {"app": "other", "team": "x"}},
+        {"labels": [{"pairs": {"app": "other"}, "includeSelectors": True}]},
+        {"nameSuffix": "-2", "namespace": "research", "commonLabels": {"app": "other"}},
+    ],
+    ids=lambda settings: "+".join(settings) or "plain",
+)
+def test_the_network_policies_hold_with_what_kustomize_changes(tmp_path, settings):
+    place = shutil.copytree(KUBERAY, tmp_path / "kuberay")
+    file = place / "kustomization.yaml"
+    file.write_text(yaml.safe_dump(documents(file)[0] | settings))
+
+    done = subprocess.run(["kubectl", "kustomize", str(place)], capture_output=True, check=True)
+
+    built = list(yaml.safe_load_all(done.stdout))
+    kind = {document["kind"]: document for document in built}
+    cluster, store = kind["RayCluster"]["spec"], kind["StatefulSet"]["spec"]
+    groups = [cluster["headGroupSpec"], *cluster["workerGroupSpecs"]]
+    name = {"ray.io/cluster": kind["RayCluster"]["metadata"]["name"]}  # KubeRay's own label
+    ray_pods = [name | g["template"].get("metadata", {}).get("labels", {}) for g in groups]
+    store_pod = store["template"]["metadata"]["labels"]
+    operator = {"app.kubernetes.io/name": "kuberay-operator"}
+    of_ray, of_store = [], []
+    for document in built:
+        if document["kind"] == "NetworkPolicy":
+            policy = document["spec"]
+            of_ray += [policy] * all(selects(policy["podSelector"], pod) for pod in ray_pods)
+            of_store += [policy] * selects(policy["podSelector"], store_pod)
+    assert len(of_ray) == len(of_store) == 1
+
+    def admits(policy, labels, port):
+        return any(
+            selects(peer["podSelector"], labels)
+            for rule in policy["ingress"]
+            if port in [each["port"] for each in rule.get("ports", [{"port": port}])]
+            for peer in rule["from"]
+        )
+
+    for pod in ray_pods:
+        assert admits(of_store[0], pod, 6379)
+        assert admits(of_ray[0], pod, 6379)
+    assert not admits(of_store[0], {"app": "other"}, 6379)
+    assert not admits(of_ray[0], {"app": "other"}, 6379)
+    assert any(
+        selects(peer["podSelector"], operator) and "namespaceSelector" in peer
+        for rule in of_ray[0]["ingress"]
+        for peer in rule["from"]
+    )
+    service = kind["Service"]["metadata"]["name"]
+    assert cluster["gcsFaultToleranceOptions"]["redisAddress"] == f"{service}:6379"
+    assert selects({"matchLabels": kind["Service"]["spec"]["selector"]}, store_pod)
+
+
 @pytest.mark.skipif(not shutil.which("kubectl"), reason="kubectl is not installed")
 def test_kustomize_puts_all_of_the_cluster_together_with_another_image(tmp_path):
     place = shutil.copytree(KUBERAY, tmp_path / "kuberay")
     settings = place / "kustomization.yaml"
     text = settings.read_text()
-    settings.write_text(text.replace("newName: ratgan", "newName: registry.example/ratgan"))
+    text = text.replace("newName: ratgan", "newName: registry.example/ratgan")
+    settings.write_text(text.replace(VERSION, "20261128"))
 
     done = subprocess.run(["kubectl", "kustomize", str(place)], capture_output=True, check=True)
 
@@ -130,13 +363,32 @@ def test_kustomize_puts_all_of_the_cluster_together_with_another_image(tmp_path)
     assert kinds == ["NetworkPolicy", "NetworkPolicy", "RayCluster", "Service", "StatefulSet"]
     (cluster,) = (document for document in built if document["kind"] == "RayCluster")
     images = re.findall(r"'image': '([^']*)'", str(cluster))
-    assert images == [f"registry.example/{IMAGE}"] * 3
+    assert images == ["registry.example/ratgan:20261128"] * 3
 
 
 def test_ray_accepts_the_aws_cluster():
     config = yaml.safe_load((CLUSTER / "ray-aws.yaml").read_text())
 
     validate_config(prepare_config(config))
+
+
+def test_every_aws_machine_has_an_ami_for_the_driver_that_torch_needs():
+    config = prepare_config(yaml.safe_load((CLUSTER / "ray-aws.yaml").read_text()))
+    given = {n: t["node_config"].get("ImageId") for n, t in config["available_node_types"].items()}
+
+    _check_ami(config)  # puts Ray's own, with CUDA 11, where none is named
+
+    used = {n: t["node_config"]["ImageId"] for n, t in config["available_node_types"].items()}
+    assert used == given
+    assert len(set(given.values())) == 1
+    assert re.fullmatch(r"resolve:ssm:/aws/service/deeplearning/ami/[\w./-]+/ami-id", used["head"])
+
+
+def test_files_for_gpus_name_the_driver_that_the_pinned_torch_needs():
+    assert "nvidia-cudnn-cu13" in (ROOT / "requirements.lock").read_text(), "name another driver"
+
+    for path in (CLUSTER / "ray-aws.yaml", KUBERAY / "raycluster.yaml", ROOT / "docs/cluster.md"):
+        assert "driver 580 or newer" in " ".join(path.read_text().split()).replace("# ", ""), path
 
 
 @pytest.mark.parametrize("slip", ["max_worker", "available_node_type"])
@@ -280,6 +532,12 @@ def test_the_image_is_pinned_compiled_and_runs_as_a_user():
     assert f"WORKDIR {HOME}" in lines
     assert next(line for line in lines if line.startswith("USER")) == "USER ratgan"
     assert keywords.index("USER") < keywords.index("COPY")
+    # Ray's launcher copies with rsync and reaches its workers with ssh, in login shells, which
+    # begin with a PATH of their own.
+    (installed,) = re.findall(r"--no-install-recommends ([\w+ -]+) &&", " ".join(lines))
+    assert {"openssh-client", "rsync", "wget"} <= set(installed.split())
+    (path,) = re.findall(r"^ENV PATH=(\S+)", text, re.MULTILINE)
+    assert f"echo 'export PATH={path}' > /etc/profile.d/" in text
     for line in lines:
         if line.startswith("COPY"):
             source = line.split()[-2]
