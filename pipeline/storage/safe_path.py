@@ -21,7 +21,7 @@ _HIDDEN = re.compile(
 )
 
 
-def inside(folder: Folder, name: str) -> str:
+def inside(folder: Folder, name: str, *, links: bool = False) -> str:
     """Return a name from foreign data if it is one of a file inside a folder.
 
     Costs some microseconds, and on a local disk a look at each folder on the way.
@@ -29,11 +29,13 @@ def inside(folder: Folder, name: str) -> str:
     Args:
         folder: Where the file must be.
         name: Relative, its parts separated by slashes.
+        links: Whether links on the way may lead out, because they are the user's own.
 
     Raises:
         ValueError: If it is anything else; starts with `PATH_UNSAFE:`.
     """
-    if problem := _problem(name) or _hidden_problem(name) or _way_out(folder, name):
+    problem = _problem(name) or _hidden_problem(name)
+    if problem := problem or (None if links else _way_out(folder, name)):
         shown = ascii(name if len(name) <= 60 else name[:60] + "...")
         raise ValueError(
             f"PATH_UNSAFE: {shown} {problem}. Name files relative to {folder}, for example "

@@ -48,7 +48,7 @@ def find_captions(folder: Folder, given: str | None, usual: Sequence[str]) -> st
         ValueError: If it does not exist.
     """
     if given is not None:
-        inside(folder, given)
+        inside(folder, given, links=True)
     found = next((n for n in ([given] if given else usual) if folder.exists(n)), None)
     if found is None:
         raise ValueError(

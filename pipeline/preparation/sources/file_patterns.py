@@ -33,7 +33,7 @@ def matching_files(location: str, endings: tuple[str, ...]) -> tuple[Folder, lis
         if rest:
             return folder, [rest]
         _check_exists(folder)
-        found = sorted(n for n, _ in folder.walk() if n.lower().endswith(endings))
+        found = sorted(n for n, _ in folder.walk(links=True) if n.lower().endswith(endings))
         if not found:
             raise ValueError(f"{folder} holds no {' or '.join(endings)}. {ADVICE}")
         return folder, found
@@ -43,7 +43,7 @@ def matching_files(location: str, endings: tuple[str, ...]) -> tuple[Folder, lis
     # A lookup for exact names, because a pattern may expand to many of them.
     exact = {pattern for pattern in patterns if not SPECIAL.search(pattern)}
     inexact = [part for part in parts if SPECIAL.search("/".join(part))]
-    found = sorted(n for n, _ in folder.walk() if n in exact or _matches(n, inexact))
+    found = sorted(n for n, _ in folder.walk(links=True) if n in exact or _matches(n, inexact))
     if missing := sorted(exact.difference(found)):
         raise ValueError(
             f"{folder}: {len(missing):,} of {len(exact):,} files of {rest!r} do "

@@ -49,7 +49,7 @@ class FolderSource(Source):
         images, captions = self.images.strip("/"), (self.captions or self.images).strip("/")
         for name, option in ((images, "images"), (captions, "captions")):
             if name:
-                inside(folder, name)
+                inside(folder, name, links=True)
             if name and not folder.exists(name):
                 raise ValueError(
                     f"{folder}/{name} does not exist: --{option} names a folder in --root, which "
@@ -59,7 +59,7 @@ class FolderSource(Source):
         with Catalogue(str(folder)) as catalogue:
             count: Counter[str] = Counter()
             for place in dict.fromkeys((images, captions)):
-                for file, size in (folder / place if place else folder).walk():
+                for file, size in (folder / place if place else folder).walk(links=True):
                     stem, ending = posixpath.splitext(file)
                     kind = ending.lower()
                     is_image = place == images and kind in IMAGES + OTHERS

@@ -1,10 +1,15 @@
-"""Read a file of the originals by its untrusted name, never outside their folder."""
+"""Read a file of the originals by its untrusted name, never outside their folder.
+
+Names are checked by their spelling. A link in the folder is the user's own and is followed, because
+many tools (DVC, git-annex, hub caches) lay out a dataset with links.
+"""
 
 import errno
 import os
 import re
 import stat
 from functools import lru_cache
+from pathlib import Path
 from typing import Annotated
 
 from pydantic import AfterValidator, Field
@@ -13,7 +18,19 @@ from pipeline.preparation.decoding.images import MAX_BYTES, RejectedError
 from pipeline.storage.folder import Folder, absolute
 from pipeline.storage.safe_path import inside
 
-Root = Annotated[str, AfterValidator(absolute), Field(validate_default=True)]
+
+def _as_named(location: str) -> str:
+    """Make a path absolute; a link whose file has another ending keeps its own name.
+
+    Hub caches link `train.parquet` to a file named by a hash, and the ending is the format.
+    """
+    place, path = absolute(location), Path(location).expanduser()
+    if "://" in location or Path(place).suffix == path.suffix or not path.is_file():
+        return place
+    return str(path.parent.resolve() / path.name)
+
+
+Root = Annotated[str, AfterValidator(_as_named), Field(validate_default=True)]
 """Type of an option that names a folder or bucket."""
 DRIVE = re.compile(r"[A-Za-z]:[\\/]")
 
@@ -88,7 +105,7 @@ def safe_name(folder: Folder, name: str) -> str:
     # Lists of files come from `find .` or are written by hand: `./a.jpg` and `a//b.jpg` are valid.
     plain = name if name.startswith("/") or "://" in name else _plain(name)
     try:
-        inside(folder, plain)
+        inside(folder, plain, links=True)
     except ValueError as problem:
         raise RejectedError("PATH_UNSAFE", str(problem).removeprefix("PATH_UNSAFE: ")) from problem
     if folder.local_path:
