@@ -5,6 +5,7 @@ from collections.abc import Iterator
 from fnmatch import fnmatchcase
 from functools import lru_cache
 
+from pipeline.common.console import print_line
 from pipeline.storage.folder import Folder
 
 SPECIAL = re.compile(r"[*?\[{]")
@@ -13,13 +14,16 @@ ADVICE = "Name a file, a folder of such files, or a pattern with --root."
 MAX_NAMES = 1_000_000  # of one pattern
 
 
-def matching_files(location: str, endings: tuple[str, ...]) -> tuple[Folder, list[str]]:
+def matching_files(
+    location: str, endings: tuple[str, ...], others: tuple[str, ...] = ()
+) -> tuple[Folder, list[str]]:
     """Find files.
 
     Args:
         location: A file; a folder, which is searched recursively; or a pattern with `*`, `?`,
             `[…]`, `{000..123}` or `{a,b}`, in which `*` does not match a slash.
         endings: Endings of files in a folder; files of a pattern may have any.
+        others: Endings that are taken if a folder has none of the first.
 
     Returns:
         A folder, and names in it, sorted.
@@ -33,9 +37,12 @@ def matching_files(location: str, endings: tuple[str, ...]) -> tuple[Folder, lis
         if rest:
             return folder, [rest]
         _check_exists(folder)
-        found = sorted(n for n, _ in folder.walk(links=True) if n.lower().endswith(endings))
+        names = [n for n, _ in folder.walk(links=True) if n.lower().endswith(endings + others)]
+        found = sorted(n for n in names if n.lower().endswith(endings)) or sorted(names)
         if not found:
-            raise ValueError(f"{folder} holds no {' or '.join(endings)}. {ADVICE}")
+            raise ValueError(f"{folder} holds no {' or '.join(endings + others)}. {ADVICE}")
+        if left := len(names) - len(found):
+            print_line(f"{folder}: {left:,} files ({' or '.join(others)}) are left out")
         return folder, found
     _check_exists(folder)
     patterns = list(_expanded(rest))

@@ -6,7 +6,7 @@ import shlex
 import unicodedata
 from collections import Counter
 from collections.abc import Iterator, Sequence
-from typing import Annotated, ClassVar, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import Field
 
@@ -22,10 +22,11 @@ from pipeline.storage.safe_path import inside
 TABLES = ("metadata.jsonl", "metadata.csv", "metadata.parquet")  # as Hugging Face names them
 OTHER_JSON = re.compile(r"(^|/)(\d{5,}_stats|dataset_infos?)\.json$")  # of img2dataset and datasets
 NO_ENDING = "without an ending"
-# Never images, so that their first bytes are not read; one beside a caption is counted all the same.
-NO_IMAGES = frozenset(
-    ".npy .npz .pt .pth .pkl .pickle .safetensors .csv .tsv .jsonl .ndjson .parquet .arrow .zip .gz "
-    ".tar .md .xml .html .yaml .yml .log .py .ipynb .db .ini .lock .dvc .pdf .mp4 .wav".split()
+# Never images: their first bytes are not read.
+NO_IMAGES = (
+    *(".npy", ".npz", ".pt", ".pth", ".pkl", ".csv", ".tsv", ".jsonl", ".ndjson", ".parquet"),
+    *(".arrow", ".zip", ".gz", ".tar", ".md", ".xml", ".html", ".yaml", ".yml", ".log", ".py"),
+    *(".ipynb", ".db", ".ini", ".lock", ".dvc", ".pdf", ".mp4", ".wav", ".safetensors"),
 )
 VALIDATION_FOLDERS = ("validation", "val", "test")
 
@@ -93,7 +94,11 @@ class FolderSource(Source):
                     entry = listed(location, size)
                     catalogue.text_file(stem, entry, number=order(file), split=split)
                     continue
-                about = {"name": file, "label": self._label(file, splits), "size": size}
+                about: dict[str, Any] = {
+                    "name": file,
+                    "label": self._label(file, splits),
+                    "size": size,
+                }
                 if known:
                     catalogue.image(stem, location, split=split, **about)
                     count["images"] += 1

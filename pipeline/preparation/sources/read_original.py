@@ -89,9 +89,12 @@ def read_original(root: str, name: str, start: int | None = None, end: int | Non
 def below(parent: str, name: str) -> str:
     """Join a folder and an untrusted name.
 
-    An address, a drive or an absolute path is returned unchanged, so that reading refuses it.
+    Backslashes, as Windows writes them, become slashes. An address, a drive or an absolute path is
+    not joined, so that reading refuses it.
     """
-    foreign = name.startswith(("/", "\\")) or "://" in name or DRIVE.match(name)
+    if "://" not in name:
+        name = name.replace("\\", "/")
+    foreign = name.startswith("/") or "://" in name or DRIVE.match(name)
     return name if foreign or name in ("", ".") or not parent else f"{parent}/{name}"
 
 

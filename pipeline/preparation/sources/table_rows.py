@@ -1,25 +1,35 @@
-"""Read the rows of a table file one after another: CSV, TSV, JSON lines or parquet.
+"""Read the rows of a table file one after another: CSV, TSV, JSON, parquet, Arrow.
 
 A problem of one row is a field of the row; a problem of the file is an error. Bytes that are not
 UTF-8 become lone surrogates, for which captions are checked later.
 """
 
 import csv
+import gzip
 import io
 import json
+import zlib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache
+from itertools import islice
+from posixpath import splitext
 from threading import Lock
-from typing import Any
+from typing import IO, Any, Literal
 
+import ijson
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from pipeline.common.console import print_line
 from pipeline.preparation.decoding.images import RejectedError
+from pipeline.preparation.sources.table_format import Format, open_table, table_format
 from pipeline.storage.folder import Folder
 
 ENDINGS = (".csv", ".tsv", ".jsonl", ".ndjson", ".parquet")
+# In a folder, only if it has none of the others: a copy beside its original is no second table.
+OTHER_ENDINGS = (".arrow", ".csv.gz", ".tsv.gz", ".jsonl.gz", ".ndjson.gz", ".json.gz")
+NOTHING = frozenset({"nan", "NaN", "None", "null", "NULL", "<NA>"})  # an empty cell, as text
 MAX_FIELD = 16 * 2**20  # bytes of a field or line: an open quote includes the rest of a file
 MAX_GROUP = 2**30  # bytes of the images in a row group, which is read as a whole
 BATCH = 1024  # rows
@@ -45,28 +55,48 @@ class TableRow:
     index: int = 0
 
 
+@dataclass(frozen=True)
+class Layout:
+    """How the text of a table is divided.
+
+    Attributes:
+        format: The user's choice; by default as the file says.
+        delimiter: Of CSV. Default: a comma, and a tab in TSV.
+        quoting: Whether fields may be quoted. Default: in CSV, not in TSV.
+    """
+
+    format: Format | None = None
+    delimiter: str | None = None
+    quoting: Literal["csv", "none"] | None = None
+
+
 def table_rows(
-    folder: Folder, file: str, image: str, columns: Sequence[str], delimiter: str | None
+    folder: Folder, file: str, image: str, columns: Sequence[str], layout: Layout
 ) -> Iterator[TableRow]:
     """Read a table.
 
     Args:
-        file: Name of the table; its ending is the format.
+        file: Name of the table.
         image: Column of the images, names or content.
-        columns: The other columns.
-        delimiter: Delimiter of CSV; by default a comma, and a tab in .tsv.
+        columns: The other columns; `a.b` is field b of the records in column a.
+        layout: How text is divided.
 
     Raises:
         ValueError: If it cannot be read, or a column is missing.
     """
-    ending = file[file.rfind(".") :].lower()
-    if ending == ".parquet":
-        yield from _parquet(folder, file, image, columns)
-    elif ending in (".jsonl", ".ndjson"):
-        yield from _json_lines(folder, file, (image, *columns))
-    else:
-        tab = "\t" if ending == ".tsv" else ","
-        yield from _csv(folder, file, (image, *columns), delimiter or tab)
+    kind, zipped = table_format(folder, file, layout.format)
+    try:
+        if kind == "parquet":
+            yield from _parquet(folder, file, image, columns)
+        elif kind == "arrow":
+            yield from _arrow(folder, file, image, columns)
+        elif kind in ("jsonl", "json"):
+            read = _json_lines if kind == "jsonl" else _json_list
+            yield from read(folder, file, (image, *columns), zipped)
+        else:
+            yield from _csv(folder, file, (image, *columns), layout, kind == "tsv", zipped)
+    except (EOFError, zlib.error, gzip.BadGzipFile) as error:
+        raise ValueError(f"{folder}/{file} is gzip that is damaged: {error}.") from error
 
 
 def read_cell(folder: Folder, file: str, column: str, group: int, index: int) -> Any:
@@ -91,41 +121,92 @@ def _cells(location: str, file: str, column: str, group: int) -> pa.ChunkedArray
     """Read a column of a row group; cached, because rows are read in order."""
     folder = Folder(location)
     with folder.open(file) as stream:
+        if stream.read(4) != b"PAR1":
+            stream.seek(0)
+            return _arrow_cells(stream, column, group)
+        stream.seek(0)
         return pq.ParquetFile(stream).read_row_group(group, columns=[column])[column]
 
 
-def _csv(folder: Folder, file: str, columns: Sequence[str], delimiter: str) -> Iterator[TableRow]:
+def _arrow_cells(stream: Any, column: str, group: int) -> pa.Array:
+    """Read a column of a batch; a stream is read up to it."""
+    # A file of this machine is mapped, so that the batches before cost nothing.
+    mapped = pa.memory_map(stream.name) if isinstance(stream, io.BufferedReader) else stream
+    return next(islice(_batches(mapped), group, None)).column(column)
+
+
+def _csv(
+    folder: Folder, file: str, columns: Sequence[str], layout: Layout, tabs: bool, zipped: bool
+) -> Iterator[TableRow]:
     csv.field_size_limit(MAX_FIELD)
-    content: Any = folder.open(file)
+    delimiter = layout.delimiter or ("\t" if tabs else ",")
+    plain = layout.quoting == "none" or (tabs and layout.quoting is None)
+    quoting: Any = csv.QUOTE_NONE if plain else csv.QUOTE_MINIMAL
+    quoted = 0
     with io.TextIOWrapper(
-        content, encoding="utf-8-sig", errors="surrogateescape", newline=""
+        open_table(folder, file, zipped),
+        encoding="utf-8-sig",
+        errors="surrogateescape",
+        newline="",
     ) as stream:
-        reader = csv.reader(stream, delimiter=delimiter, strict=True)
+        reader = csv.reader(stream, delimiter=delimiter, strict=True, quoting=quoting)
         try:
             header = [name.strip() for name in next(reader, [])]
-            if header and header[0][:2] in ("\udcff\udcfe", "\udcfe\udcff"):
-                raise ValueError(f"{folder}/{file} is UTF-16. Save it as UTF-8.")
+            if layout.delimiter is None and len(header) == 1:
+                for other in ";\t|,":
+                    names = [name.strip() for name in next(csv.reader(header, delimiter=other))]
+                    if set(columns) <= set(names):  # the columns are there: this is no guess
+                        header = names
+                        reader = csv.reader(stream, delimiter=other, strict=True, quoting=quoting)
+                        delimiter = other
+                        break
             _check_columns(folder, file, columns, header)
             for cells in reader:
+                line = reader.line_num
                 if len(cells) == len(header):
-                    yield TableRow(reader.line_num, dict(zip(header, cells, strict=True)))
+                    if plain:
+                        quoted += any(len(c) > 1 and c[0] == c[-1] == '"' for c in cells)
+                    elif any("\n" in cell and _swallowed(cell, cells, delimiter) for cell in cells):
+                        raise ValueError(
+                            f"{folder}/{file}, line {line}: a field holds whole rows. Is a "
+                            "quotation mark before it not closed? If quotation marks are text in "
+                            "this table, say so with --quoting none."
+                        )
+                    cells = ["" if cell in NOTHING else cell for cell in cells]
+                    yield TableRow(line, dict(zip(header, cells, strict=True)))
                 elif cells:
                     yield TableRow(
-                        reader.line_num,
-                        problem=f"{len(cells)} fields, and the first line has {len(header)}",
+                        line, problem=f"{len(cells)} fields, and the first line has {len(header)}"
                     )
         except csv.Error as error:
             raise ValueError(
                 f"{folder}/{file}, line {reader.line_num}: {error}. Is a quotation mark not "
-                f'closed? Within a quoted field, write it twice: "a ""big"" dog".'
+                f'closed? Within a quoted field, write it twice: "a ""big"" dog". If quotation '
+                "marks are text in this table, say so with --quoting none."
             ) from error
+    if quoted:
+        print_line(
+            f"{folder}/{file}: {quoted:,} rows have fields in quotation marks, which are kept as "
+            "text. If they only enclose a field, use --quoting csv."
+        )
 
 
-def _json_lines(folder: Folder, file: str, columns: Sequence[str]) -> Iterator[TableRow]:
+def _swallowed(cell: str, cells: list[str], delimiter: str) -> bool:
+    """Return whether a line in a field looks like a row: as many fields, and the same endings."""
+    endings = [splitext(each)[1] for each in cells]
+    for line in cell.splitlines()[1:]:
+        found = [splitext(each)[1] for each in line.split(delimiter)]
+        pairs = zip(found, endings, strict=False)
+        if len(found) == len(cells) and any(a == b and 2 < len(a) < 6 for a, b in pairs):
+            return True
+    return False
+
+
+def _json_lines(
+    folder: Folder, file: str, columns: Sequence[str], zipped: bool
+) -> Iterator[TableRow]:
     checked = False
-    # Buffered again: files of a bucket do not support a limit in `readline`.
-    content: Any = folder.open(file)
-    with io.BufferedReader(content, 2**20) as stream:
+    with open_table(folder, file, zipped) as stream:
         number = 0
         while line := stream.readline(MAX_FIELD + 1):
             number += 1
@@ -151,7 +232,137 @@ def _json_lines(folder: Folder, file: str, columns: Sequence[str]) -> Iterator[T
                     )
                 _check_columns(folder, file, columns, list(value))
                 checked = True
-            yield TableRow(number, value if problem is None else {}, problem)
+            yield TableRow(number, _picked(value, columns) if problem is None else {}, problem)
+
+
+def _json_list(
+    folder: Folder, file: str, columns: Sequence[str], zipped: bool
+) -> Iterator[TableRow]:
+    """Read a list of records, or an object that has one, such as 'images' of a split file."""
+    try:
+        with open_table(folder, file, zipped) as stream:
+            place = _list_place(folder, file, stream)
+        with open_table(folder, file, zipped) as stream:
+            records = ijson.items(stream, place, use_float=True)
+            for number, value in enumerate(records, 1):
+                if not isinstance(value, dict):
+                    kind = type(value).__name__
+                    yield TableRow(number, problem=f"a JSON {kind}, not an object")
+                    continue
+                if number == 1:
+                    _check_columns(folder, file, columns, list(value))
+                yield TableRow(number, _picked(value, columns))
+    except ijson.JSONError as error:
+        raise ValueError(f"{folder}/{file} is not valid JSON: {error}") from error
+
+
+def _list_place(folder: Folder, file: str, stream: IO[bytes]) -> str:
+    keys = []
+    for prefix, event, _ in ijson.parse(stream):
+        if event == "start_array" and prefix.count(".") == 0:
+            keys.append(prefix)
+            if prefix == "":
+                return "item"
+    if len(keys) == 1 or ("images" in keys and "annotations" not in keys):
+        return f"{keys[0] if len(keys) == 1 else 'images'}.item"
+    raise ValueError(
+        f"{folder}/{file} is a JSON object with {len(keys)} lists "
+        f"({', '.join(keys[:8]) or 'none'}), not a list of records. A captions file of COCO is "
+        "prepared with jobs/prepare.py coco; of others, save the list alone."
+    )
+
+
+def _picked(values: dict[str, Any], columns: Sequence[str]) -> dict[str, Any]:
+    """Add the fields that dotted columns name."""
+    dotted = [name for name in columns if name not in values and "." in name]
+    return {**values, **{name: _field(values, name.split(".")) for name in dotted}}
+
+
+def _field(value: Any, path: Sequence[str]) -> Any:
+    if isinstance(value, list):
+        return [_field(each, path) for each in value]
+    if not path:
+        return value
+    return _field(value.get(path[0]), path[1:]) if isinstance(value, dict) else None
+
+
+def _arrow(folder: Folder, file: str, image: str, columns: Sequence[str]) -> Iterator[TableRow]:
+    """Read an Arrow file or stream, as `datasets` of Hugging Face writes."""
+    number = 0
+    try:
+        with folder.open(file) as stream:
+            for group, batch in enumerate(_batches(stream)):
+                _check_columns(folder, file, (image, *columns), batch.schema.names)
+                _check_texts(folder, file, batch.schema, image, columns)
+                embedded = _is_embedded(folder, file, _nested(batch.schema, image))
+                wanted = list(dict.fromkeys([*columns] if embedded else [image, *columns]))
+                for index, cells in enumerate(_cells_of(folder, file, batch, wanted)):
+                    number += 1
+                    place = group if embedded else None
+                    yield TableRow(number, cells, group=place, index=index)
+    except pa.ArrowException as error:
+        raise ValueError(f"{folder}/{file} is not Arrow that can be read: {error}") from error
+
+
+def _batches(stream: Any) -> Iterator[pa.RecordBatch]:
+    is_file = stream.read(6) == b"ARROW1"
+    stream.seek(0)
+    if is_file:
+        reader = pa.ipc.open_file(stream)
+        yield from (reader.get_batch(number) for number in range(reader.num_record_batches))
+    else:
+        yield from pa.ipc.open_stream(stream)
+
+
+def _cells_of(
+    folder: Folder, file: str, batch: pa.RecordBatch, wanted: Sequence[str]
+) -> Iterator[dict[str, Any]]:
+    """Yield the rows of a batch with the wanted columns, fields of records among them."""
+    values = {}
+    for name in wanted:
+        top = name if name in batch.schema.names else name.split(".")[0]
+        column = _values(batch.column(top))
+        path = name.removeprefix(top).split(".")[1:]
+        values[name] = [_field(cell, path) for cell in column] if path else column
+    for row in range(batch.num_rows):
+        yield {name: cells[row] for name, cells in values.items()}
+
+
+def _nested(schema: pa.Schema, name: str) -> pa.Field:
+    """Return the field that a column names, which may be dotted."""
+    if name in schema.names:
+        return schema.field(name)
+    top, *path = name.split(".")
+    found = schema.field(top)
+    for part in path:
+        kind = found.type.value_type if _is_list(found.type) else found.type
+        if not pa.types.is_struct(kind) or kind.get_field_index(part) < 0:
+            raise ValueError(f"column {top!r} is {found.type} and has no field {part!r}")
+        found = kind.field(kind.get_field_index(part))
+    return found
+
+
+def _check_texts(
+    folder: Folder, file: str, schema: pa.Schema, image: str, columns: Sequence[str]
+) -> None:
+    """Refuse a column of records once, with the fields that can be named."""
+    for name in (image, *columns):
+        try:
+            kind = _nested(schema, name).type
+        except ValueError as error:
+            raise ValueError(f"{folder}/{file}: {error}.") from error
+        kind = kind.value_type if _is_list(kind) else kind
+        if name != image and pa.types.is_struct(kind):
+            fields = [each.name for each in kind]
+            raise ValueError(
+                f"{folder}/{file}: column {name!r} holds records with the fields "
+                f"{', '.join(fields)}. Name one of them, for example {name}.{fields[0]}."
+            )
+
+
+def _is_list(kind: pa.DataType) -> bool:
+    types = pa.types
+    return types.is_list(kind) or types.is_large_list(kind) or types.is_fixed_size_list(kind)
 
 
 def _parquet(folder: Folder, file: str, image: str, columns: Sequence[str]) -> Iterator[TableRow]:
@@ -160,18 +371,18 @@ def _parquet(folder: Folder, file: str, image: str, columns: Sequence[str]) -> I
             table = pq.ParquetFile(stream)
             schema = table.schema_arrow
             _check_columns(folder, file, (image, *columns), schema.names)
-            embedded = _is_embedded(folder, file, schema.field(image))
+            _check_texts(folder, file, schema, image, columns)
+            embedded = _is_embedded(folder, file, _nested(schema, image))
             wanted = list(dict.fromkeys([*columns] if embedded else [image, *columns]))
+            tops = list(dict.fromkeys(n if n in schema.names else n.split(".")[0] for n in wanted))
             number = 0
             for group in range(table.num_row_groups):
                 if embedded:
                     _check_group(folder, file, table, group, image)
                 index = 0
-                for batch in table.iter_batches(BATCH, row_groups=[group], columns=wanted):
-                    values = [_values(batch.column(name)) for name in wanted]
-                    for row in range(batch.num_rows):
+                for batch in table.iter_batches(BATCH, row_groups=[group], columns=tops):
+                    for cells in _cells_of(folder, file, batch, wanted):
                         number += 1
-                        cells = {n: v[row] for n, v in zip(wanted, values, strict=True)}
                         place = group if embedded else None
                         yield TableRow(number, cells, group=place, index=index)
                         index += 1
@@ -182,7 +393,7 @@ def _parquet(folder: Folder, file: str, image: str, columns: Sequence[str]) -> I
 
 
 def _check_columns(folder: Folder, file: str, wanted: Sequence[str], found: Sequence[str]) -> None:
-    missing = [name for name in wanted if name not in found]
+    missing = [n for n in wanted if n not in found and n.split(".")[0] not in found]
     twice = [name for name in wanted if list(found).count(name) > 1]
     if missing or twice:
         what = f"has no column {missing[0]!r}" if missing else f"has two columns {twice[0]!r}"
@@ -195,9 +406,9 @@ def _check_columns(folder: Folder, file: str, wanted: Sequence[str], found: Sequ
 
 def _is_embedded(folder: Folder, file: str, column: pa.Field) -> bool:
     kind = column.type.value_type if pa.types.is_dictionary(column.type) else column.type
-    if pa.types.is_string(kind) or pa.types.is_large_string(kind):
+    if _is_text(kind):
         return False
-    if pa.types.is_binary(kind) or pa.types.is_large_binary(kind):
+    if pa.types.is_binary(kind) or pa.types.is_large_binary(kind) or pa.types.is_binary_view(kind):
         return True
     if pa.types.is_struct(kind) and {"bytes", "path"} & {child.name for child in kind}:
         return True
@@ -222,14 +433,19 @@ def _check_group(folder: Folder, file: str, table: pq.ParquetFile, group: int, i
         )
 
 
+def _is_text(kind: pa.DataType) -> bool:
+    types = pa.types
+    return types.is_string(kind) or types.is_large_string(kind) or types.is_string_view(kind)
+
+
 def _values(column: pa.Array) -> list[Any]:
     """Convert a column to Python values; text need not be UTF-8."""
     if pa.types.is_dictionary(column.type):
         column = column.dictionary_decode()
     kind = column.type
-    is_list = pa.types.is_list(kind) or pa.types.is_large_list(kind)
+    is_list = _is_list(kind)
     inner = kind.value_type if is_list else kind
-    if pa.types.is_string(inner) or pa.types.is_large_string(inner):
+    if _is_text(inner):
         plain = pa.large_binary()
         column = column.cast(pa.large_list(plain) if is_list else plain)
     return [_text(value) for value in column.to_pylist()]

@@ -178,7 +178,8 @@ def test_every_file_is_listed_once_or_said_to_be_left_aside(tree, places):
         try:
             records = list(source_at(root, images=images, captions=texts).records())
         except ValueError as error:
-            assert "holds no images" in str(error)
+            if "holds no images" not in str(error):
+                raise
             return
 
     used = [r.location for r in records if r.location]
