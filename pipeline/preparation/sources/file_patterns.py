@@ -33,7 +33,7 @@ def matching_files(
     """
     folder = base_folder(location)
     rest = location.removeprefix(folder.location).lstrip("/")
-    if not SPECIAL.search(location):
+    if not is_pattern(location):
         if rest:
             return folder, [rest]
         _check_exists(folder)
@@ -64,11 +64,26 @@ def matching_files(
 @lru_cache(maxsize=8)
 def base_folder(location: str) -> Folder:
     """Return the folder of the names that `matching_files` returns."""
-    special = SPECIAL.search(location)
-    if special is not None:
-        return Folder(location[: location.rfind("/", 0, special.start())])
+    if is_pattern(location):
+        return Folder(_before_pattern(location))
     folder = Folder(location)
     return Folder(location.rpartition("/")[0]) if folder.is_file() else folder
+
+
+@lru_cache(maxsize=8)
+def is_pattern(location: str) -> bool:
+    """Return whether a location is a pattern: what exists is a path, whatever its characters."""
+    return SPECIAL.search(location) is not None and not Folder(location).exists()
+
+
+def _before_pattern(location: str) -> str:
+    """Return the longest folder before a pattern that exists, or the one before its first part."""
+    first = SPECIAL.search(location)
+    place = location.rfind("/", 0, first.start() if first else None)
+    following = location.find("/", place + 1)
+    while following > 0 and Folder(location[:following]).exists():
+        place, following = following, location.find("/", following + 1)
+    return location[:place]
 
 
 def check_pattern(pattern: str | None, names: list[str]) -> None:

@@ -48,6 +48,10 @@ UPDATE images SET key = (SELECT min(key) FROM alone WHERE plain = plain(images.k
 """
 
 
+class SameNameError(ValueError):
+    """Two images have the same name."""
+
+
 class Catalogue:
     """Collects images and captions by a key, and pairs them; errors name `where`."""
 
@@ -90,7 +94,8 @@ class Catalogue:
             fields: `label`, `meaning`, `box`, `size` as in `Record`.
 
         Raises:
-            ValueError: If the id was added before.
+            SameNameError: If the id was added before, with another location.
+            ValueError: If it was added before, with other fields.
         """
         name, key, location = _text(name or key), _text(key), _text(location)
         rest = json.dumps({"split": split, **fields})
@@ -107,7 +112,7 @@ class Catalogue:
                     f"{self.where}: image {name!r} occurs twice, as {_said(before[1])} and as "
                     f"{_said(rest)}. It can be only one of them."
                 ) from error
-            raise ValueError(
+            raise SameNameError(
                 f"{self.where}: {name!r} names two images, {before[0]!r} and {location!r}. Names "
                 "must be unique: remove one of them, or rename it."
             ) from error

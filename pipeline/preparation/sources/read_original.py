@@ -8,6 +8,7 @@ import errno
 import os
 import re
 import stat
+import unicodedata
 from functools import lru_cache
 from pathlib import Path
 from typing import Annotated
@@ -69,7 +70,17 @@ def read_original(root: str, name: str, start: int | None = None, end: int | Non
         OSError: If it cannot be read.
         RejectedError: If the name points outside `root`.
     """
-    folder = _folder(root)
+    forms = dict.fromkeys([name, *(unicodedata.normalize(form, name) for form in ("NFC", "NFD"))])
+    missing: list[FileNotFoundError] = []
+    for form in forms:  # a disk may spell é in two ways, and a table in the other one
+        try:
+            return _read(_folder(root), form, start, end)
+        except FileNotFoundError as error:
+            missing.append(error)
+    raise missing[0]
+
+
+def _read(folder: Folder, name: str, start: int | None, end: int | None) -> bytes:
     try:
         plain = safe_name(folder, name)
         if folder.local_path and end is None:

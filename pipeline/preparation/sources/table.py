@@ -18,7 +18,7 @@ from pydantic import AfterValidator, Field
 from pipeline.common.console import print_line
 from pipeline.preparation.decoding.images import RejectedError
 from pipeline.preparation.sources.file_patterns import base_folder, check_pattern, matching_files
-from pipeline.preparation.sources.join_on_disk import Catalogue
+from pipeline.preparation.sources.join_on_disk import Catalogue, SameNameError
 from pipeline.preparation.sources.read_original import Root, below, read_original, safe_name
 from pipeline.preparation.sources.source import Record, Source, raise_refusals, refusal, split_of
 from pipeline.preparation.sources.table_format import Format
@@ -30,7 +30,7 @@ from pipeline.preparation.sources.table_rows import (
     read_cell,
     table_rows,
 )
-from pipeline.storage.folder import absolute
+from pipeline.storage.folder import Folder, absolute
 
 CELL = re.compile(r"(?P<table>.+)#(?P<group>\d+)\.(?P<index>\d+)")
 MAX_LIST = 64 * 2**10  # characters of a text that is parsed as a list
@@ -87,21 +87,17 @@ class TableSource(Source):
         """List the images in the order of their names, or of their rows if tables contain them."""
         folder, tables = matching_files(self.root, ENDINGS, OTHER_ENDINGS)
         check_pattern(self.validation_files, tables)
-        others = [c for c in (self.caption, self.id, self.split, self.label) if c is not None]
-        left: Counter[str] = Counter()
-        layout = Layout(self.format, self.delimiter, self.quoting)
-        with Catalogue(str(folder)) as catalogue:
-            rows = 0
-            for table in tables:
-                for row in table_rows(folder, table, self.image, others, layout):
-                    catalogue.where = f"{folder}/{table}, row {row.number}"
-                    self._enter(catalogue, table, row, left)
-                    rows += 1
-            if not rows:
-                raise ValueError(f"{folder}: {', '.join(tables[:3])} holds no rows.")
-            for value, count in left.most_common(8):
-                print_line(f"{count:,} rows are of split {value}: left out")
-            yield from catalogue.records()
+        for by_path in (False, True):
+            with Catalogue(str(folder)) as catalogue:
+                try:
+                    self._enter_all(catalogue, folder, tables, by_path)
+                except SameNameError:
+                    # `1.jpg` in tables of two folders is two images: their paths tell them apart.
+                    if by_path or self.id is not None or self.images is not None:
+                        raise
+                    continue
+                yield from catalogue.records()
+                return
 
     def read_image(self, record: Record) -> bytes:
         """Read the file of a record, or the cell of its row."""
@@ -135,7 +131,27 @@ class TableSource(Source):
     def _images(self) -> str:
         return base_folder(self.root).location if self.images is None else self.images
 
-    def _enter(self, catalogue: Catalogue, table: str, row: TableRow, left: Counter[str]) -> None:
+    def _enter_all(
+        self, catalogue: Catalogue, folder: Folder, tables: Sequence[str], by_path: bool
+    ) -> None:
+        """Enter the rows of all tables; `by_path` names an image by its path below the root."""
+        others = [c for c in (self.caption, self.id, self.split, self.label) if c is not None]
+        left: Counter[str] = Counter()
+        layout = Layout(self.format, self.delimiter, self.quoting)
+        rows = 0
+        for table in tables:
+            for row in table_rows(folder, table, self.image, others, layout):
+                catalogue.where = f"{folder}/{table}, row {row.number}"
+                self._enter(catalogue, table, row, left, by_path)
+                rows += 1
+        if not rows:
+            raise ValueError(f"{folder}: {', '.join(tables[:3])} holds no rows.")
+        for value, count in left.most_common(8):
+            print_line(f"{count:,} rows are of split {value}: left out")
+
+    def _enter(
+        self, catalogue: Catalogue, table: str, row: TableRow, left: Counter[str], by_path: bool
+    ) -> None:
         """Enter a row into the catalogue."""
         place = f"{table}#{row.number:012d}"
         try:
@@ -164,6 +180,8 @@ class TableSource(Source):
             key, location = name or image, image
             if self.images is None and not relative:
                 location = below(table.rpartition("/")[0], image)
+            if by_path:
+                key = location
         else:
             key, location = place, ""
         split = split_of(name or key, self.validation, table, self.validation_files)

@@ -3,6 +3,7 @@
 import gzip
 import json
 import pickle
+import unicodedata
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -399,6 +400,36 @@ def test_names_of_images_as_windows_and_absolute_paths_below_the_root(tmp_path):
     write_table(tmp_path / "disk/t/rows.csv", [{"image": name, "caption": "x"}])
     source = source_at(tmp_path / "disk/t/rows.csv", images=str(tmp_path / "disk"))
     assert [source.read_image(r) for r in source.records()] == [jpeg()]
+
+
+def test_a_path_that_exists_is_a_path_before_it_is_a_pattern(tmp_path):
+    for name in ("my data [v2]", "curly {a,b}", "what?", "all*"):
+        table = write_table(tmp_path / name / "t.csv", [{"image": "a.jpg", "caption": name}])
+
+        for root in (table, table.parent, table.parent / "*.csv", table.parent / "{t,t}.csv"):
+            assert captions(root) == {"a.jpg": (name,)}, root
+    assert len(listed(tmp_path / "*" / "t.csv")) == 4
+
+
+def test_the_same_name_in_two_folders_is_two_images(tmp_path):
+    for part in ("train", "test"):
+        write(tmp_path / part / "1.jpg", jpeg(len(part)))
+        write_table(tmp_path / part / "metadata.csv", [{"image": "1.jpg", "caption": part}])
+    source = source_at(tmp_path)
+
+    read = {r.id: outcome(source, r) for r in source.records()}
+
+    assert read == {f"{p}/1.jpg": ([p], jpeg(len(p))) for p in ("train", "test")}
+
+
+def test_names_are_the_same_in_composed_and_decomposed_unicode(tmp_path):
+    disk, table = (unicodedata.normalize(form, "café.jpg") for form in ("NFD", "NFC"))
+    for there, named in ((disk, table), (table, disk)):
+        root = tmp_path / str(len(there))
+        write(root / there, jpeg())
+        source = source_at(write_table(root / "t.csv", [{"image": named, "caption": "x"}]))
+
+        assert [source.read_image(r) for r in source.records()] == [jpeg()]
 
 
 def test_views_of_text_and_bytes_are_read(tmp_path):
