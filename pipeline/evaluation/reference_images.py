@@ -113,7 +113,9 @@ def _said(protocol: Protocol) -> str:
 
 def _of_folder(location: str) -> RealImages:
     folder = Folder(absolute(location, "reference_images"))
-    found = sorted((name, size) for name, size in folder.walk() if name.lower().endswith(ENDINGS))
+    found = sorted(
+        (name, size) for name, size in folder.walk(links=True) if name.lower().endswith(ENDINGS)
+    )
     if not found:
         raise FileNotFoundError(
             f"reference_images={location} holds no images ({', '.join(ENDINGS)})."

@@ -106,4 +106,6 @@ class PrepareConfig(Settings):
 
     def recorded_source(self) -> dict[str, Any]:
         """Return the source's name and options."""
-        return {"name": self.source.name, **self.source.model_dump(mode="json")}
+        options = self.source.model_dump(mode="json")
+        unset = {name for name in self.source.later if options[name] is None}
+        return {"name": self.source.name, **{n: v for n, v in options.items() if n not in unset}}

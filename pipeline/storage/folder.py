@@ -20,7 +20,7 @@ from typing import IO, Any
 from pipeline.common.redaction import refuse_password
 from pipeline.storage.backend import OPENERS, Backend, register
 from pipeline.storage.fsspec_files import FsspecFiles
-from pipeline.storage.local_disk import LocalDisk
+from pipeline.storage.local_disk import LocalDisk, walk
 from pipeline.storage.safe_path import inside
 
 logger = logging.getLogger(__name__)
@@ -117,13 +117,19 @@ class Folder:
         with self._clear_errors("listing"):
             return sorted(set(self.backend.names(self.path)))
 
-    def walk(self) -> Iterator[tuple[str, int]]:
+    def walk(self, *, links: bool = False) -> Iterator[tuple[str, int]]:
         """Yield every file below: its name in this folder and its size in bytes, in no order.
 
         Memory stays bounded however many there are.
+
+        Args:
+            links: Follow links to folders too, if the folder is on a local disk.
         """
         with self._clear_errors("listing"):
-            yield from self.backend.walk(self.path)
+            if links and self.local_path:
+                yield from walk(self.local_path, links=True)
+            else:
+                yield from self.backend.walk(self.path)
 
     def size(self, name: str) -> int | None:
         """Return the size of a file in bytes, or None if it is not there."""

@@ -13,6 +13,7 @@ from typing import IO
 
 from fsspec.implementations.local import LocalFileSystem
 
+from pipeline.common.console import print_line
 from pipeline.common.failpoints import reach
 from pipeline.storage.backend import Backend
 
@@ -140,8 +141,12 @@ def _temporary(target: str, content: bytes) -> Iterator[str]:
         Path(temporary).unlink(missing_ok=True)  # renamed, if all went well
 
 
-def walk(folder: str) -> Iterator[tuple[str, int]]:
-    """Yield every file below a folder, its relative name and size in bytes, in no order."""
+def walk(folder: str, *, links: bool = False) -> Iterator[tuple[str, int]]:
+    """Yield every file below a folder, its relative name and size in bytes, in no order.
+
+    Args:
+        links: Follow links to folders, except those that lead back to a folder around them.
+    """
     open_folders: list[tuple[str, Iterator[os.DirEntry[str]]]] = []
     try:
         open_folders.append(("", os.scandir(folder)))
@@ -155,7 +160,11 @@ def walk(folder: str) -> Iterator[tuple[str, int]]:
             continue
         name = below + entry.name
         with contextlib.suppress(FileNotFoundError):  # deleted while we look
-            if entry.is_dir(follow_symlinks=False):
+            linked = links and entry.is_symlink() and os.path.isdir(entry.path)
+            if linked or entry.is_dir(follow_symlinks=False):
+                if linked and _leads_back(folder, below, entry.path):
+                    print_line(f"{entry.path} leads back to a folder around it: not followed")
+                    continue
                 open_folders.append((f"{name}/", os.scandir(entry.path)))
             elif (size := _file_size(entry)) is not None:
                 yield name, size
@@ -170,6 +179,13 @@ def remove_abandoned(folder: str) -> None:
         if _ABANDONED.fullmatch(name):
             with contextlib.suppress(FileNotFoundError):
                 os.unlink(f"{folder}/{name}")
+
+
+def _leads_back(folder: str, below: str, link: str) -> bool:
+    """Return whether a link leads to the folder it is in, or to one above that, up to `folder`."""
+    parts = below.split("/")[:-1]
+    around = ["/".join([folder, *parts[:depth]]) for depth in range(len(parts) + 1)]
+    return any(os.path.samefile(link, each) for each in around)
 
 
 def _file_size(entry: os.DirEntry[str]) -> int | None:

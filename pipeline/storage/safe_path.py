@@ -31,7 +31,8 @@ def inside(folder: "Folder", name: str, *, by_links: bool = False) -> str:
     Args:
         folder: Where the file must be; where it is closed, inside what it is closed at.
         name: Relative, its parts separated by slashes.
-        by_links: Let links lead out: to files that are only read, and proved by a hash.
+        by_links: Let links lead out: to the user's own originals, or to files that are only read
+            and proved by a hash.
 
     Raises:
         ValueError: If it is anything else; starts with `PATH_UNSAFE:`.

@@ -76,7 +76,10 @@ STARTS = {
     b"\0\0\0\x0cjP  ": "JPEG 2000",
     b"\0\0\0\x0cJXL ": "JPEG XL",
     b"\xff\x0a": "JPEG XL",
+    b"P5\n": "PGM",
+    b"P6\n": "PPM",
 }
+TAKEN_STARTS = {b"\xff\xd8\xff": "JPEG", b"\x89PNG\r\n\x1a\n": "PNG"}
 SVG_STARTS = (b"<svg", b"<?xml", b"<!--", b"<!doctype svg")
 IMAGES = (".jpg", ".jpeg", ".png", ".webp")
 # Decoding refuses these. They are listed so that they are counted, not left out without a word.
@@ -210,6 +213,14 @@ def _rejecting(content: bytes) -> Iterator[None]:
     except Exception as error:  # damaged files raise almost anything
         reason = "IMG_TRUNCATED" if _is_cut(content) else "IMG_CORRUPT"
         raise RejectedError(reason, f"{type(error).__name__}: {error}") from error
+
+
+def format_of(head: bytes) -> str | None:
+    """Name the format of an image by its first bytes, at least 64; None if it looks like none."""
+    if head[:4] == b"RIFF" and head[8:12] == b"WEBP":
+        return "WEBP"
+    taken = (name for start, name in TAKEN_STARTS.items() if head.startswith(start))
+    return next(taken, None) or _other_format(head)
 
 
 def _other_format(content: bytes) -> str | None:

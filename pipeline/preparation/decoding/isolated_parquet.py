@@ -1,4 +1,4 @@
-"""Read foreign parquet in a disposable child process with limits of memory and time."""
+"""Read foreign parquet and Arrow in a disposable child process with limits of memory and time."""
 
 import json
 import threading
@@ -78,11 +78,12 @@ class Table:
                 answer, content = child_of(LIMITS).ask(request, b"", self._read)
         except RejectedError as problem:  # it crashed, or takes too long
             raise ValueError(
-                f"{self.where} is not parquet that can be read: {problem.detail}"
+                f"{self.where} is not parquet or Arrow that can be read: {problem.detail}"
             ) from problem
         if "error" in answer:
             raise ValueError(
-                f"{self.where} is not parquet that can be read: {printable(answer['error'])}"
+                f"{self.where} is not parquet or Arrow that can be read: "
+                f"{printable(answer['error'])}"
             )
         return answer, content
 

@@ -1,4 +1,4 @@
-"""The child process that reads foreign parquet; `isolated_parquet.py` starts it and asks it.
+"""The child process that reads foreign parquet and Arrow; `isolated_parquet.py` starts and asks it.
 
 A few bytes of parquet can stand for gigabytes, and what its header says of sizes need not be true:
 only a limit on the memory of a process holds. It opens no file: the parent gives it the bytes.
@@ -11,6 +11,7 @@ from multiprocessing.connection import Connection
 from typing import Any
 
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from pipeline.preparation.decoding.decoder_process import serve
@@ -23,6 +24,7 @@ READ_AT_ONCE = 8 * 2**20  # bytes: storage answers late
 ROWS = 256  # of a batch
 CELLS = 16  # of a batch: images are large
 LISTS = (pa.types.is_list, pa.types.is_large_list, pa.types.is_fixed_size_list)
+TEXTS = (pa.types.is_string, pa.types.is_large_string, pa.types.is_string_view)
 HELD = 2**28  # bytes of images kept while others are read; threads may be in two row groups
 
 
@@ -66,7 +68,7 @@ class Tables:
 
     def __init__(self, connection: Connection) -> None:
         self._connection = connection
-        self._open: dict[str, pq.ParquetFile] = {}
+        self._open: dict[str, pq.ParquetFile | _Arrow] = {}
         self._rows: dict[str, Iterator[pa.RecordBatch]] = {}
         self._cells: dict[tuple[Any, ...], pa.ChunkedArray | RejectedError] = {}
 
@@ -98,7 +100,7 @@ class Tables:
     ) -> tuple[dict[str, Any], bytes]:
         """Begin to read columns of a row group; see before that its images can be read."""
         file = self._open[table]
-        if image is not None:
+        if image is not None and isinstance(file, pq.ParquetFile):
             chunks = file.metadata.row_group(group)
             size = sum(
                 chunks.column(i).total_uncompressed_size
@@ -146,20 +148,83 @@ class Tables:
             raise RejectedError("IMG_TOO_LARGE", detail)
         return {"found": value is not None, "path": path or None}, value or b""
 
-    def _file(self) -> pq.ParquetFile:
+    def _file(self) -> "pq.ParquetFile | _Arrow":
         file = io.BufferedReader(_ParentsFile(self._connection), READ_AT_ONCE)
+        start = file.read(6)
+        file.seek(0)
+        if not start.startswith(b"PAR1"):
+            return _Arrow(file, is_file=start == b"ARROW1")
         return pq.ParquetFile(file, buffer_size=READ_AT_ONCE, pre_buffer=False)
+
+
+class _Arrow:
+    """An Arrow file or stream, with what a `ParquetFile` has; its batches are the row groups.
+
+    Args:
+        file: Open at its start.
+        is_file: Whether it has the index of a file; a stream is read from its start.
+    """
+
+    def __init__(self, file: Any, *, is_file: bool) -> None:
+        self._file, self._is_file = file, is_file
+        self._reader: Any = pa.ipc.open_file(file) if is_file else pa.ipc.open_stream(file)
+        self._next = 0
+        self.schema_arrow: pa.Schema = self._reader.schema
+
+    @property
+    def num_row_groups(self) -> int:
+        """Number of batches; those of a stream are read for it."""
+        if self._is_file:
+            return int(self._reader.num_record_batches)
+        while self._advance() is not None:
+            pass
+        return self._next
+
+    def iter_batches(
+        self, rows: int, *, row_groups: list[int], columns: list[str], use_threads: bool
+    ) -> Iterator[pa.RecordBatch]:
+        """Read columns of a batch in parts of some rows."""
+        batch = self._batch(row_groups[0]).select(columns)
+        yield from (batch.slice(start, rows) for start in range(0, batch.num_rows, rows))
+
+    def _batch(self, number: int) -> pa.RecordBatch:
+        if self._is_file:
+            return self._reader.get_batch(number)
+        if number < self._next:
+            self._file.seek(0)
+            self._reader, self._next = pa.ipc.open_stream(self._file), 0
+        batch = None
+        while self._next <= number:
+            batch = self._advance()
+            if batch is None:
+                raise ValueError(f"there is no batch {number}")
+        return batch
+
+    def _advance(self) -> pa.RecordBatch | None:
+        try:
+            batch = self._reader.read_next_batch()
+        except StopIteration:
+            return None
+        self._next += 1
+        return batch
 
 
 def _size(cells: pa.ChunkedArray | RejectedError) -> int:
     return 0 if isinstance(cells, RejectedError) else cells.nbytes
 
 
-def _parts(file: pq.ParquetFile, group: int, columns: list[str]) -> Iterator[pa.RecordBatch]:
-    """Read columns of a row group in parts that may cross."""
-    batches = file.iter_batches(ROWS, row_groups=[group], columns=columns, use_threads=False)
+def _parts(
+    file: "pq.ParquetFile | _Arrow", group: int, columns: list[str]
+) -> Iterator[pa.RecordBatch]:
+    """Read columns of a row group in parts that may cross; `a.b` is field b of column a."""
+    tops = [_top(file.schema_arrow, name) for name in columns]
+    wanted = list(dict.fromkeys(tops))
+    batches = file.iter_batches(ROWS, row_groups=[group], columns=wanted, use_threads=False)
     for batch in batches:
-        plain = [_plain(name, batch.column(name)) for name in columns]
+        plain = [
+            _plain(name, _field(batch.column(top), name.removeprefix(top).split(".")[1:]))
+            for name, top in zip(columns, tops, strict=True)
+        ]
         yield from _cut(pa.RecordBatch.from_arrays(plain, columns))
 
 
@@ -174,6 +239,22 @@ def _cut(batch: pa.RecordBatch) -> Iterator[pa.RecordBatch]:
         yield from _cut(batch.slice(half))
 
 
+def _top(schema: pa.Schema, name: str) -> str:
+    return name if name in schema.names else name.split(".")[0]
+
+
+def _field(column: pa.Array, path: list[str]) -> pa.Array:
+    """Return a field of records, or of the records in lists."""
+    for part in path:
+        kind = column.type
+        if pa.types.is_list(kind) or pa.types.is_large_list(kind):
+            inner = pc.struct_field(column.values, part)
+            column = type(column).from_arrays(column.offsets, inner)
+        else:
+            column = pc.struct_field(column, part)
+    return column
+
+
 def _plain(name: str, column: pa.Array) -> pa.Array:
     """Take off what could grow in the parent, and the trust that text is UTF-8."""
     kind = column.type
@@ -183,19 +264,19 @@ def _plain(name: str, column: pa.Array) -> pa.Array:
         inner = inner.value_type
     if pa.types.is_nested(inner) or (is_list and inner in (pa.null(), pa.bool_())):
         raise ValueError(f"column {name!r} is {kind}, not a text, a number or a list of such")
-    if pa.types.is_string(inner) or pa.types.is_large_string(inner):
+    if any(check(inner) for check in TEXTS):
         inner = pa.large_binary()
     return column.cast(pa.large_list(inner) if is_list else inner)
 
 
-def _cells(file: pq.ParquetFile, column: str, group: int) -> pa.ChunkedArray:
+def _cells(file: "pq.ParquetFile | _Arrow", column: str, group: int) -> pa.ChunkedArray:
     """Read the images of a row group."""
     found: list[pa.Array] = []
-    size = 0
+    size, top = 0, _top(file.schema_arrow, column)
     try:
-        batches = file.iter_batches(CELLS, row_groups=[group], columns=[column], use_threads=False)
+        batches = file.iter_batches(CELLS, row_groups=[group], columns=[top], use_threads=False)
         for batch in batches:
-            found.append(batch.column(0))
+            found.append(_field(batch.column(0), column.removeprefix(top).split(".")[1:]))
             size += batch.nbytes
             if size > MAX_GROUP:
                 break

@@ -1,8 +1,9 @@
 """Files with the captions of one image: one caption on each line, or JSON."""
 
 import codecs
+import contextlib
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from pipeline.preparation.decoding.captions import MAX_BYTES
@@ -48,7 +49,7 @@ def find_captions(folder: Folder, given: str | None, usual: Sequence[str]) -> st
         ValueError: If it does not exist.
     """
     if given is not None:
-        inside(folder, given)
+        inside(folder, given, by_links=True)
     found = next((n for n in ([given] if given else usual) if folder.exists(n)), None)
     if found is None:
         raise ValueError(
@@ -73,16 +74,27 @@ def read_captions(root: str, record: Record, key: str | None = None) -> list[str
         RejectedError: If one must not be read, or is damaged.
     """
     raise_refusals(record)
-    return [
-        caption
-        for name in chosen(record.texts)
-        for caption in captions_of(name, read_original(root, name), key)
-    ]
+    return first_captions(
+        record.texts, lambda name: captions_of(name, read_original(root, name), key)
+    )
 
 
-def chosen(names: Sequence[str]) -> Sequence[str]:
-    """Choose which caption files of an image are read."""
-    return [name for name in names if not name.lower().endswith(".json")] or names
+def first_captions(
+    names: Sequence[str], read: Callable[[str], list[str | bytes]]
+) -> list[str | bytes]:
+    """Read the text files of an image; its JSON files if there are no others, or these are empty.
+
+    Args:
+        names: Caption files of the image.
+        read: Reads one of them.
+    """
+    texts = [name for name in names if not name.lower().endswith(".json")]
+    found = [caption for name in texts or names for caption in read(name)]
+    if found or not texts:
+        return found
+    with contextlib.suppress(RejectedError):  # JSON beside a text file may hold other data
+        return [caption for name in names if name not in texts for caption in read(name)]
+    return []
 
 
 def captions_of(name: str, content: bytes, key: str | None = None) -> list[str | bytes]:
@@ -90,7 +102,8 @@ def captions_of(name: str, content: bytes, key: str | None = None) -> list[str |
 
     Args:
         name: Name of the file; its ending is the format.
-        key: Key of the captions in a JSON object; by default the first of `KEYS` that exists.
+        key: Key of the captions in a JSON object, `a.b` for one deeper; by default the first of
+            `KEYS` that exists.
 
     Raises:
         RejectedError: If JSON is damaged, or has no captions.
@@ -111,9 +124,14 @@ def _from_json(name: str, content: bytes, key: str | None) -> list[str]:
     keys = KEYS if key is None else (key,)
     if isinstance(value, dict):
         found = next((each for each in keys if each in value), None)
-        if found is None:
-            raise RejectedError("CAP_FORMAT", f"{name} has no {' or '.join(map(repr, keys))}")
-        value = value[found]
+        if found is not None:
+            return _texts(name, value[found])
+        there = ", ".join(map(repr, list(value)[:12])) or "none"
+        for part in key.split(".") if key is not None else KEYS[:1]:
+            if not isinstance(value, dict) or part not in value:
+                missing = f"{name} has no {' or '.join(map(repr, keys))}. Keys there: {there}"
+                raise RejectedError("CAP_FORMAT", missing)
+            value = value[part]
     return _texts(name, value)
 
 

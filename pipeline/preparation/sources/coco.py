@@ -1,20 +1,32 @@
 """MS-COCO captions, 2014 or 2017: a captions JSON and an image folder per split."""
 
+import contextlib
 import re
+import shlex
 from collections.abc import Iterator
 from typing import Any, ClassVar
 
 import ijson
 
+from pipeline.common.console import print_line
+from pipeline.preparation.decoding.images import RejectedError
 from pipeline.preparation.sources.join_on_disk import Catalogue
-from pipeline.preparation.sources.read_original import Root, below, open_root, read_original
+from pipeline.preparation.sources.read_original import (
+    Root,
+    below,
+    open_root,
+    read_original,
+    safe_name,
+)
 from pipeline.preparation.sources.source import Record, Source
 from pipeline.storage.folder import Folder
+from pipeline.storage.safe_path import inside
 
 HALF_PAIR = re.compile(
     rb"\\u[dD][89abAB][0-9a-fA-F]{2}(?!\\u[dD][c-fC-F])"
     rb"|(?<!\\u[dD][89abAB][0-9a-fA-F]{2})\\u[dD][c-fC-F][0-9a-fA-F]{2}"
 )
+USUAL = ("images", "train", "data")  # folders in which others put the image folders
 BEFORE, AFTER = 6, 12  # bytes around an escape that may have its other half
 
 
@@ -25,6 +37,7 @@ class CocoSource(Source):
     """
 
     name: ClassVar[str] = "coco"
+    later: ClassVar[frozenset[str]] = frozenset({"images"})
 
     root: Root = "data/coco"
     """Folder or bucket with `annotations` and the image folders."""
@@ -32,6 +45,8 @@ class CocoSource(Source):
     """Name of the training split: captions in annotations/captions_NAME.json, images in NAME/."""
     validation: str = "val2017"
     """Name of the validation split, with the same layout."""
+    images: str | None = None
+    """Folder of the image folders, below root. Default: root itself."""
 
     def records(self) -> Iterator[Record]:
         """List the images of both splits in the order of their ids."""
@@ -42,22 +57,63 @@ class CocoSource(Source):
             file = f"annotations/captions_{name}.json"
             if not folder.exists(file):
                 found = [n for n in (folder / "annotations").names() if n.startswith("captions_")]
+                if folder.exists("train/filenames.pickle") and folder.exists("text"):
+                    raise ValueError(
+                        f"{folder} is COCO as AttnGAN lays it out. Prepare it with jobs/prepare.py "
+                        f"folder --root {shlex.quote(str(folder))} --images images --captions text"
+                    )
                 raise ValueError(
                     f"{folder}/{file} does not exist. Caption files there: "
                     f"{', '.join(found) or 'none'}. Name the splits with --train and --validation."
                 )
-            if not (folder / name).exists():
-                raise ValueError(f"{folder}/{name} does not exist: {file} needs its image folder.")
+            place = self._place(folder, name, file)
             with Catalogue(f"{folder}/{file}") as catalogue:
-                _read(folder, file, name, split, catalogue)
+                _read(folder, file, name, place, split, catalogue)
                 yield from catalogue.records()
+
+    def _place(self, folder: Folder, name: str, file: str) -> str:
+        """Return the folder of the images of a split, which archives may unpack one level deeper.
+
+        Raises:
+            ValueError: If it does not exist; says where it is, if it is in a usual place.
+        """
+        images = (self.images or "").strip("/")
+        if images:
+            inside(folder, images, by_links=True)
+        place = f"{images}/{name}" if images else name
+        if not folder.exists(place):
+            usual = next((p for p in USUAL if folder.exists(f"{p}/{name}")), None)
+            advice = f" It is in {usual}: add --images {usual}." if usual else ""
+            raise ValueError(
+                f"{folder}/{place} does not exist: {file} needs its image folder.{advice}"
+            )
+        deeper = f"{place}/{name}"
+        first = None
+        with contextlib.suppress(ijson.JSONError):  # said where all of it is read
+            if folder.exists(deeper):
+                first = next(_items(folder, file, "images"), None)
+        if isinstance(first, dict) and isinstance(shown := first.get("file_name"), str):
+            found = [p for p in (place, deeper) if _is_there(folder, below(p, shown))]
+            if found == [deeper]:
+                print_line(f"the images of {name} are in {folder}/{deeper}")
+                return deeper
+        return place
 
     def read_image(self, record: Record) -> bytes:
         """Read the file of a record."""
         return read_original(self.root, record.location)
 
 
-def _read(folder: Folder, file: str, name: str, split: str, catalogue: Catalogue) -> None:
+def _is_there(folder: Folder, name: str) -> bool:
+    try:
+        return folder.exists(safe_name(folder, name))
+    except (OSError, RejectedError):
+        return False
+
+
+def _read(
+    folder: Folder, file: str, name: str, place: str, split: str, catalogue: Catalogue
+) -> None:
     """Stream a captions file: first images, then captions, joined by their ids."""
     images = captions = 0
     try:
@@ -65,7 +121,7 @@ def _read(folder: Folder, file: str, name: str, split: str, catalogue: Catalogue
             location = image["file_name"]
             if not isinstance(location, str):
                 raise TypeError(f"file_name {location!r} is not text")
-            catalogue.image(_key(name, image["id"]), below(name, location), split=split)
+            catalogue.image(_key(name, image["id"]), below(place, location), split=split)
             images += 1
         for annotation in _items(folder, file, "annotations"):
             text, number = annotation["caption"], annotation["id"]

@@ -69,7 +69,7 @@ class CubSource(Source):
                 print_line(
                     f"{unboxed:,} images have no line in {base}bounding_boxes.txt: used whole"
                 )
-            for file, size in (folder / texts).walk():
+            for file, size in (folder / texts).walk(links=True):
                 name = file.removesuffix(".txt")
                 if file != name and (name not in known or any(name in s for s in splits.values())):
                     catalogue.text_file(name, listed(f"{texts}/{file}", size))

@@ -5,6 +5,7 @@ from collections.abc import Iterator
 from fnmatch import fnmatchcase
 from functools import lru_cache
 
+from pipeline.common.console import print_line
 from pipeline.storage.folder import Folder
 
 SPECIAL = re.compile(r"[*?\[{]")
@@ -13,13 +14,16 @@ ADVICE = "Name a file, a folder of such files, or a pattern with --root."
 MAX_NAMES = 1_000_000  # of one pattern
 
 
-def matching_files(location: str, endings: tuple[str, ...]) -> tuple[Folder, list[str]]:
+def matching_files(
+    location: str, endings: tuple[str, ...], others: tuple[str, ...] = ()
+) -> tuple[Folder, list[str]]:
     """Find files.
 
     Args:
         location: A file; a folder, which is searched recursively; or a pattern with `*`, `?`,
             `[…]`, `{000..123}` or `{a,b}`, in which `*` does not match a slash.
         endings: Endings of files in a folder; files of a pattern may have any.
+        others: Endings that are taken if a folder has none of the first.
 
     Returns:
         A folder, and names in it, sorted.
@@ -29,13 +33,16 @@ def matching_files(location: str, endings: tuple[str, ...]) -> tuple[Folder, lis
     """
     folder = base_folder(location)
     rest = location.removeprefix(folder.location).lstrip("/")
-    if not SPECIAL.search(location):
+    if not is_pattern(location):
         if rest:
             return folder, [rest]
         _check_exists(folder)
-        found = sorted(n for n, _ in folder.walk() if n.lower().endswith(endings))
+        names = [n for n, _ in folder.walk(links=True) if n.lower().endswith(endings + others)]
+        found = sorted(n for n in names if n.lower().endswith(endings)) or sorted(names)
         if not found:
-            raise ValueError(f"{folder} holds no {' or '.join(endings)}. {ADVICE}")
+            raise ValueError(f"{folder} holds no {' or '.join(endings + others)}. {ADVICE}")
+        if left := len(names) - len(found):
+            print_line(f"{folder}: {left:,} files ({' or '.join(others)}) are left out")
         return folder, found
     _check_exists(folder)
     patterns = list(_expanded(rest))
@@ -43,7 +50,7 @@ def matching_files(location: str, endings: tuple[str, ...]) -> tuple[Folder, lis
     # A lookup for exact names, because a pattern may expand to many of them.
     exact = {pattern for pattern in patterns if not SPECIAL.search(pattern)}
     inexact = [part for part in parts if SPECIAL.search("/".join(part))]
-    found = sorted(n for n, _ in folder.walk() if n in exact or _matches(n, inexact))
+    found = sorted(n for n, _ in folder.walk(links=True) if n in exact or _matches(n, inexact))
     if missing := sorted(exact.difference(found)):
         raise ValueError(
             f"{folder}: {len(missing):,} of {len(exact):,} files of {rest!r} do "
@@ -57,11 +64,26 @@ def matching_files(location: str, endings: tuple[str, ...]) -> tuple[Folder, lis
 @lru_cache(maxsize=8)
 def base_folder(location: str) -> Folder:
     """Return the folder of the names that `matching_files` returns."""
-    special = SPECIAL.search(location)
-    if special is not None:
-        return Folder(location[: location.rfind("/", 0, special.start())])
+    if is_pattern(location):
+        return Folder(_before_pattern(location))
     folder = Folder(location)
     return Folder(location.rpartition("/")[0]) if folder.is_file() else folder
+
+
+@lru_cache(maxsize=8)
+def is_pattern(location: str) -> bool:
+    """Return whether a location is a pattern: what exists is a path, whatever its characters."""
+    return SPECIAL.search(location) is not None and not Folder(location).exists()
+
+
+def _before_pattern(location: str) -> str:
+    """Return the longest folder before a pattern that exists, or the one before its first part."""
+    first = SPECIAL.search(location)
+    place = location.rfind("/", 0, first.start() if first else None)
+    following = location.find("/", place + 1)
+    while following > 0 and Folder(location[:following]).exists():
+        place, following = following, location.find("/", following + 1)
+    return location[:place]
 
 
 def check_pattern(pattern: str | None, names: list[str]) -> None:

@@ -1,14 +1,17 @@
 """Images in a folder of any depth, with captions in files of the same name beside them."""
 
 import posixpath
+import re
+import shlex
+import unicodedata
 from collections import Counter
 from collections.abc import Iterator, Sequence
-from typing import Annotated, ClassVar, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import Field
 
 from pipeline.common.console import print_line
-from pipeline.preparation.decoding.images import IMAGES, OTHERS
+from pipeline.preparation.decoding.images import IMAGES, OTHERS, RejectedError, format_of
 from pipeline.preparation.sources.caption_files import ENDINGS, listed, order, read_captions
 from pipeline.preparation.sources.join_on_disk import Catalogue
 from pipeline.preparation.sources.read_original import Root, open_root, read_original, some_names
@@ -16,6 +19,15 @@ from pipeline.preparation.sources.source import Record, Source, split_of
 from pipeline.storage.folder import Folder
 from pipeline.storage.safe_path import inside
 
+TABLES = ("metadata.jsonl", "metadata.csv", "metadata.parquet")  # as Hugging Face names them
+OTHER_JSON = re.compile(r"(^|/)(\d{5,}_stats|dataset_infos?)\.json$")  # of img2dataset and datasets
+NO_ENDING = "without an ending"
+# Never images: their first bytes are not read.
+NO_IMAGES = (
+    *(".npy", ".npz", ".pt", ".pth", ".pkl", ".csv", ".tsv", ".jsonl", ".ndjson", ".parquet"),
+    *(".arrow", ".zip", ".gz", ".tar", ".md", ".xml", ".html", ".yaml", ".yml", ".log", ".py"),
+    *(".ipynb", ".db", ".ini", ".lock", ".dvc", ".pdf", ".mp4", ".wav", ".safetensors"),
+)
 VALIDATION_FOLDERS = ("validation", "val", "test")
 
 
@@ -29,8 +41,8 @@ class FolderSource(Source):
 
     root: Root
     """Folder or bucket of the images. The captions of a.jpg are in a.txt or a.caption (one on each
-    line), otherwise in a.json (a text, a list of texts, or an object with one of these). Hidden
-    files are ignored."""
+    line), otherwise in a.json (a text, a list of texts, or an object with one of these). A file
+    with an unknown ending is used if it holds an image; what is left aside is counted."""
     images: str = ""
     """Folder of the images below root, if captions are in another one. Default: root itself."""
     captions: str | None = None
@@ -49,7 +61,7 @@ class FolderSource(Source):
         images, captions = self.images.strip("/"), (self.captions or self.images).strip("/")
         for name, option in ((images, "images"), (captions, "captions")):
             if name:
-                inside(folder, name)
+                inside(folder, name, by_links=True)
             if name and not folder.exists(name):
                 raise ValueError(
                     f"{folder}/{name} does not exist: --{option} names a folder in --root, which "
@@ -58,34 +70,60 @@ class FolderSource(Source):
         splits = _split_folders(folder / images if images else folder)
         with Catalogue(str(folder)) as catalogue:
             count: Counter[str] = Counter()
-            for place in dict.fromkeys((images, captions)):
-                for file, size in (folder / place if place else folder).walk():
-                    stem, ending = posixpath.splitext(file)
-                    kind = ending.lower()
-                    is_image = place == images and kind in IMAGES + OTHERS
-                    is_caption = place == captions and kind in ENDINGS
-                    if _hidden(file) or not (is_image or is_caption):
-                        continue
-                    top = file.partition("/")[0]
-                    if splits and top not in splits:
+            aside: Counter[str] = Counter()
+            for location, size in _files(folder, images, captions):
+                ending = posixpath.splitext(location)[1].lower()
+                text = ending in ENDINGS
+                file = _within(location, captions if text else images)
+                if _hidden(location if file is None else file):
+                    aside["hidden"] += 1
+                    continue
+                if file is None or (text and OTHER_JSON.search(location)):
+                    aside[ending] += 1
+                    continue
+                top, stem = file.partition("/")[0], posixpath.splitext(file)[0]
+                known = ending in IMAGES + OTHERS
+                if splits and top not in splits:
+                    if text or known:
                         count[f"in neither {' nor '.join(splits)}"] += 1
-                        continue
-                    split = splits[top] if splits else split_of(stem, self.validation)
-                    location = f"{place}/{file}" if place else file
-                    if is_caption:
-                        text = listed(location, size)
-                        catalogue.text_file(stem, text, number=order(file), split=split)
-                        continue
-                    label = self._label(file, splits)
-                    catalogue.image(stem, location, name=file, split=split, label=label, size=size)
+                    else:
+                        aside[ending or NO_ENDING] += 1
+                    continue
+                split = splits[top] if splits else split_of(stem, self.validation)
+                if text:
+                    entry = listed(location, size)
+                    catalogue.text_file(stem, entry, number=order(file), split=split)
+                    continue
+                about: dict[str, Any] = {
+                    "name": file,
+                    "label": self._label(file, splits),
+                    "size": size,
+                }
+                if known:
+                    catalogue.image(stem, location, split=split, **about)
                     count["images"] += 1
-            if not count.pop("images", 0):
+                    continue
+                looks = ending not in NO_IMAGES and _looks_like_an_image(folder, location)
+                kind = ending or NO_ENDING
+                catalogue.spare(stem, location, kind, is_image=looks, split=split, **about)
+                if posixpath.basename(file) in TABLES:
+                    print_line(
+                        f"{folder}/{location} is a table: if it has the captions, prepare it with "
+                        f"jobs/prepare.py table --root {shlex.quote(f'{folder}/{location}')} "
+                        "--image file_name --caption text"
+                    )
+            left, found = catalogue.settle(_plain)
+            aside.update(left)
+            if not count.pop("images", 0) + found:
                 raise ValueError(
                     f"{folder}/{images} holds no images ({', '.join(IMAGES)}) below. It holds "
                     f"{some_names(folder / images if images else folder)}."
                 )
             for what, number in count.items():
                 print_line(f"{number:,} images and captions are {what}: left out")
+            if aside:
+                kinds = ", ".join(f"{number:,} {kind}" for kind, number in sorted(aside.items()))
+                print_line(f"{aside.total():,} files are neither images nor captions: {kinds}")
             yield from catalogue.records()
 
     def read_image(self, record: Record) -> bytes:
@@ -109,6 +147,39 @@ def _split_folders(images: Folder) -> dict[str, str]:
     if other is None or not images.exists("train"):
         return {}
     return {"train": "train", other: "validation"}
+
+
+def _files(folder: Folder, *trees: str) -> Iterator[tuple[str, int]]:
+    """Yield the files of some folders once each, also if one lies within another: name, bytes."""
+    outer = [tree for tree in dict.fromkeys(trees) if not any(_encloses(t, tree) for t in trees)]
+    for tree in outer:
+        for file, size in (folder / tree if tree else folder).walk(links=True):
+            yield (f"{tree}/{file}" if tree else file), size
+
+
+def _encloses(outer: str, tree: str) -> bool:
+    return outer != tree and _within(tree, outer) is not None
+
+
+def _within(location: str, tree: str) -> str | None:
+    """Return a name relative to a folder, or None if it is not below it."""
+    if not tree:
+        return location
+    return location.removeprefix(f"{tree}/") if location.startswith(f"{tree}/") else None
+
+
+def _looks_like_an_image(folder: Folder, location: str) -> bool:
+    try:
+        return format_of(read_original(folder.location, location, 0, 64)) is not None
+    except (OSError, RejectedError):
+        return False
+
+
+def _plain(key: str) -> str:
+    """Return the common form of `a`, `a.jpg` in `a.jpg.txt`, and a name in decomposed Unicode."""
+    key = unicodedata.normalize("NFC", key).rstrip()
+    stem, ending = posixpath.splitext(key)
+    return stem if ending.lower() in IMAGES + OTHERS else key
 
 
 def _hidden(file: str) -> bool:

@@ -7,7 +7,7 @@ file sorts and joins them, and finds names that occur twice.
 import json
 import sqlite3
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from itertools import groupby
 from operator import itemgetter
 from pathlib import Path
@@ -24,7 +24,34 @@ PRAGMA journal_mode = OFF;
 PRAGMA synchronous = OFF;
 CREATE TABLE images (id TEXT PRIMARY KEY, key TEXT, location TEXT, rest TEXT) WITHOUT ROWID;
 CREATE TABLE captions (key TEXT, number INTEGER, text BLOB, file TEXT, split TEXT);
+CREATE TABLE spares (
+    id TEXT PRIMARY KEY, key TEXT, location TEXT, rest TEXT, is_image INTEGER, kind TEXT
+) WITHOUT ROWID;
 """
+INDEXES = """
+CREATE INDEX IF NOT EXISTS images_by_key ON images (key, id);
+CREATE INDEX IF NOT EXISTS captions_by_key ON captions (key, number);
+"""
+# A spare is an image if it looks like one or has captions, and no image has its name.
+PROMOTED = """
+NOT EXISTS (SELECT 1 FROM images WHERE images.key = spares.key)
+AND (is_image OR EXISTS (SELECT 1 FROM captions WHERE captions.key = spares.key))
+"""
+SETTLE = f"""
+CREATE TEMP TABLE promoted AS SELECT id, key, location, rest FROM spares WHERE {PROMOTED};
+DELETE FROM spares WHERE id IN (SELECT id FROM promoted);
+INSERT INTO images SELECT * FROM promoted;
+CREATE TEMP TABLE alone AS SELECT DISTINCT key, plain(key) AS plain FROM captions
+    WHERE NOT EXISTS (SELECT 1 FROM images WHERE images.key = captions.key);
+CREATE INDEX alone_by_plain ON alone (plain, key);
+UPDATE images SET key = (SELECT min(key) FROM alone WHERE plain = plain(images.key))
+    WHERE NOT EXISTS (SELECT 1 FROM captions WHERE captions.key = images.key)
+    AND EXISTS (SELECT 1 FROM alone WHERE plain = plain(images.key));
+"""
+
+
+class SameNameError(ValueError):
+    """Two images have the same name."""
 
 
 class Catalogue:
@@ -69,7 +96,8 @@ class Catalogue:
             fields: `label`, `meaning`, `box`, `size` as in `Record`.
 
         Raises:
-            ValueError: If the id was added before.
+            SameNameError: If the id was added before, with another location.
+            ValueError: If it was added before, with other fields.
         """
         name, key, location = _text(name or key), _text(key), _text(location)
         rest = json.dumps({"split": split, **fields})
@@ -86,7 +114,7 @@ class Catalogue:
                     f"{self.where}: image {name!r} occurs twice, as {_said(before[1])} and as "
                     f"{_said(rest)}. It can be only one of them."
                 ) from error
-            raise ValueError(
+            raise SameNameError(
                 f"{self.where}: {name!r} names two images, {before[0]!r} and {location!r}. Names "
                 "must be unique: remove one of them, or rename it."
             ) from error
@@ -110,16 +138,42 @@ class Catalogue:
         row = (_text(key), number, None, _text(file), split)
         self._db.execute("INSERT INTO captions VALUES (?, ?, ?, ?, ?)", row)
 
+    def spare(self, key: str, location: str, kind: str, *, is_image: bool, **fields: Any) -> None:
+        """Add a file that is an image only if no image has its key: see `settle`.
+
+        Args:
+            key: As for `image`.
+            location: As in `Record`; `name` among the fields is the id.
+            kind: What to count it as if it is left aside.
+            is_image: Whether it looks like an image.
+            fields: As for `image`.
+        """
+        name = _text(fields.pop("name"))
+        row = (name, _text(key), _text(location), json.dumps(fields), is_image, kind)
+        self._db.execute("INSERT INTO spares VALUES (?, ?, ?, ?, ?, ?)", row)
+
+    def settle(self, plain: Callable[[str], str]) -> tuple[dict[str, int], int]:
+        """Decide which spares are images, and pair images and captions that are left alone.
+
+        Args:
+            plain: Common form of keys that mean the same.
+
+        Returns:
+            Count of the other spares by their kind, and of those that became images.
+        """
+        self._db.create_function("plain", 1, plain, deterministic=True)
+        self._db.executescript(INDEXES + SETTLE)
+        (promoted,) = self._db.execute("SELECT count(*) FROM promoted").fetchone()
+        left = dict(self._db.execute("SELECT kind, count(*) FROM spares GROUP BY kind"))
+        return left, promoted
+
     def records(self) -> Iterator[Record]:
         """List the records in the order of keys, and captions without an image.
 
         Raises:
             ValueError: If one image has more captions than memory should hold.
         """
-        self._db.executescript(
-            "CREATE INDEX images_by_key ON images (key, id);"
-            "CREATE INDEX captions_by_key ON captions (key, number);"
-        )
+        self._db.executescript(INDEXES)
         images = self._db.execute("SELECT key, id, location, rest FROM images ORDER BY key, id")
         captions = self._db.execute(
             "SELECT key, text, file, split FROM captions ORDER BY key, number, file, rowid"

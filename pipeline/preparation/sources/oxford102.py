@@ -58,7 +58,7 @@ class Oxford102Source(Source):
         classes = self._held_out(folder, texts, set(labels.values()))
         with Catalogue(str(folder)) as catalogue:
             images = 0
-            for file, size in (folder / "jpg").walk():
+            for file, size in (folder / "jpg").walk(links=True):
                 name = file.removesuffix(".jpg")
                 if file != name and not file.startswith("."):
                     label = labels.get(name)
@@ -67,7 +67,7 @@ class Oxford102Source(Source):
                     images += 1
             if not images:
                 raise ValueError(f"{folder}/jpg holds no image_00001.jpg or the like.")
-            for file, size in (folder / texts).walk():
+            for file, size in (folder / texts).walk(links=True):
                 key = _stem(file)
                 if key is not None:
                     split = "validation" if labels.get(key) in classes else "train"
@@ -134,7 +134,7 @@ def _stem(file: str) -> str | None:
 
 def _labels_of_folders(texts: Folder) -> dict[str, str]:
     labels: dict[str, str] = {}
-    for file, _ in texts.walk():
+    for file, _ in texts.walk(links=True):
         name, parent = _stem(file), file.rpartition("/")[0].rsplit("/", 1)[-1]
         if name is not None and parent.startswith("class_"):
             labels[name] = parent

@@ -1,10 +1,16 @@
-"""Read a file of the originals by its untrusted name, never outside their folder."""
+"""Read a file of the originals by its untrusted name, never outside their folder.
+
+Names are checked by their spelling. A link in the folder is the user's own and is followed, because
+many tools (DVC, git-annex, hub caches) lay out a dataset with links.
+"""
 
 import errno
 import os
 import re
 import stat
+import unicodedata
 from functools import lru_cache
+from pathlib import Path
 from typing import Annotated
 
 from pydantic import AfterValidator, Field
@@ -13,7 +19,19 @@ from pipeline.preparation.decoding.images import MAX_BYTES, RejectedError
 from pipeline.storage.folder import Folder, absolute
 from pipeline.storage.safe_path import inside
 
-Root = Annotated[str, AfterValidator(absolute), Field(validate_default=True)]
+
+def _as_named(location: str) -> str:
+    """Make a path absolute; a link whose file has another ending keeps its own name.
+
+    Hub caches link `train.parquet` to a file named by a hash, and the ending is the format.
+    """
+    place, path = absolute(location), Path(location).expanduser()
+    if "://" in location or Path(place).suffix == path.suffix or not path.is_file():
+        return place
+    return str(path.parent.resolve() / path.name)
+
+
+Root = Annotated[str, AfterValidator(_as_named), Field(validate_default=True)]
 """Type of an option that names a folder or bucket."""
 DRIVE = re.compile(r"[A-Za-z]:[\\/]")
 
@@ -52,7 +70,17 @@ def read_original(root: str, name: str, start: int | None = None, end: int | Non
         OSError: If it cannot be read.
         RejectedError: If the name points outside `root`.
     """
-    folder = _folder(root)
+    forms = dict.fromkeys([name, *(unicodedata.normalize(form, name) for form in ("NFC", "NFD"))])
+    missing: list[FileNotFoundError] = []
+    for form in forms:  # a disk may spell é in two ways, and a table in the other one
+        try:
+            return _read(_folder(root), form, start, end)
+        except FileNotFoundError as error:
+            missing.append(error)
+    raise missing[0]
+
+
+def _read(folder: Folder, name: str, start: int | None, end: int | None) -> bytes:
     try:
         plain = safe_name(folder, name)
         size = None if end is None else end - (start or 0)
@@ -72,9 +100,12 @@ def read_original(root: str, name: str, start: int | None = None, end: int | Non
 def below(parent: str, name: str) -> str:
     """Join a folder and an untrusted name.
 
-    An address, a drive or an absolute path is returned unchanged, so that reading refuses it.
+    Backslashes, as Windows writes them, become slashes. An address, a drive or an absolute path is
+    not joined, so that reading refuses it.
     """
-    foreign = name.startswith(("/", "\\")) or "://" in name or DRIVE.match(name)
+    if "://" not in name:
+        name = name.replace("\\", "/")
+    foreign = name.startswith("/") or "://" in name or DRIVE.match(name)
     return name if foreign or name in ("", ".") or not parent else f"{parent}/{name}"
 
 
@@ -88,7 +119,7 @@ def safe_name(folder: Folder, name: str) -> str:
     # Lists of files come from `find .` or are written by hand: `./a.jpg` and `a//b.jpg` are valid.
     plain = name if name.startswith("/") or "://" in name else _plain(name)
     try:
-        inside(folder, plain)
+        inside(folder, plain, by_links=True)
     except ValueError as problem:
         raise RejectedError("PATH_UNSAFE", str(problem).removeprefix("PATH_UNSAFE: ")) from problem
     if folder.local_path:

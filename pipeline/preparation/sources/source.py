@@ -54,6 +54,9 @@ class Source(Settings, ABC):
     mirrors: ClassVar[bool] = True
     """Whether a mirrored image still fits its captions (not if they say left and right)."""
 
+    later: ClassVar[frozenset[str]] = frozenset()
+    """Options that are newer than some prepared datasets: not recorded while they are None."""
+
     @property
     def overlapping(self) -> bool:
         """Whether validation images are training images too, as in a published protocol."""

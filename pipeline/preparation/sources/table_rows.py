@@ -1,22 +1,31 @@
-"""Read the rows of a table file one after another: CSV, TSV, JSON lines or parquet.
+"""Read the rows of a table file one after another: CSV, TSV, JSON, parquet, Arrow.
 
 A problem of one row is a field of the row; a problem of the file is an error. Bytes that are not
 UTF-8 become lone surrogates, for which captions are checked later.
 """
 
 import csv
+import gzip
 import io
 import json
+import zlib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from posixpath import splitext
+from typing import IO, Any, Literal
 
+import ijson
 import pyarrow as pa
 
+from pipeline.common.console import print_line
 from pipeline.preparation.decoding.isolated_parquet import open_table
+from pipeline.preparation.sources.table_format import Format, open_text, table_format
 from pipeline.storage.folder import Folder
 
 ENDINGS = (".csv", ".tsv", ".jsonl", ".ndjson", ".parquet")
+# In a folder, only if it has none of the others: a copy beside its original is no second table.
+OTHER_ENDINGS = (".arrow", ".csv.gz", ".tsv.gz", ".jsonl.gz", ".ndjson.gz", ".json.gz")
+NOTHING = frozenset({"nan", "NaN", "None", "null", "NULL", "<NA>"})  # an empty cell, as text
 MAX_FIELD = 16 * 2**20  # bytes of a field or line: an open quote includes the rest of a file
 
 
@@ -28,7 +37,7 @@ class TableRow:
         number: Line of the file, from 1; in parquet the row.
         values: Values by column.
         problem: Error in the row, if any.
-        group: Row group of its image, if that is in the table.
+        group: Row group or batch of its image, if that is in the table.
         index: Index of the row within its group.
     """
 
@@ -39,55 +48,103 @@ class TableRow:
     index: int = 0
 
 
+@dataclass(frozen=True)
+class Layout:
+    """How the text of a table is divided.
+
+    Attributes:
+        format: The user's choice; by default as the file says.
+        delimiter: Of CSV. Default: a comma, and a tab in TSV.
+        quoting: Whether fields may be quoted. Default: in CSV, not in TSV.
+    """
+
+    format: Format | None = None
+    delimiter: str | None = None
+    quoting: Literal["csv", "none"] | None = None
+
+
 def table_rows(
-    folder: Folder, file: str, image: str, columns: Sequence[str], delimiter: str | None
+    folder: Folder, file: str, image: str, columns: Sequence[str], layout: Layout
 ) -> Iterator[TableRow]:
     """Read a table.
 
     Args:
-        file: Name of the table; its ending is the format.
+        file: Name of the table.
         image: Column of the images, names or content.
-        columns: The other columns.
-        delimiter: Delimiter of CSV; by default a comma, and a tab in .tsv.
+        columns: The other columns; `a.b` is field b of the records in column a.
+        layout: How text is divided.
 
     Raises:
         ValueError: If it cannot be read, or a column is missing.
     """
-    ending = file[file.rfind(".") :].lower()
-    if ending == ".parquet":
-        yield from _parquet(folder, file, image, columns)
-    elif ending in (".jsonl", ".ndjson"):
-        yield from _json_lines(folder, file, (image, *columns))
-    else:
-        tab = "\t" if ending == ".tsv" else ","
-        yield from _csv(folder, file, (image, *columns), delimiter or tab)
+    kind, zipped = table_format(folder, file, layout.format)
+    try:
+        if kind in ("parquet", "arrow"):
+            yield from _columns(folder, file, image, columns)
+        elif kind in ("jsonl", "json"):
+            read = _json_lines if kind == "jsonl" else _json_list
+            yield from read(folder, file, (image, *columns), zipped)
+        else:
+            yield from _csv(folder, file, (image, *columns), layout, kind == "tsv", zipped)
+    except (EOFError, zlib.error, gzip.BadGzipFile) as error:
+        raise ValueError(f"{folder}/{file} is gzip that is damaged: {error}.") from error
 
 
-def _csv(folder: Folder, file: str, columns: Sequence[str], delimiter: str) -> Iterator[TableRow]:
+def _csv(
+    folder: Folder, file: str, columns: Sequence[str], layout: Layout, tabs: bool, zipped: bool
+) -> Iterator[TableRow]:
     csv.field_size_limit(MAX_FIELD)
-    content: Any = folder.open(file)
+    delimiter = layout.delimiter or ("\t" if tabs else ",")
+    plain = layout.quoting == "none" or (tabs and layout.quoting is None)
+    quoting: Any = csv.QUOTE_NONE if plain else csv.QUOTE_MINIMAL
+    quoted = 0
     with io.TextIOWrapper(
-        content, encoding="utf-8-sig", errors="surrogateescape", newline=""
+        open_text(folder, file, zipped),
+        encoding="utf-8-sig",
+        errors="surrogateescape",
+        newline="",
     ) as stream:
-        reader = csv.reader(_lines(stream, f"{folder}/{file}"), delimiter=delimiter, strict=True)
+        lines = _lines(stream, f"{folder}/{file}")
+        reader = csv.reader(lines, delimiter=delimiter, strict=True, quoting=quoting)
         try:
             header = [name.strip() for name in next(reader, [])]
-            if header and header[0][:2] in ("\udcff\udcfe", "\udcfe\udcff"):
-                raise ValueError(f"{folder}/{file} is UTF-16. Save it as UTF-8.")
+            if layout.delimiter is None and len(header) == 1:
+                for other in ";\t|,":
+                    names = [name.strip() for name in next(csv.reader(header, delimiter=other))]
+                    if set(columns) <= set(names):  # the columns are there: this is no guess
+                        header = names
+                        reader = csv.reader(lines, delimiter=other, strict=True, quoting=quoting)
+                        delimiter = other
+                        break
             _check_columns(folder, file, columns, header)
             for cells in reader:
+                line = reader.line_num
                 if len(cells) == len(header):
-                    yield TableRow(reader.line_num, dict(zip(header, cells, strict=True)))
+                    if plain:
+                        quoted += any(len(c) > 1 and c[0] == c[-1] == '"' for c in cells)
+                    elif any("\n" in cell and _swallowed(cell, cells, delimiter) for cell in cells):
+                        raise ValueError(
+                            f"{folder}/{file}, line {line}: a field holds whole rows. Is a "
+                            "quotation mark before it not closed? If quotation marks are text in "
+                            "this table, say so with --quoting none."
+                        )
+                    cells = ["" if cell in NOTHING else cell for cell in cells]
+                    yield TableRow(line, dict(zip(header, cells, strict=True)))
                 elif cells:
                     yield TableRow(
-                        reader.line_num,
-                        problem=f"{len(cells)} fields, and the first line has {len(header)}",
+                        line, problem=f"{len(cells)} fields, and the first line has {len(header)}"
                     )
         except csv.Error as error:
             raise ValueError(
                 f"{folder}/{file}, line {reader.line_num}: {error}. Is a quotation mark not "
-                f'closed? Within a quoted field, write it twice: "a ""big"" dog".'
+                f'closed? Within a quoted field, write it twice: "a ""big"" dog". If quotation '
+                "marks are text in this table, say so with --quoting none."
             ) from error
+    if quoted:
+        print_line(
+            f"{folder}/{file}: {quoted:,} rows have fields in quotation marks, which are kept as "
+            "text. If they only enclose a field, use --quoting csv."
+        )
 
 
 def _lines(stream: io.TextIOWrapper, where: str) -> Iterator[str]:
@@ -102,11 +159,22 @@ def _lines(stream: io.TextIOWrapper, where: str) -> Iterator[str]:
         yield line
 
 
-def _json_lines(folder: Folder, file: str, columns: Sequence[str]) -> Iterator[TableRow]:
+def _swallowed(cell: str, cells: list[str], delimiter: str) -> bool:
+    """Return whether a line in a field looks like a row: as many fields, and the same endings."""
+    endings = [splitext(each)[1] for each in cells]
+    for line in cell.splitlines()[1:]:
+        found = [splitext(each)[1] for each in line.split(delimiter)]
+        pairs = zip(found, endings, strict=False)
+        if len(found) == len(cells) and any(a == b and 2 < len(a) < 6 for a, b in pairs):
+            return True
+    return False
+
+
+def _json_lines(
+    folder: Folder, file: str, columns: Sequence[str], zipped: bool
+) -> Iterator[TableRow]:
     checked = False
-    # Buffered again: files of a bucket do not support a limit in `readline`.
-    content: Any = folder.open(file)
-    with io.BufferedReader(content, 2**20) as stream:
+    with open_text(folder, file, zipped) as stream:
         number = 0
         while line := stream.readline(MAX_FIELD + 1):
             number += 1
@@ -132,19 +200,109 @@ def _json_lines(folder: Folder, file: str, columns: Sequence[str]) -> Iterator[T
                     )
                 _check_columns(folder, file, columns, list(value))
                 checked = True
-            yield TableRow(number, value if problem is None else {}, problem)
+            yield TableRow(number, _picked(value, columns) if problem is None else {}, problem)
 
 
-def _parquet(folder: Folder, file: str, image: str, columns: Sequence[str]) -> Iterator[TableRow]:
+def _json_list(
+    folder: Folder, file: str, columns: Sequence[str], zipped: bool
+) -> Iterator[TableRow]:
+    """Read a list of records, or an object that has one, such as 'images' of a split file."""
+    try:
+        with open_text(folder, file, zipped) as stream:
+            place = _list_place(folder, file, stream)
+        with open_text(folder, file, zipped) as stream:
+            records = ijson.items(stream, place, use_float=True)
+            for number, value in enumerate(records, 1):
+                if not isinstance(value, dict):
+                    kind = type(value).__name__
+                    yield TableRow(number, problem=f"a JSON {kind}, not an object")
+                    continue
+                if number == 1:
+                    _check_columns(folder, file, columns, list(value))
+                yield TableRow(number, _picked(value, columns))
+    except ijson.JSONError as error:
+        raise ValueError(f"{folder}/{file} is not valid JSON: {error}") from error
+
+
+def _list_place(folder: Folder, file: str, stream: IO[bytes]) -> str:
+    keys = []
+    for prefix, event, _ in ijson.parse(stream):
+        if event == "start_array" and prefix.count(".") == 0:
+            keys.append(prefix)
+            if prefix == "":
+                return "item"
+    if len(keys) == 1 or ("images" in keys and "annotations" not in keys):
+        return f"{keys[0] if len(keys) == 1 else 'images'}.item"
+    raise ValueError(
+        f"{folder}/{file} is a JSON object with {len(keys)} lists "
+        f"({', '.join(keys[:8]) or 'none'}), not a list of records. A captions file of COCO is "
+        "prepared with jobs/prepare.py coco; of others, save the list alone."
+    )
+
+
+def _picked(values: dict[str, Any], columns: Sequence[str]) -> dict[str, Any]:
+    """Add the fields that dotted columns name."""
+    dotted = [name for name in columns if name not in values and "." in name]
+    return {**values, **{name: _field(values, name.split(".")) for name in dotted}}
+
+
+def _field(value: Any, path: Sequence[str]) -> Any:
+    if isinstance(value, list):
+        return [_field(each, path) for each in value]
+    if not path:
+        return value
+    return _field(value.get(path[0]), path[1:]) if isinstance(value, dict) else None
+
+
+def _nested(schema: pa.Schema, name: str) -> pa.Field:
+    """Return the field that a column names, which may be dotted."""
+    if name in schema.names:
+        return schema.field(name)
+    top, *path = name.split(".")
+    found = schema.field(top)
+    for part in path:
+        kind = found.type.value_type if _is_list(found.type) else found.type
+        if not pa.types.is_struct(kind) or kind.get_field_index(part) < 0:
+            raise ValueError(f"column {top!r} is {found.type} and has no field {part!r}")
+        found = kind.field(kind.get_field_index(part))
+    return found
+
+
+def _check_texts(
+    folder: Folder, file: str, schema: pa.Schema, image: str, columns: Sequence[str]
+) -> None:
+    """Refuse a column of records once, with the fields that can be named."""
+    for name in (image, *columns):
+        try:
+            kind = _nested(schema, name).type
+        except ValueError as error:
+            raise ValueError(f"{folder}/{file}: {error}.") from error
+        kind = kind.value_type if _is_list(kind) else kind
+        if name != image and pa.types.is_struct(kind):
+            fields = [each.name for each in kind]
+            raise ValueError(
+                f"{folder}/{file}: column {name!r} holds records with the fields "
+                f"{', '.join(fields)}. Name one of them, for example {name}.{fields[0]}."
+            )
+
+
+def _is_list(kind: pa.DataType) -> bool:
+    types = pa.types
+    return types.is_list(kind) or types.is_large_list(kind) or types.is_fixed_size_list(kind)
+
+
+def _columns(folder: Folder, file: str, image: str, columns: Sequence[str]) -> Iterator[TableRow]:
+    """Read parquet, or an Arrow file or stream as `datasets` of Hugging Face writes it."""
     with open_table(folder, file) as table:
         _check_columns(folder, file, (image, *columns), table.schema.names)
-        embedded = _is_embedded(folder, file, table.schema.field(image))
+        _check_texts(folder, file, table.schema, image, columns)
+        embedded = _is_embedded(folder, file, _nested(table.schema, image))
         wanted = list(dict.fromkeys([*columns] if embedded else [image, *columns]))
         number = 0
         for group in range(table.groups):
             index = 0
             for batch in table.rows(group, wanted, image if embedded else None):
-                values = [list(map(_text, batch.column(name).to_pylist())) for name in wanted]
+                values = [list(map(_text, column.to_pylist())) for column in batch.columns]
                 for row in zip(*values, strict=True):
                     number += 1
                     cells = dict(zip(wanted, row, strict=True))
@@ -154,7 +312,7 @@ def _parquet(folder: Folder, file: str, image: str, columns: Sequence[str]) -> I
 
 
 def _check_columns(folder: Folder, file: str, wanted: Sequence[str], found: Sequence[str]) -> None:
-    missing = [name for name in wanted if name not in found]
+    missing = [n for n in wanted if n not in found and n.split(".")[0] not in found]
     twice = [name for name in wanted if list(found).count(name) > 1]
     if missing or twice:
         what = f"has no column {missing[0]!r}" if missing else f"has two columns {twice[0]!r}"
@@ -167,9 +325,9 @@ def _check_columns(folder: Folder, file: str, wanted: Sequence[str], found: Sequ
 
 def _is_embedded(folder: Folder, file: str, column: pa.Field) -> bool:
     kind = column.type.value_type if pa.types.is_dictionary(column.type) else column.type
-    if pa.types.is_string(kind) or pa.types.is_large_string(kind):
+    if _is_text(kind):
         return False
-    if pa.types.is_binary(kind) or pa.types.is_large_binary(kind):
+    if pa.types.is_binary(kind) or pa.types.is_large_binary(kind) or pa.types.is_binary_view(kind):
         return True
     if pa.types.is_struct(kind) and {"bytes", "path"} & {child.name for child in kind}:
         return True
@@ -177,6 +335,11 @@ def _is_embedded(folder: Folder, file: str, column: pa.Field) -> bool:
         f"{folder}/{file}: column {column.name!r} is {kind}. Images are paths (string), the files "
         "themselves (binary), or a struct of bytes and path."
     )
+
+
+def _is_text(kind: pa.DataType) -> bool:
+    types = pa.types
+    return types.is_string(kind) or types.is_large_string(kind) or types.is_string_view(kind)
 
 
 def _text(value: Any) -> Any:

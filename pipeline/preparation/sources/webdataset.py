@@ -4,16 +4,25 @@ Listing reads only headers; reading an image is one read of some bytes of its ta
 never become paths, and nothing is unpacked.
 """
 
+import codecs
+import posixpath
 import re
 import tarfile
+from collections import Counter
 from collections.abc import Iterator, Sequence
-from typing import IO, Annotated, Any, ClassVar
+from typing import IO, Annotated, Any, ClassVar, Literal
 
 from pydantic import Field
 
 from pipeline.common.console import print_line
 from pipeline.preparation.decoding.images import IMAGES, OTHERS, RejectedError
-from pipeline.preparation.sources.caption_files import ENDINGS, captions_of, chosen, listed, order
+from pipeline.preparation.sources.caption_files import (
+    ENDINGS,
+    captions_of,
+    first_captions,
+    listed,
+    order,
+)
 from pipeline.preparation.sources.file_patterns import base_folder, check_pattern, matching_files
 from pipeline.preparation.sources.join_on_disk import Catalogue
 from pipeline.preparation.sources.read_original import Root, read_original
@@ -32,13 +41,22 @@ class WebDatasetSource(Source):
     """
 
     name: ClassVar[str] = "webdataset"
+    later: ClassVar[frozenset[str]] = frozenset({"image_ending", "caption_ending", "text_lines"})
 
     root: Root
     """A .tar, a folder of .tar, or a pattern such as "s3://b/x/{00000..00041}.tar" or "x/*.tar".
     The captions of KEY.jpg, .png or .webp are in KEY.txt or KEY.caption (one on each line),
     otherwise in KEY.json (a text, a list of texts, or an object with one of these)."""
     caption_key: str | None = None
-    """Key of the captions in a JSON object. Default: caption, captions, text or texts."""
+    """Key of the captions in a JSON object, a.b for one deeper. Default: caption, captions, text or
+    texts."""
+    image_ending: str | None = None
+    """What follows KEY in the names of images, for example input.jpg. Default: jpg, png, webp."""
+    caption_ending: str | None = None
+    """What follows KEY in the names of caption files. Default: txt, caption, json."""
+    text_lines: Literal["captions", "one-caption"] | None = None
+    """captions: each line of a text file is a caption. one-caption: the file is one. Default:
+    captions."""
     validation: Annotated[float, Field(ge=0, le=0.9)] = 0.1
     """Share of images held out, by a hash of their names."""
     validation_files: str | None = None
@@ -48,7 +66,7 @@ class WebDatasetSource(Source):
         """List the samples in the order of their tars and names."""
         folder, tars = matching_files(self.root, (".tar", *COMPRESSED))
         check_pattern(self.validation_files, tars)
-        images = 0
+        images, left = 0, Counter[str]()
         for tar in tars:
             if tar.lower().endswith(COMPRESSED):
                 raise ValueError(
@@ -56,10 +74,17 @@ class WebDatasetSource(Source):
                     "Unpack it to a .tar: compression does not make images smaller."
                 )
             with Catalogue(f"{folder}/{tar}") as catalogue:
-                images += self._list(folder, tar, catalogue)
+                images += self._list(folder, tar, catalogue, left)
                 yield from catalogue.records()
+        there = ", ".join(f"{count:,} {kind}" for kind, count in left.most_common(8))
         if not images:
-            raise ValueError(f"{folder}: no tar holds an image ({', '.join(IMAGES)}).")
+            raise ValueError(
+                f"{folder}: no tar holds an image ({', '.join(self._image_kinds()[:4])}). Other "
+                f"members: {there or 'none'}. Choose endings with --image-ending and "
+                "--caption-ending."
+            )
+        if left:
+            print_line(f"members that are neither images nor captions: {there}")
 
     def read_image(self, record: Record) -> bytes:
         """Read the image of a record from its tar."""
@@ -69,11 +94,17 @@ class WebDatasetSource(Source):
     def read_captions(self, record: Record) -> Sequence[str | bytes]:
         """Read the captions of a record from its tar."""
         raise_refusals(record)
-        return [
-            caption
-            for text in chosen(record.texts)
-            for caption in captions_of(*self._read(text), self.caption_key)
-        ]
+        # Messages name the member, not its bytes.
+        stem = posixpath.splitext(record.id)[0]
+
+        def read(text: str) -> list[str | bytes]:
+            content = self._read(text)[1]
+            if self.text_lines == "one-caption" and not text.endswith(".json"):
+                whole = content.removeprefix(codecs.BOM_UTF8)
+                return [b" ".join(whole.split())] if whole.strip() else []
+            return captions_of(stem + posixpath.splitext(text)[1], content, self.caption_key)
+
+        return first_captions(record.texts, read)
 
     def _read(self, location: str) -> tuple[str, bytes]:
         place = PLACE.fullmatch(location)
@@ -85,7 +116,15 @@ class WebDatasetSource(Source):
         folder = base_folder(self.root)
         return location, read_original(folder.location, place["tar"], start, start + size)
 
-    def _list(self, folder: Folder, tar: str, catalogue: Catalogue) -> int:
+    def _image_kinds(self) -> Sequence[str]:
+        named = self.image_ending
+        return IMAGES + OTHERS if named is None else [f".{named.lower().lstrip('.')}"]
+
+    def _caption_kinds(self) -> Sequence[str]:
+        named = self.caption_ending
+        return ENDINGS if named is None else [f".{named.lower().lstrip('.')}"]
+
+    def _list(self, folder: Folder, tar: str, catalogue: Catalogue, left: Counter[str]) -> int:
         """Add the members of a tar to the catalogue, and count its images."""
         images = others = 0
         with folder.open(tar) as stream:
@@ -94,13 +133,16 @@ class WebDatasetSource(Source):
                     parent, slash, base = member.name.rpartition("/")
                     stem, _, ending = base.partition(".")
                     kind, key = f".{ending.lower()}", f"{tar}/{parent}{slash}{stem}"
+                    is_text = kind in self._caption_kinds()
+                    is_image = not is_text and kind in self._image_kinds()
                     # `0.seg.png` is another image of its sample, without captions.
-                    others += kind.count(".") > 1 and kind.endswith(IMAGES)
-                    if kind not in IMAGES + OTHERS + ENDINGS:
+                    others += not is_image and kind.count(".") > 1 and kind.endswith(IMAGES)
+                    if not is_image and not is_text:
+                        left[kind if len(left) < 100 else "others"] += 1
                         continue
                     split = split_of(key, self.validation, tar, self.validation_files)
-                    place = f"{tar}#{member.offset_data}+{member.size}{kind}"
-                    if kind in ENDINGS:
+                    place = f"{tar}#{member.offset_data}+{member.size}{kind[kind.rindex('.') :]}"
+                    if is_text:
                         text = listed(place, member.size, f"{tar}/{member.name}")
                         catalogue.text_file(key, text, number=order(kind), split=split)
                     else:

@@ -67,11 +67,15 @@ def read(path, memory_bytes: int = LIMITS.memory_bytes) -> tuple[str, int]:
 @pytest.mark.parametrize(
     ("value", "rows", "message"),
     [
-        ("x" * 2_000_000, 256, "is not parquet that can be read: it takes more memory than read"),
+        (
+            "x" * 2_000_000,
+            256,
+            "is not parquet or Arrow that can be read: it takes more memory than read",
+        ),
         (
             "x" * 20_000_000,
             2,
-            r"is not parquet that can be read: a row has 20,000,\d+ bytes, at mo",
+            r"is not parquet or Arrow that can be read: a row has 20,000,\d+ bytes, at mo",
         ),
         (["x" * 1_000] * 20_000, 2, r"is not parquet .*: a row has 20,\d+,\d+ bytes, at most 16,"),
     ],

@@ -3,6 +3,7 @@
 import json
 import re
 import shlex
+import shutil
 import subprocess
 import sys
 import uuid
@@ -127,19 +128,45 @@ def test_a_foreign_name_leads_nowhere_but_below_the_root(kind, bad, tmp_path):
             source.read_image(records[0])
 
 
-def test_captions_behind_a_link_out_of_the_root_are_refused(tmp_path):
-    root = tmp_path / "a"
-    write(root / "1.jpg", jpeg())
-    secret = write(tmp_path / "secret", "token")
-    (root / "1.txt").symlink_to(secret)
-    source = FolderSource(root=str(root))
+@pytest.mark.parametrize("kind", ["files", "folders"])
+def test_links_in_the_root_are_the_users_own_and_are_followed(kind, tmp_path):
+    plain = every_source(tmp_path / "plain")
+    shutil.copytree(tmp_path / "plain", tmp_path / "disk")
+    for number, file in enumerate(sorted(p for p in (tmp_path / "disk").rglob("*") if p.is_file())):
+        if kind == "folders":
+            break
+        stored = tmp_path / "store" / f"{number:x}"  # without the ending, as caches name files
+        stored.parent.mkdir(exist_ok=True)
+        file.rename(stored)
+        file.symlink_to(stored)
+    (tmp_path / "linked").mkdir()
+    for folder in (tmp_path / "disk").iterdir():
+        if kind == "files":
+            folder.rename(tmp_path / "linked" / folder.name)
+            continue
+        (tmp_path / "linked" / folder.name).mkdir()
+        for each in folder.iterdir():
+            (tmp_path / "linked" / folder.name / each.name).symlink_to(each)
 
-    (record,) = source.records()
+    for name, source in sources_at(str(tmp_path / "linked")).items():
+        records = list(source.records())
+        assert records == list(plain[name].records()), name
+        for record in records:
+            assert outcome(source, record) == outcome(plain[name], record), name
 
-    with pytest.raises(
-        RejectedError, match=r"PATH_UNSAFE: '1\.txt' leads out of the folder by a link"
-    ):
-        source.read_captions(record)
+
+def test_links_that_go_in_a_circle_end_with_one_line(tmp_path, capsys):
+    for folder in ("cats", "birds"):
+        write(tmp_path / f"data/{folder}/1.jpg", jpeg())
+        write(tmp_path / f"data/{folder}/1.txt", folder)
+    (tmp_path / "data/cats/again").symlink_to("..")
+    (tmp_path / "data/cats/nowhere").symlink_to("nowhere")
+
+    records = list(FolderSource(root=str(tmp_path / "data")).records())
+
+    assert [r.id for r in records] == ["birds/1.jpg", "cats/1.jpg"]
+    said = [line for line in capsys.readouterr().out.splitlines() if "not followed" in line]
+    assert said == [f"{tmp_path}/data/cats/again leads back to a folder around it: not followed"]
 
 
 MEASURE = """

@@ -10,6 +10,39 @@ from PIL import Image
 from pipeline.preparation.sources.coco import CocoSource
 from pipeline.preparation.sources.shapes import COLOURS, PLACES, ShapesSource, describe, render
 from tests.conftest import REAL_DATA, write_coco
+from tests.pipeline.preparation.sources.layouts import write
+
+
+def test_coco_finds_image_folders_one_level_deeper_and_where_an_option_says(tmp_path):
+    for name in ("train2017", "val2017"):
+        write_coco(tmp_path / "deep", name, {1: ["one"]})
+        write_coco(tmp_path / "other", name, {1: ["one"]})
+        deep, other = tmp_path / "deep" / name, tmp_path / "other" / name
+        deep.rename(tmp_path / "aside")
+        deep.mkdir()
+        (tmp_path / "aside").rename(deep / name)
+        (tmp_path / "other/images").mkdir(exist_ok=True)
+        other.rename(tmp_path / "other/images" / name)
+
+    with pytest.raises(ValueError, match=r"It is in images: add --images images\."):
+        list(CocoSource(root=str(tmp_path / "other")).records())
+    with pytest.raises(ValueError, match=r"holds '\.\.'"):
+        list(CocoSource(root=str(tmp_path / "other"), images="../deep").records())
+    for source in (
+        CocoSource(root=str(tmp_path / "deep")),
+        CocoSource(root=str(tmp_path / "other"), images="images"),
+    ):
+        records = list(source.records())
+        assert len(records) == 2
+        assert all(source.read_image(record) for record in records)
+
+
+def test_coco_as_attngan_lays_it_out_is_said_with_its_command(tmp_path):
+    write(tmp_path / "train/filenames.pickle", b"")
+    write(tmp_path / "text/a.txt", "a cat")
+
+    with pytest.raises(ValueError, match=r"as AttnGAN lays it out\. .* --images images --captions"):
+        list(CocoSource(root=str(tmp_path)).records())
 
 
 def test_shapes_are_a_function_of_their_seed():

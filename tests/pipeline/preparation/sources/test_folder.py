@@ -2,9 +2,15 @@
 
 import json
 import os
+import re
+import tempfile
+import unicodedata
 from collections import Counter
+from pathlib import Path
 
 import pytest
+from hypothesis import example, given, settings
+from hypothesis import strategies as st
 
 from pipeline.preparation.decoding.images import RejectedError
 from pipeline.preparation.sources.folder import FolderSource
@@ -83,6 +89,105 @@ def test_what_cannot_be_used_is_listed_so_that_it_is_counted(tmp_path):
     }
     assert records["alone"].location == ""
     assert records["anim.gif"].captions == records["anim.gif"].texts == ()
+
+
+def test_files_are_images_by_their_content_whatever_their_ending(tmp_path):
+    endings = ("", ".jpe", ".jpg_large", ".heif", ".ppm", ".xyz", ".jpg ", ".jpg.webp")
+    for number, ending in enumerate(endings):
+        write(tmp_path / f"{number}{ending}", jpeg(number))
+        write(tmp_path / f"{number}.txt", f"picture {number}")
+    write(tmp_path / "alone.xyz", jpeg())
+    write(tmp_path / "said.raw", b"of a camera")
+    write(tmp_path / "said.txt", "a picture")
+
+    read = captions(tmp_path)
+
+    assert read.pop("alone.xyz") == []
+    assert read.pop("said.raw") == [b"a picture"]  # and decoding says what it is
+    assert read == {f"{n}{e}": [f"picture {n}".encode()] for n, e in enumerate(endings)}
+
+
+def test_what_lies_beside_an_image_of_the_same_name_is_left_aside_and_said(tmp_path, capsys):
+    for name in ("a.jpg", "a.jpg.bak", "a.psd", "notes.md", ".DS_Store", "00000_stats.json"):
+        write(tmp_path / name, jpeg())
+    write(tmp_path / "a.npy", "features")
+    write(tmp_path / "a.txt", "a picture")
+    os.rename(tmp_path / "a.jpg.bak", tmp_path / "a.bak")
+
+    assert captions(tmp_path) == {"a.jpg": [b"a picture"]}
+    assert (
+        "6 files are neither images nor captions: "
+        "1 .bak, 1 .json, 1 .md, 1 .npy, 1 .psd, 1 hidden" in capsys.readouterr().out
+    )
+
+
+def test_names_in_composed_and_decomposed_unicode_are_the_same(tmp_path):
+    write(tmp_path / f"{unicodedata.normalize('NFD', 'café')}.jpg", jpeg())
+    write(tmp_path / f"{unicodedata.normalize('NFC', 'café')}.txt", "coffee")
+
+    assert list(captions(tmp_path).values()) == [[b"coffee"]]
+
+
+def test_captions_may_be_named_after_the_whole_name_of_their_image(tmp_path):
+    write(tmp_path / "a.jpg", jpeg())
+    write(tmp_path / "a.jpg.txt", "a picture")
+
+    assert captions(tmp_path) == {"a.jpg": [b"a picture"]}
+
+
+def test_a_table_of_captions_among_the_images_is_said_with_its_command(tmp_path, capsys):
+    write(tmp_path / "my data/a.jpg", jpeg())
+    write(tmp_path / "my data/metadata.jsonl", "{}")
+
+    listed(tmp_path / "my data")
+
+    command = f"table --root '{tmp_path}/my data/metadata.jsonl' --image file_name --caption text"
+    assert command in capsys.readouterr().out
+
+
+PARTS = st.sampled_from(["train", "val", "pics", "text", ".git", "a", "b"])
+NAMES = st.builds(
+    "{}{}".format,
+    st.sampled_from(["a", "b", "é", "x.jpg"]),
+    st.sampled_from(["", ".jpg", ".PNG", ".gif", ".txt", ".json", ".md", ".xyz", ".npy", ".raw"]),
+)
+CONTENT = st.sampled_from([b"\xff\xd8\xff", b"", b"text", b"GIF89a"])
+TREES = st.dictionaries(
+    st.builds(lambda parts, name: "/".join([*parts, name]), st.lists(PARTS, max_size=3), NAMES),
+    CONTENT,
+    min_size=1,
+    max_size=12,
+)
+
+
+@settings(max_examples=80, deadline=None)
+@given(TREES, st.sampled_from([("", None), ("pics", "text"), ("text/a", "text"), ("", "text")]))
+@example({"pics/a.jpg": b"", "text/a.txt": b"x", "LICENSE": b"y"}, ("pics", "text"))
+def test_every_file_is_listed_once_or_said_to_be_left_aside(tree, places):
+    files = {name for name in tree if not any(other.startswith(f"{name}/") for other in tree)}
+    images, texts = places
+    said: list[str] = []
+    with tempfile.TemporaryDirectory() as root, pytest.MonkeyPatch.context() as patch:
+        patch.setattr("pipeline.preparation.sources.folder.print_line", said.append)
+        for name in files:
+            write(Path(root) / name, tree[name])
+        for place in (images, texts or images):
+            (Path(root) / place).mkdir(parents=True, exist_ok=True)
+        below = [f"{p}/" if p else "" for p in (images, texts or images)]
+        files = {n for n in files if n.startswith(tuple(below))}
+        try:
+            records = list(source_at(root, images=images, captions=texts).records())
+        except ValueError as error:
+            if "holds no images" not in str(error):
+                raise
+            return
+
+    used = [r.location for r in records if r.location]
+    used += sorted({text for r in records for text in r.texts})
+    aside = sum(int(n) for line in said for n in re.findall(r"^(\d+) (?:files|images and)", line))
+    assert len(used) == len(set(used))
+    assert set(used) <= files
+    assert len(files) == len(used) + aside
 
 
 @pytest.mark.parametrize(

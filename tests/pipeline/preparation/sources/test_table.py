@@ -1,11 +1,15 @@
 """Tables of images and captions, in each format, and what they hold in practice."""
 
+import gzip
 import json
+import pickle
+import unicodedata
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from pipeline.preparation.config import PrepareConfig
 from pipeline.preparation.decoding.captions import MAX_BYTES
 from pipeline.preparation.decoding.images import RejectedError
 from pipeline.preparation.sources.table import TableSource
@@ -311,10 +315,203 @@ def test_an_address_is_never_fetched_and_its_password_never_kept(tmp_path):
         source.read_image(record)
 
 
+def test_a_list_that_is_written_into_a_text_is_read_as_several_captions(tmp_path):
+    texts = {
+        "json.jpg": json.dumps(["a", 'b "c"']),
+        "python.jpg": str(["it's", "b"]),
+        "numpy.jpg": "['a' 'b'\n 'c']",
+        "text.jpg": "[a sign] in the rain]",
+        "code.jpg": "[print(1)]",
+        "deep.jpg": "[" * 5000 + "]" * 5000,
+        "numbers.jpg": "[1, 2]",
+    }
+    rows = [{"image": name, "caption": text} for name, text in texts.items()]
+
+    for ending in ("csv", "parquet"):
+        read = captions(write_table(tmp_path / f"rows.{ending}", rows))
+
+        assert read.pop("json.jpg") == ("a", 'b "c"')
+        assert read.pop("python.jpg") == ("it's", "b")
+        assert read.pop("numpy.jpg") == ("a", "b", "c")
+        assert read == {n: (texts[n],) for n in ("text.jpg", "code.jpg", "deep.jpg", "numbers.jpg")}
+
+
+def test_quotation_marks_in_tsv_are_text_unless_an_option_says_other(tmp_path, capsys):
+    table = write(
+        tmp_path / "rows.tsv",
+        'image\tcaption\n1.jpg\t"a sign\n2.jpg\t"big" dog\n3.jpg\ta tv of 40"\n4.jpg\t"whole"\n',
+    )
+
+    assert captions(table) == {
+        "1.jpg": ('"a sign',),
+        "2.jpg": ('"big" dog',),
+        "3.jpg": ('a tv of 40"',),
+        "4.jpg": ('"whole"',),
+    }
+    assert "1 rows have fields in quotation marks" in capsys.readouterr().out
+    quoted = write(tmp_path / "quoted.tsv", 'image\tcaption\n1.jpg\t"a ""big"" dog"\n')
+    assert captions(quoted, quoting="csv") == {"1.jpg": ('a "big" dog',)}
+    plain = write(tmp_path / "plain.csv", 'image,caption\n1.jpg,"a sign\n2.jpg,b\n')
+    assert captions(plain, quoting="none") == {"1.jpg": ('"a sign',), "2.jpg": ("b",)}
+
+
+def test_each_format_is_known_by_its_content(tmp_path):
+    rows = [{"image": "a.jpg", "caption": "x"}, {"image": "b.jpg", "caption": "y"}]
+    expected = {"a.jpg": ("x",), "b.jpg": ("y",)}
+    lines = "".join(f"{json.dumps(row)}\n" for row in rows)
+    text = "image,caption\na.jpg,x\nb.jpg,y\n"
+    for name, content in {
+        "list.json": json.dumps(rows),
+        "list.jsonl": json.dumps(rows),
+        "lines.json": lines,
+        "lines.jsonl.gz": gzip.compress(lines.encode()),
+        "rows.csv.gz": gzip.compress(text.encode()),
+        "semicolons.csv": text.replace(",", ";"),
+        "split.json": json.dumps({"dataset": "mine", "images": rows}),
+    }.items():
+        assert captions(write(tmp_path / name, content)) == expected, name
+    assert captions(write(tmp_path / "rows.txt", text), format="csv") == expected
+    parquet = write_table(tmp_path / "rows.parquet", rows)
+    assert captions(parquet.rename(tmp_path / "0123abcd")) == expected
+
+
+@pytest.mark.parametrize("kind", ["stream", "file"])
+def test_arrow_is_read_with_its_images(tmp_path, kind):
+    cells = [{"bytes": jpeg(i), "path": f"{i}.jpg"} for i in range(5)]
+    table = pa.table({"image": cells, "caption": [f"cell {i}" for i in range(5)]})
+    new = pa.ipc.new_stream if kind == "stream" else pa.ipc.new_file
+    with new(str(tmp_path / "data-00000-of-00001.arrow"), table.schema) as writer:
+        writer.write_table(table, max_chunksize=2)
+    source = source_at(tmp_path)  # a folder, as `datasets` saves it
+
+    read = [outcome(source, record) for record in source.records()]
+
+    assert read == [([f"cell {i}"], jpeg(i)) for i in range(5)]
+
+
+def test_a_copy_beside_a_table_is_not_read_too(tmp_path, capsys):
+    write(tmp_path / "rows.csv", "image,caption\na.jpg,x\n")
+    write(tmp_path / "rows.csv.gz", gzip.compress(b"image,caption\na.jpg,x\n"))
+
+    assert captions(tmp_path) == {"a.jpg": ("x",)}
+    assert "1 files (.arrow or .csv.gz" in capsys.readouterr().out
+
+
+def test_names_of_images_as_windows_and_absolute_paths_below_the_root(tmp_path):
+    write(tmp_path / "disk/images/a.jpg", jpeg())
+    (tmp_path / "data").symlink_to(tmp_path / "disk")
+    for name in ("images\\a.jpg", f"{tmp_path}/disk/images/a.jpg", f"{tmp_path}/data/images/a.jpg"):
+        table = write_table(tmp_path / "disk/rows.csv", [{"image": name, "caption": "x"}])
+        source = source_at(table)
+
+        (record,) = source.records()
+
+        assert (record.id, record.location) == ("images/a.jpg", "images/a.jpg")
+        assert source.read_image(record) == jpeg()
+    write_table(tmp_path / "disk/t/rows.csv", [{"image": name, "caption": "x"}])
+    source = source_at(tmp_path / "disk/t/rows.csv", images=str(tmp_path / "disk"))
+    assert [source.read_image(r) for r in source.records()] == [jpeg()]
+
+
+def test_a_path_that_exists_is_a_path_before_it_is_a_pattern(tmp_path):
+    for name in ("my data [v2]", "curly {a,b}", "what?", "all*"):
+        table = write_table(tmp_path / name / "t.csv", [{"image": "a.jpg", "caption": name}])
+
+        for root in (table, table.parent, table.parent / "*.csv", table.parent / "{t,t}.csv"):
+            assert captions(root) == {"a.jpg": (name,)}, root
+    assert len(listed(tmp_path / "*" / "t.csv")) == 4
+
+
+def test_the_same_name_in_two_folders_is_two_images(tmp_path):
+    for part in ("train", "test"):
+        write(tmp_path / part / "1.jpg", jpeg(len(part)))
+        write_table(tmp_path / part / "metadata.csv", [{"image": "1.jpg", "caption": part}])
+    source = source_at(tmp_path)
+
+    read = {r.id: outcome(source, r) for r in source.records()}
+
+    assert read == {f"{p}/1.jpg": ([p], jpeg(len(p))) for p in ("train", "test")}
+
+
+def test_names_are_the_same_in_composed_and_decomposed_unicode(tmp_path):
+    disk, table = (unicodedata.normalize(form, "café.jpg") for form in ("NFD", "NFC"))
+    for there, named in ((disk, table), (table, disk)):
+        root = tmp_path / str(len(there))
+        write(root / there, jpeg())
+        source = source_at(write_table(root / "t.csv", [{"image": named, "caption": "x"}]))
+
+        assert [source.read_image(r) for r in source.records()] == [jpeg()]
+
+
+def test_views_of_text_and_bytes_are_read(tmp_path):
+    texts, view = ["x", "y"], pa.string_view()
+    for number, image in enumerate(
+        [pa.array(["a", "b"], view), pa.array([b"1", b"2"], pa.binary_view())]
+    ):
+        lists = pa.array([[text] for text in texts], pa.list_(view))
+        for caption in (pa.array(texts, view), lists):
+            pq.write_table(
+                pa.table({"image": image, "caption": caption}), tmp_path / "rows.parquet"
+            )
+            source = source_at(tmp_path / "rows.parquet")
+
+            records = list(source.records())
+
+            assert [r.captions for r in records] == [("x",), ("y",)]
+            assert number == 0 or [source.read_image(r) for r in records] == [b"1", b"2"]
+
+
+def test_whole_floats_are_labels_and_ids_and_nan_is_an_empty_cell(tmp_path):
+    nan = float("nan")
+    rows = [
+        {"image": "a.jpg", "caption": "x", "n": 1.0, "kind": 3.0},
+        {"image": "b.jpg", "caption": "y", "n": 2.0, "kind": nan},
+    ]
+
+    for ending in ("parquet", "jsonl"):
+        table = write_table(tmp_path / f"rows.{ending}", rows)
+        read = listed(table, id="n", label="kind")
+        assert {n: r.label for n, r in read.items()} == {"1": "3", "2": None}
+    text = "image,caption,kind\na.jpg,x,nan\na.jpg,None,nan\nb.jpg,null,NaN\n"
+    read = listed(write(tmp_path / "rows.csv", text), label="kind")
+    assert {n: (r.captions, r.label) for n, r in read.items()} == {
+        "a.jpg": (("x",), None),
+        "b.jpg": ((), None),
+    }
+
+
+def test_fields_of_records_are_named_with_a_dot(tmp_path):
+    row = {
+        "image": "a.jpg",
+        "said": [{"raw": "x", "n": 1}, {"raw": "y", "n": 2}],
+        "one": {"raw": "z"},
+    }
+    for ending in ("parquet", "jsonl"):
+        table = write_table(tmp_path / f"rows.{ending}", [row])
+
+        assert captions(table, caption="said.raw") == {"a.jpg": ("x", "y")}
+        assert captions(table, caption="one.raw") == {"a.jpg": ("z",)}
+    parquet = tmp_path / "rows.parquet"
+    with pytest.raises(
+        ValueError, match=r"'said' holds records with the fields raw, n\. .*said\.raw"
+    ):
+        captions(parquet, caption="said")
+    with pytest.raises(ValueError, match=r"column 'one' is struct.* has no field 'text'"):
+        captions(parquet, caption="one.text")
+
+
+def test_options_that_are_newer_than_a_dataset_leave_its_record_as_it_was(tmp_path):
+    config = PrepareConfig(source=source_at(tmp_path), output=str(tmp_path / "out"))
+
+    assert not {"quoting", "format"} & config.recorded_source().keys()
+    named = PrepareConfig(source=source_at(tmp_path, quoting="csv"), output=str(tmp_path / "out"))
+    assert named.recorded_source()["quoting"] == "csv"
+
+
 BROKEN = {
     "no such column": ("rows.csv", "file,text\n", r"has no column 'image'.*there: 'file', 'text'"),
     "a column twice": ("rows.csv", "image,caption,image\n", "has two columns 'image'"),
-    "no header": ("rows.csv", "", r"has no column 'image'\. Columns there: none"),
+    "no header": ("rows.csv", "\n", r"has no column 'image'\. Columns there: none"),
     "no rows": ("rows.csv", "image,caption\n", "holds no rows"),
     "an open quote": (
         "rows.csv",
@@ -327,12 +524,36 @@ BROKEN = {
         r"line 2 has over 16,777,216 characters",
     ),
     "UTF-16": ("rows.csv", "image,caption\n".encode("utf-16"), "is UTF-16. Save it as UTF-8"),
-    "a JSON list": ("rows.jsonl", '[{"image": "a"}]', "is not JSON lines: line 1 is a JSON list"),
+    "lists": ("rows.jsonl", '["a", "b"]', "is not JSON lines: line 1 is a JSON list"),
     "not JSON": ("rows.jsonl", "image,caption\n", "line 1 is not valid JSON"),
     "other keys": ("rows.jsonl", json.dumps({"file": 1}), "has no column 'image'.*there: 'file'"),
     "an endless line": ("rows.jsonl", "x" * (17 * 2**20), "line 1 has over 16,777,216 bytes"),
-    "a web page": ("rows.parquet", "<html>404</html>", r"rows\.parquet is not parquet that can be"),
-    "an empty file": ("rows.parquet", "", r"rows\.parquet is not parquet that can be"),
+    "a web page": ("rows.parquet", "<html>404</html>", "is a web page, not a table. Download"),
+    "an empty file": ("rows.parquet", "", "is an empty file. Copy it again"),
+    "text in parquet": ("rows.parquet", "image,caption\n", "is not parquet that can be read"),
+    "zstd": ("rows.csv", b"\x28\xb5\x2f\xfd123", "is compressed with zstd. Unpack it"),
+    "a zip": (
+        "rows.csv",
+        b"PK\x03\x04123",
+        "is a zip archive or a spreadsheet. Unpack it, or save",
+    ),
+    "UTF-16 unmarked": ("rows.csv", "image,caption\n".encode("utf-16-le"), "is UTF-16. Save it"),
+    "a pickle": ("rows.csv", pickle.dumps([1]), "is a pickle, which can run code. Save the rows"),
+    "a pointer": ("rows.csv", "version https://git-lfs.github.com/spec/v1\n", "Run git lfs pull"),
+    "an image": ("rows.csv", b"\xff\xd8\xff\xe0", r"is an image \(JPEG\)"),
+    "damaged gzip": (
+        "rows.csv.gz",
+        gzip.compress(b"image,caption\n" * 99)[:-9],
+        "gzip that is dam",
+    ),
+    "text": ("rows.txt", "image\tcaption\n", "is text in an unknown format.*--format csv"),
+    "captions of COCO": ("rows.json", '{"images": [], "annotations": []}', "prepare.py coco"),
+    "cut JSON": ("rows.json", '[{"image": "a", "caption": "b"}, {', "is not valid JSON"),
+    "swallowed rows": (
+        "rows.csv",
+        'image,caption\n1.jpg,"a sign\n2.jpg,two\n3.jpg,a tv of 40"\n',
+        "line 4: a field holds whole rows.*--quoting none",
+    ),
 }
 
 
@@ -353,7 +574,9 @@ def test_a_cut_parquet_and_a_column_of_numbers_are_said(tmp_path):
     content = table.read_bytes()
     for cut in (content[: len(content) // 2], content[:-1], content[:-8], b"PAR1"):
         table.write_bytes(cut)
-        with pytest.raises(ValueError, match=r"rows\.parquet is not parquet that can be read"):
+        with pytest.raises(
+            ValueError, match=r"rows\.parquet is not parquet or Arrow that can be read"
+        ):
             listed(table)
 
 

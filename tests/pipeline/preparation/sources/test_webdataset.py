@@ -82,6 +82,40 @@ def test_what_lacks_its_image_or_caption_is_listed_so_that_it_is_counted(tmp_pat
     assert source.read_image(records["0.tar/c.jpg"]) == b""
 
 
+def test_endings_and_a_deeper_key_can_be_chosen_and_others_are_said(tmp_path, capsys):
+    named = {"a.input.jpg": jpeg(), "a.outputs.txt": "x"}
+    tar = write_tar(tmp_path / "0.tar", named)
+
+    with pytest.raises(ValueError, match=r"members: 1 \.input\.jpg, 1 \.outputs\.txt\. Choose"):
+        listed(tar)
+    source = source_at(tar, image_ending="input.jpg", caption_ending=".outputs.txt")
+    assert [outcome(source, r) for r in source.records()] == [([b"x"], jpeg())]
+    tar = write_tar(tmp_path / "1.tar", {"a.jpg": jpeg(), "a.caption.txt": "x", "a.cls": "3"})
+    assert [r.texts for r in source_at(tar).records()] == [()]
+    assert "neither images nor captions: 1 .caption.txt, 1 .cls" in capsys.readouterr().out
+    tar = write_tar(tmp_path / "2.tar", {"a.jpg": jpeg(), "a.json": '{"meta": {"said": "x"}}'})
+    source = source_at(tar, caption_key="meta.said")
+    assert [source.read_captions(r) for r in source.records()] == [["x"]]
+    (record,) = source_at(tar).records()
+    with pytest.raises(RejectedError, match=r"2\.tar/a\.json has no 'caption'.*there: 'meta'"):
+        source_at(tar).read_captions(record)
+
+
+def test_an_empty_text_falls_back_to_json_and_a_text_can_be_one_caption(tmp_path):
+    members: dict[str, bytes | str] = {f"{name}.jpg": jpeg() for name in "abc"}
+    members |= {"a.txt": "", "a.json": '{"caption": "from json"}'}
+    members |= {"b.txt": " ", "b.json": '{"caption": null}', "c.txt": "a boat\nby the sea\n"}
+    tar = write_tar(tmp_path / "0.tar", members)
+
+    for lines, last in (
+        (None, [b"a boat", b"by the sea"]),
+        ("one-caption", [b"a boat by the sea"]),
+    ):
+        source = source_at(tar, text_lines=lines)
+        read = [source.read_captions(r) for r in source.records()]
+        assert read == [["from json"], [], last]
+
+
 def test_links_devices_and_names_that_lead_out_are_never_followed(tmp_path):
     with tarfile.open(tmp_path / "0.tar", "w") as tar:
         for kind in (tarfile.SYMTYPE, tarfile.LNKTYPE, tarfile.CHRTYPE, tarfile.FIFOTYPE):

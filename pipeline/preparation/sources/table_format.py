@@ -1,0 +1,108 @@
+"""Find the format of a table by its first bytes, then by its ending; nothing is guessed."""
+
+import gzip
+import io
+import re
+import zlib
+from typing import IO, Any, Literal
+
+from pipeline.preparation.decoding.images import format_of
+from pipeline.storage.folder import Folder
+
+Format = Literal["csv", "tsv", "jsonl", "json", "parquet", "arrow"]
+BY_ENDING: dict[str, Format] = {
+    ".csv": "csv",
+    ".tsv": "tsv",
+    ".jsonl": "jsonl",
+    ".ndjson": "jsonl",
+    ".json": "json",
+    ".parquet": "parquet",
+    ".arrow": "arrow",
+}
+HEAD = 4096  # bytes that are looked at
+GZIP = b"\x1f\x8b"
+# First bytes → what it is, and what to do.
+FOREIGN = {
+    b"\x28\xb5\x2f\xfd": ("compressed with zstd", "Unpack it with zstd -d"),
+    b"BZh": ("compressed with bzip2", "Unpack it with bunzip2"),
+    b"\xfd7zXZ\0": ("compressed with xz", "Unpack it with unxz"),
+    b"PK\x03\x04": ("a zip archive or a spreadsheet", "Unpack it, or save the sheet as CSV"),
+    b"\xff\xfe": ("UTF-16", "Save it as UTF-8"),
+    b"\xfe\xff": ("UTF-16", "Save it as UTF-8"),
+    b"SQLite format 3": ("an SQLite database", "Export the rows as CSV"),
+    b"\x89HDF": ("HDF5", "Save the rows as parquet"),
+    b"version https://git-lfs": ("a pointer of git-lfs, not the file", "Run git lfs pull"),
+    b"%PDF-": ("a PDF", "Save the rows as CSV"),
+}
+PICKLE = re.compile(rb"\x80[\x02-\x05]")
+WEB_PAGE = re.compile(rb"\s*<(!doctype html|html|\?xml)", re.IGNORECASE)
+
+
+def table_format(folder: Folder, file: str, given: Format | None) -> tuple[Format, bool]:
+    """Find the format of a table.
+
+    Args:
+        file: Name of the table.
+        given: The user's choice for text of an unknown ending.
+
+    Returns:
+        The format, and whether it is compressed with gzip.
+
+    Raises:
+        ValueError: If it is none of them; says what the file is and what to do.
+    """
+    with folder.open(file) as stream:
+        head = stream.read(HEAD)
+    zipped = head.startswith(GZIP)
+    if zipped:
+        try:
+            head = zlib.decompressobj(31).decompress(head, HEAD)
+        except zlib.error as error:
+            raise ValueError(f"{folder}/{file} is gzip that is damaged: {error}.") from error
+    if foreign := _foreign(head):
+        what, advice = foreign
+        raise ValueError(f"{folder}/{file} is {what}. {advice}.")
+    name = file.lower().removesuffix(".gz") if zipped else file.lower()
+    ending = name[name.rfind(".") :] if "." in name else ""
+    named = given or BY_ENDING.get(ending)
+    if head.startswith(b"PAR1") or head[:6] == b"ARROW1" or head[:4] == b"\xff\xff\xff\xff":
+        if zipped:
+            raise ValueError(f"{folder}/{file} is a table compressed with gzip. Unpack it.")
+        return ("parquet" if head.startswith(b"PAR1") else "arrow"), False
+    if named in ("parquet", "arrow"):
+        raise ValueError(f"{folder}/{file} is not {named} that can be read: it starts as no such.")
+    if named is None:
+        raise ValueError(
+            f"{folder}/{file} is text in an unknown format. If it is a table, choose its format "
+            "with --format, for example --format csv."
+        )
+    start = head.removeprefix(b"\xef\xbb\xbf").lstrip()
+    if named == "json" and start[:1] == b"{" and re.match(rb"\{[^\n]*\}\s*\n\s*\{", start):
+        return "jsonl", zipped
+    return ("json" if named == "jsonl" and re.match(rb"\[\s*\{", start) else named), zipped
+
+
+def open_text(folder: Folder, file: str, zipped: bool) -> IO[bytes]:
+    """Open a table of text for reading from its start."""
+    # Buffered again: files of a bucket do not support a limit in `readline`.
+    content: Any = folder.open(file)
+    return io.BufferedReader(gzip.GzipFile(fileobj=content) if zipped else content, 2**20)
+
+
+def _foreign(head: bytes) -> tuple[str, str] | None:
+    if not head:
+        return "an empty file", "Copy it again, or remove it"
+    found = next((said for start, said in FOREIGN.items() if head.startswith(start)), None)
+    if found:
+        return found
+    if len(head) > 8 and not any(head[1:40:2]):
+        return FOREIGN[b"\xff\xfe"]
+    if PICKLE.match(head):
+        return "a pickle, which can run code", "Save the rows as parquet where they come from"
+    if WEB_PAGE.match(head):
+        return "a web page, not a table", "Download the file itself"
+    if head[257:262] == b"ustar":
+        return "a tar archive", "Prepare images in tars with jobs/prepare.py webdataset"
+    if kind := format_of(head):
+        return f"an image ({kind})", "Name a table with --root"
+    return None
