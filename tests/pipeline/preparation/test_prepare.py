@@ -133,7 +133,7 @@ def test_preparing_again_finds_it_done_and_other_options_are_refused(prepared, c
 def test_a_folder_with_other_things_in_it_is_left_alone(prepared, tmp_path):
     (tmp_path / "thesis.tex").touch()
 
-    with pytest.raises(ValueError, match=r"not of a prepared dataset \(thesis\.tex\)"):
+    with pytest.raises(ValueError, match=r"not belong to a prepared dataset \(thesis\.tex\)"):
         prepare(options(prepared[0], tmp_path, overwrite=True))
 
     assert (tmp_path / "thesis.tex").exists()
@@ -144,7 +144,7 @@ def test_overwrite_deletes_no_folder_of_originals(prepared, tmp_path):
         (tmp_path / split).mkdir()
         (tmp_path / split / "my_original.jpg").touch()
 
-    with pytest.raises(ValueError, match=r"not of a prepared dataset \(my_original\.jpg"):
+    with pytest.raises(ValueError, match=r"not belong to a prepared dataset \(my_original\.jpg"):
         prepare(options(prepared[0], tmp_path, overwrite=True))
 
     assert (tmp_path / "train" / "my_original.jpg").exists()
