@@ -64,13 +64,17 @@ def plan_sync(config: SyncConfig) -> None:
     """Print what would be sent, and where.
 
     Raises:
-        ValueError: If there is no run.
+        ValueError: If there is no run, or if one would be refused; after all are printed.
         ConnectionError: If something would be sent to a tracker that does not answer.
     """
-    report, silent = DryRunReport(), []
+    report, silent, refused = DryRunReport(), [], []
     for run in _runs(config):
-        uri = address(run, config.uri)
-        left = Delivery(run, uri).left()
+        try:
+            uri = address(run, config.uri)
+            left = Delivery(run, uri).left()
+        except ValueError as error:
+            refused.append(str(error))
+            continue
         unsent = what_is_left(left) if left else "nothing"
         report.line("run", f"{run}: {unsent} to send to {redacted(uri)}")
         try:
@@ -80,7 +84,9 @@ def plan_sync(config: SyncConfig) -> None:
             silent += [f"{run}: {error}"] if left else []
     report.end()
     if silent:
-        raise ConnectionError("MLflow does not answer:\n" + "\n".join(silent))
+        raise ConnectionError("MLflow does not answer:\n" + "\n".join([*silent, *refused]))
+    if refused:
+        raise ValueError("\n".join(refused))
 
 
 def _runs(config: SyncConfig) -> list[Folder]:

@@ -12,7 +12,7 @@ import re
 from dataclasses import asdict, dataclass, field
 from typing import Any, Literal
 
-from pipeline.config import flatten
+from pipeline.config import TrainConfig, flatten
 from pipeline.storage.folder import Folder
 from pipeline.sweeps.space import Value
 
@@ -133,6 +133,9 @@ class StudyFolder:
     def _refuse_changes(
         self, before: dict[str, Any], now: dict[str, Any], resumable: frozenset[str]
     ) -> None:
+        # An option that the study does not have is newer than it, and had its default.
+        defaults = flatten({"train": TrainConfig(total_steps=1).record()})
+        before = {name: defaults[name] for name in now.keys() & defaults.keys()} | before
         changed = [
             f"{name}: {before.get(name)} → {now.get(name)}"
             for name in sorted(before.keys() | now.keys())

@@ -34,7 +34,7 @@ from pipeline.storage.folder import Folder
 from pipeline.storage.safe_path import inside
 from pipeline.tracking.best_version import Quality, qualities
 from pipeline.tracking.mlflow_model import log_model, mark_quality
-from pipeline.tracking.mlflow_sqlite import make_store, store_file
+from pipeline.tracking.mlflow_sqlite import make_store, store_file, trigger_of
 from pipeline.tracking.run_description import with_qualities
 from pipeline.tracking.spool import Record
 
@@ -245,14 +245,22 @@ class MlflowRun:
         with _answers(refusal=UnavailableError):
             found = self.client.get_run(self.run_id).info
             experiment = self.client.get_experiment(found.experiment_id)
+        file = store_file(self.uri)
         for place in (found.artifact_uri, experiment.artifact_location):
             if not _lies_in(place, beside):
                 raise UnavailableError(
-                    f"the store in {store_file(self.uri)} keeps files of this run in {place}, "
-                    f"which is not below {beside}: files are not written where a store says that "
-                    "may have come with the run. If it is yours, name it with "
-                    "MLFLOW_TRACKING_URI"
+                    f"the store in {file} keeps files of this run in {place}, which is not below "
+                    f"{beside}: files are not written where a store says that may have come with "
+                    "the run. If the folder was moved, send the whole run to a new store with "
+                    f"python jobs/sync.py --uri sqlite:///{file}.new.db; if the place is right, "
+                    "name the store with MLFLOW_TRACKING_URI"
                 )
+        if file is not None and (name := trigger_of(file)):
+            raise UnavailableError(
+                f"the store in {file} has a trigger or view ({ascii(name)[:60]}), which MLflow "
+                "does not make, and which could change places while they are written. If it is "
+                "yours, name the store with MLFLOW_TRACKING_URI"
+            )
 
     def _image(self, record: Record, run: Folder) -> None:
         """Log a picture as MLflow does it itself, but under a name that is always the same."""
@@ -448,15 +456,17 @@ def _picture(path: Path) -> Image.Image:
 
 
 def _lies_in(place: str, folder: str) -> bool:
-    """Tell whether a place for files is on no disk of this machine, or in a folder there.
+    """Tell whether a place for files is in a folder of this machine.
+
+    Only the form that this project writes counts. MLflow takes `/a:/../b` for a path, and sends the
+    user's password to `http://…`.
 
     Args:
-        place: Path or address.
-        folder: Address with file://, of which nothing but its last part may be a link.
+        place: Address with file://, as a store names it.
+        folder: The same, of which nothing but its last part may be a link.
     """
-    scheme = place.partition(":")[0] if ":" in place else "file"
-    if scheme != "file":
-        return True
+    if not place.startswith("file:///"):
+        return False
     path, root = (unquote(urlsplit(each).path) for each in (place, folder))
     return f"{os.path.realpath(path)}/".startswith(f"{root}/")
 

@@ -1,5 +1,6 @@
 """The driver of a GAN training: check, start or resume, train, export the model."""
 
+import json
 import shlex
 from typing import Any
 
@@ -60,9 +61,11 @@ def train(
 
     size, name = config.model.image_size, _registered_name(config, start.dataset)
     architecture = find_architecture(config.model.architecture)
-    encoder, options = start.dataset.manifest.encoder.location, ""
+    encoder, options, serving = start.dataset.manifest.encoder.location, "", ""
     if encoder is not None:
         options = f" --encoder-path {shlex.quote(encoder)}"
+        named = shlex.quote(json.dumps({"encoder_path": encoder}))
+        serving = f"MLFLOW_PYFUNC_INFERENCE_CONFIG={named} "
     purpose = Purpose(
         f"{architecture.title}, text to image at {size} × {size} px",
         (
@@ -70,7 +73,7 @@ def train(
             f'`python jobs/generate.py --model {start.run}/model{options} "a caption"`',
             f"In MLflow it becomes a version of the registered model `{name}`, whose alias `best` "
             "names the best of all versions: "
-            f'`mlflow models serve -m "models:/{name}@best" --env-manager local`',
+            f'`{serving}mlflow models serve -m "models:/{name}@best" --env-manager local`',
         ),
     )
     with running_job(start, purpose, stop=stop, part_of=part_of) as job:

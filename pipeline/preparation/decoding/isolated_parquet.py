@@ -1,6 +1,7 @@
 """Read foreign parquet and Arrow in a disposable child process with limits of memory and time."""
 
 import json
+import os
 import threading
 import uuid
 from collections.abc import Callable, Iterator, Sequence
@@ -18,6 +19,8 @@ from pipeline.storage.folder import Folder
 
 _lock = threading.Lock()  # threads that need the same group wait for it instead of each reading it
 Read = Callable[[int, int], bytes]
+MAX_FAILED = 1000
+_failed: dict[tuple[str, str, str, int], tuple[str, str]] = {}  # row groups that ended a child
 
 
 @dataclass(frozen=True)
@@ -65,7 +68,17 @@ class Table:
         """
         self._ask("rows", group=group, columns=list(columns), image=image)
         while content := self._ask("next")[1]:
-            yield pa.ipc.open_stream(content).read_next_batch()
+            try:
+                batch = pa.ipc.open_stream(content).read_next_batch()
+                batch.validate(
+                    full=True
+                )  # or wrong offsets would be read as memory of this process
+            except pa.ArrowException as error:
+                raise ValueError(
+                    f"{self.where} is not parquet or Arrow that can be read: "
+                    f"{printable(str(error))}"
+                ) from error
+            yield batch
 
     def close(self) -> None:
         """Let the child forget it."""
@@ -121,12 +134,21 @@ def read_cell(folder: Folder, file: str, column: str, group: int, index: int) ->
                 stream.append(opened.enter_context(folder.open(file)))
             return _reader(stream[0])(start, size)
 
-        answer, content = child_of(LIMITS).ask(request | {"index": index}, b"", read)
+        key = (str(folder), file, column, group)
+        if key in _failed:
+            raise RejectedError(*_failed[key])
+        try:
+            answer, content = child_of(LIMITS).ask(request | {"index": index}, b"", read)
+        except RejectedError as problem:  # it crashed, or took too long: not again for each row
+            if len(_failed) >= MAX_FAILED:
+                _failed.clear()
+            _failed[key] = problem.reason, problem.detail
+            raise
     match answer:
         case {"reason": str(reason), "detail": str(detail)}:
-            raise RejectedError(reason, f"{file}, row group {group}: {detail}")
+            raise RejectedError(reason, f"{file}, row group {group}: {printable(detail)}")
         case {"error": str(error)}:
-            raise RejectedError("IMG_CORRUPT", f"{file}, row group {group}: {error}")
+            raise RejectedError("IMG_CORRUPT", f"{file}, row group {group}: {printable(error)}")
         case {"found": True}:
             return content
         case {"path": str(path)}:
@@ -136,10 +158,23 @@ def read_cell(folder: Folder, file: str, column: str, group: int, index: int) ->
 
 def _reader(stream: Any) -> Read:
     def read(start: int, size: int) -> bytes:
+        # The child may ask for anything: places come from the file.
+        end = stream.seek(0, 2)
         if start < 0:
-            return json.dumps(stream.seek(0, 2)).encode()
+            return json.dumps(end).encode()
+        if start >= end:
+            return b""
         stream.seek(start)
         content: bytes = stream.read(max(0, min(size, READ_AT_ONCE)))
         return content
 
     return read
+
+
+def _renew_lock() -> None:
+    """In a forked copy of this process: a thread that does not exist there may hold it."""
+    global _lock
+    _lock = threading.Lock()
+
+
+os.register_at_fork(after_in_child=_renew_lock)

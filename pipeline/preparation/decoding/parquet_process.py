@@ -143,6 +143,9 @@ class Tables:
         path = None
         if isinstance(value, dict):
             value, path = value.get("bytes"), value.get("path")
+        if not isinstance(value, bytes | None):
+            kind = type(value).__name__
+            raise RejectedError("IMG_CORRUPT", f"column {column!r} has a {kind}, not an image")
         if value is not None and len(value) > MAX_BYTES:
             detail = f"{len(value)} bytes, at most {MAX_BYTES} are taken"
             raise RejectedError("IMG_TOO_LARGE", detail)
@@ -283,7 +286,7 @@ def _cells(file: "pq.ParquetFile | _Arrow", column: str, group: int) -> pa.Chunk
     except MemoryError:
         size = MAX_GROUP + 1
     except (pa.ArrowException, OSError) as error:
-        raise RejectedError("IMG_CORRUPT", str(error)) from error
+        raise RejectedError("IMG_CORRUPT", str(error)[:300]) from error
     if size > MAX_GROUP:
         raise RejectedError(
             "IMG_TOO_LARGE",

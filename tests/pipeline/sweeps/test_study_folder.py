@@ -1,9 +1,11 @@
 """What a sweep keeps of itself, and of its trials' curves."""
 
+import json
 from types import SimpleNamespace
 
 import pytest
 
+from pipeline.config import TrainConfig
 from pipeline.storage.folder import Folder
 from pipeline.sweeps.monitor import SweepMonitor
 from pipeline.sweeps.study_folder import StudyFolder
@@ -45,6 +47,21 @@ def test_a_trial_that_was_to_take_over_weights_is_told_so_again_by_its_next_star
     again.open(OPTIONS, frozenset())
     start = again.trials[0].start()
     assert (start["values"], start["weights"]["as"]) == (given["values"], "x")
+
+
+def test_a_study_of_before_an_option_resumes_with_its_default(tmp_path):
+    whole = {"metric": "eval/x", "train": TrainConfig(total_steps=9).record()}
+    older = json.loads(json.dumps(whole))
+    del older["train"]["model"]["architecture"]
+    StudyFolder(Folder(str(tmp_path)), "lr").open(older, frozenset())
+
+    StudyFolder(Folder(str(tmp_path)), "lr").open(whole, frozenset())
+
+    other = json.loads(json.dumps(whole))
+    other["train"]["model"]["architecture"] = "another"
+    StudyFolder(Folder(str(tmp_path / "b")), "lr").open(older, frozenset())
+    with pytest.raises(ValueError, match="architecture: rat-gan → another"):
+        StudyFolder(Folder(str(tmp_path / "b")), "lr").open(other, frozenset())
 
 
 def test_a_study_is_not_gone_on_with_under_other_options(tmp_path):

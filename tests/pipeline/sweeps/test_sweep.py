@@ -231,6 +231,7 @@ def _check_record_of_killed_sweep(output: Path) -> None:
         assert steps == list(range(4, 49, 4)), "a point is there once, whatever was trained again"
 
 
+@pytest.mark.rest
 def test_a_failing_trial_costs_itself_and_is_tried_again_on_request(shapes, tmp_path, capsys):
     options = {
         "name": "data",

@@ -1,5 +1,7 @@
 """A run folder of a stranger neither writes nor reads outside of itself when it is sent."""
 
+import contextlib
+import sqlite3
 import tempfile
 from pathlib import Path
 
@@ -9,6 +11,7 @@ from PIL import Image
 
 from pipeline.cli.sync import SyncConfig, sync
 from pipeline.storage.folder import Folder
+from pipeline.tracking import mlflow_run
 from pipeline.tracking.spool import read
 from tests.corpus_runs import ATTACKS, SECRET, lay_run, of_file, of_image
 
@@ -18,7 +21,7 @@ pytestmark = pytest.mark.slow
 @pytest.fixture(autouse=True)
 def impatient(monkeypatch):
     """What does not go now never will here."""
-    monkeypatch.setattr("pipeline.tracking.sender.PATIENCE_S", 0.1)
+    monkeypatch.setattr("pipeline.tracking.sender.PATIENCE_S", 3.0)
 
 
 @pytest.fixture(scope="module")
@@ -119,6 +122,35 @@ def test_a_store_that_came_with_a_run_does_not_say_where_files_are_written(named
         sync(SyncConfig(run=str(run)))
 
     assert files(place / "home") == before
+
+
+@pytest.mark.parametrize(
+    "theirs",
+    ["/tmp/a:/../{home}/theirs", "a:/../../{home}/theirs", "http://127.0.0.1:9/x", "runs:/1/x"],
+)
+def test_no_other_form_of_a_place_is_taken_for_one_beside_the_store(theirs, place):
+    folder = (place / "outputs" / "mlflow-artifacts").as_uri()
+
+    assert not mlflow_run._lies_in(theirs.format(home=place / "home"), folder)
+    assert mlflow_run._lies_in(f"{folder}/1/artifacts", folder)
+
+
+def test_a_store_with_a_trigger_gets_no_files(place):
+    run, uri = place / "outputs" / "run", f"sqlite:///{place}/outputs/mlflow.db"
+    lay_run(run, [of_file("notes", b"good")], uri=uri)
+    (run / "notes").write_bytes(b"good")
+    MlflowClient(uri).search_experiments()
+    with contextlib.closing(sqlite3.connect(place / "outputs" / "mlflow.db")) as db:
+        db.execute(
+            "CREATE TRIGGER away AFTER INSERT ON runs BEGIN "
+            "UPDATE runs SET artifact_uri = 'file:///elsewhere'; END"
+        )
+        db.commit()
+
+    with pytest.raises(ConnectionError, match=r"has a trigger or view|keeps files of this run in"):
+        sync(SyncConfig(run=str(run)))
+
+    assert files(place / "outputs" / "mlflow-artifacts") == {}
 
 
 def test_records_as_earlier_versions_wrote_them_are_sent(place):
