@@ -64,6 +64,7 @@ def read(path, memory_bytes: int = LIMITS.memory_bytes) -> tuple[str, int]:
     return said, int(mib)
 
 
+@pytest.mark.rest  # each reads a bomb in a process of its own
 @pytest.mark.skipif(sys.platform != "linux", reason="the limit is kept on Linux only")
 @pytest.mark.parametrize(
     ("value", "rows", "message"),
@@ -93,6 +94,7 @@ def test_captions_that_grow_in_memory_are_refused(tmp_path, value, rows, message
     assert mib < 100
 
 
+@pytest.mark.rest
 @pytest.mark.parametrize(("length", "rows"), [(1_600_000, 1024), (1_000, 20_000)])
 def test_one_image_with_captions_that_grow_in_memory_is_refused(tmp_path, length, rows):
     path = write(tmp_path / "rows.parquet", ["a.jpg"] * rows, repeated("x" * length, rows))
