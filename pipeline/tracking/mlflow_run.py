@@ -8,6 +8,7 @@ import hashlib
 import json
 import os
 import re
+import sqlite3
 import tempfile
 import uuid
 from collections.abc import Iterator, Sequence
@@ -255,7 +256,11 @@ class MlflowRun:
                     f"python jobs/sync.py --uri sqlite:///{file}.new.db; if the place is right, "
                     "name the store with MLFLOW_TRACKING_URI"
                 )
-        if file is not None and (name := trigger_of(file)):
+        try:
+            name = None if file is None else trigger_of(file)
+        except sqlite3.Error as error:  # it is locked, or not there any more
+            raise UnavailableError(f"the store in {file}: {error}") from error
+        if name is not None:
             raise UnavailableError(
                 f"the store in {file} has a trigger or view ({ascii(name)[:60]}), which MLflow "
                 "does not make, and which could change places while they are written. If it is "

@@ -13,7 +13,9 @@ from tests.chaos.cluster import Cluster
 from tests.mlflow_server import reserved_port
 from tests.services import Process
 
-pytestmark = [pytest.mark.slow, pytest.mark.rest]
+# Not in make test-all: in one of two runs on a busy machine, `ray start` of the second head waited
+# for five minutes, though its GCS had read the store.
+pytestmark = [pytest.mark.slow, pytest.mark.thorough]
 
 MANIFEST = Path(__file__).parents[2] / "cluster" / "kuberay" / "head-store.yaml"
 PROGRAM = shutil.which("valkey-server") or shutil.which("redis-server")
