@@ -184,7 +184,7 @@ class MlflowRun:
         if kind in ("image", "file", "model"):
             self.check()  # a server that hangs is found out before a long upload to it
         if kind in ("json", "image", "file", "model"):
-            self._refuse_other_place()
+            self._refuse_other_place(run)
         with _answers():
             match kind:
                 case "options":
@@ -231,7 +231,7 @@ class MlflowRun:
         tags = [InputTag("mlflow.data.context", "training")]
         self.client.log_inputs(self.run_id, [DatasetInput(dataset, tags)])
 
-    def _refuse_other_place(self) -> None:
+    def _refuse_other_place(self, run: Folder) -> None:
         """Refuse a store in a file that names another place for files than beside it.
 
         Such a store may have come with a run, and the place in it may be any folder here. One
@@ -253,8 +253,8 @@ class MlflowRun:
                     f"the store in {file} keeps files of this run in {place}, which is not below "
                     f"{beside}: files are not written where a store says that may have come with "
                     "the run. If the folder was moved, send the whole run to a new store with "
-                    f"python jobs/sync.py --uri sqlite:///{file}.new.db; if the place is right, "
-                    "name the store with MLFLOW_TRACKING_URI"
+                    f"python jobs/sync.py --run {run} --uri sqlite:///{file}.new.db; if the place "
+                    "is right, name the store with MLFLOW_TRACKING_URI"
                 )
         try:
             name = None if file is None else trigger_of(file)

@@ -12,7 +12,7 @@ import zlib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from posixpath import splitext
-from typing import IO, Any, Literal
+from typing import IO, Any, AnyStr, Literal
 
 import ijson
 import pyarrow as pa
@@ -104,7 +104,8 @@ def _csv(
         errors="surrogateescape",
         newline="",
     ) as stream:
-        lines = _lines(stream, f"{folder}/{file}")
+        advice = "One line is one row, and a text with line breaks stands in quotation marks."
+        lines = _lines(stream, f"{folder}/{file}", "characters", advice)
         reader = csv.reader(lines, delimiter=delimiter, strict=True, quoting=quoting)
         try:
             header = [name.strip() for name in next(reader, [])]
@@ -147,15 +148,13 @@ def _csv(
         )
 
 
-def _lines(stream: io.TextIOWrapper, where: str) -> Iterator[str]:
+def _lines(stream: IO[AnyStr], where: str, unit: str, advice: str) -> Iterator[AnyStr]:
+    """Read lines; an endless one is an error before it fills the memory."""
     number = 0
     while line := stream.readline(MAX_FIELD + 1):
         number += 1
         if len(line) > MAX_FIELD:
-            raise ValueError(
-                f"{where}, line {number} has over {MAX_FIELD:,} characters. One line is one row, "
-                "and a text with line breaks stands in quotation marks."
-            )
+            raise ValueError(f"{where}, line {number} has over {MAX_FIELD:,} {unit}. {advice}")
         yield line
 
 
@@ -175,14 +174,8 @@ def _json_lines(
 ) -> Iterator[TableRow]:
     checked = False
     with open_text(folder, file, zipped) as stream:
-        number = 0
-        while line := stream.readline(MAX_FIELD + 1):
-            number += 1
-            if len(line) > MAX_FIELD:
-                raise ValueError(
-                    f"{folder}/{file}, line {number} has over {MAX_FIELD:,} bytes. One line is "
-                    "one JSON object."
-                )
+        lines = _lines(stream, f"{folder}/{file}", "bytes", "One line is one JSON object.")
+        for number, line in enumerate(lines, 1):
             text = line.removeprefix(b"\xef\xbb\xbf").decode("utf-8", "surrogateescape").strip()
             if not text:
                 continue
