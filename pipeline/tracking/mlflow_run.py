@@ -7,7 +7,6 @@ never take it (`RefusedError`), or the run was deleted there (`GoneError`).
 import hashlib
 import json
 import os
-import re
 import sqlite3
 import tempfile
 import uuid
@@ -15,7 +14,6 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
-from urllib.parse import unquote, urlsplit
 
 os.environ.setdefault("MLFLOW_ALLOW_PICKLE_DESERIALIZATION", "false")  # ours are safetensors
 os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
@@ -28,16 +26,22 @@ from mlflow import MlflowClient
 from mlflow.entities import Dataset, DatasetInput, InputTag, Metric, Param, RunTag
 from mlflow.exceptions import MlflowException
 from mlflow.tracking.context.registry import resolve_tags
-from PIL import Image
 
 from pipeline.common.redaction import redacted
 from pipeline.storage.folder import Folder
-from pipeline.storage.safe_path import inside
 from pipeline.tracking.best_version import Quality, qualities
 from pipeline.tracking.mlflow_model import log_model, mark_quality
 from pipeline.tracking.mlflow_sqlite import make_store, store_file, trigger_of
 from pipeline.tracking.run_description import with_qualities
 from pipeline.tracking.spool import Record
+from pipeline.tracking.untrusted_records import (
+    RefusedError,
+    checked_sha256,
+    lies_in,
+    open_png,
+    plain_name,
+    read_file,
+)
 
 OUR_TAG = "ratgan.run"  # holds the id that a run has with us from its start
 PARENT_TAG = "mlflow.parentRunId"  # by it the UI shows a run under another
@@ -61,10 +65,6 @@ NEVER_HTTP = {400, 413, 415, 422}
 
 class UnavailableError(ConnectionError):
     """MLflow cannot take something now."""
-
-
-class RefusedError(ValueError):
-    """MLflow will never take something."""
 
 
 class GoneError(LookupError):
@@ -196,7 +196,9 @@ class MlflowRun:
                 case "status":
                     self.client.set_terminated(self.run_id, record["status"], record["time"])
                 case "json":
-                    self.client.log_dict(self.run_id, record["value"], _flat(run, record["file"]))
+                    self.client.log_dict(
+                        self.run_id, record["value"], plain_name(run, record["file"])
+                    )
                 case "image":
                     # The one kind without a hash: it may be drawn anew, under the same name.
                     self._image(record, run)
@@ -248,7 +250,7 @@ class MlflowRun:
             experiment = self.client.get_experiment(found.experiment_id)
         file = store_file(self.uri)
         for place in (found.artifact_uri, experiment.artifact_location):
-            if not _lies_in(place, beside):
+            if not lies_in(place, beside):
                 raise UnavailableError(
                     f"the store in {file} keeps files of this run in {place}, which is not below "
                     f"{beside}: files are not written where a store says that may have come with "
@@ -269,13 +271,13 @@ class MlflowRun:
 
     def _image(self, record: Record, run: Folder) -> None:
         """Log a picture as MLflow does it itself, but under a name that is always the same."""
-        png, step, time = _file(run, record["file"]), record["step"], record["time"]
+        png, step, time = read_file(run, record["file"]), record["step"], record["time"]
         unique = uuid.uuid5(uuid.NAMESPACE_OID, f"{self.run_id} {record['key']} {step} {time}")
-        name = _flat(run, f"{record['key']}+step+{step}+timestamp+{time}+{unique}")
+        name = plain_name(run, f"{record['key']}+step+{step}+timestamp+{time}+{unique}")
         with tempfile.TemporaryDirectory() as folder:
             whole, small = Path(folder) / f"{name}.png", Path(folder) / f"{name}+compressed.webp"
             whole.write_bytes(png)
-            with _picture(whole) as picture:
+            with open_png(whole) as picture:
                 scale = COMPRESSED_SIZE / max(picture.size)
                 picture.resize([max(1, int(side * scale)) for side in picture.size]).save(small)
             for path in (whole, small):
@@ -283,7 +285,9 @@ class MlflowRun:
         self.client.set_tag(self.run_id, "mlflow.loggedImages", True)
 
     def _file(self, record: Record, run: Folder) -> None:
-        content = _file(run, _flat(run, record["file"]), _sha256(record.get("sha256")))
+        content = read_file(
+            run, plain_name(run, record["file"]), checked_sha256(record.get("sha256"))
+        )
         with tempfile.TemporaryDirectory() as folder:
             path = Path(folder) / record["file"]
             path.write_bytes(content)
@@ -291,7 +295,7 @@ class MlflowRun:
 
     def _model(self, record: Record, model: Folder) -> None:
         content = {
-            name: _file(model, _flat(model, name), _sha256(sha256))
+            name: read_file(model, plain_name(model, name), checked_sha256(sha256))
             for name, sha256 in record["files"].items()
         }
         run = self.client.get_run(self.run_id)
@@ -397,83 +401,6 @@ def _answers(refusal: type[Exception] = RefusedError) -> Iterator[None]:
         raise refusal(redacted(str(error))) from error
     except Exception as error:  # of the store, the bucket, the network: each has its own kind
         raise UnavailableError(redacted(f"{type(error).__name__}: {error}")) from error
-
-
-def _file(folder: Folder, name: str, sha256: str | None = None) -> bytes:
-    """Read a file of the run, which must be the one that was told of.
-
-    Args:
-        folder: Of the run.
-        name: From a record, which a stranger may have written.
-        sha256: That it must have; None for a picture.
-
-    Raises:
-        RefusedError: If it is not.
-        ValueError: If it is not in the folder.
-    """
-    try:
-        content = folder.read(inside(folder, name))
-    except (FileNotFoundError, IsADirectoryError) as error:
-        raise RefusedError(f"{folder}/{name} is not there any more") from error
-    if sha256 is not None and hashlib.sha256(content).hexdigest() != sha256:
-        raise RefusedError(
-            f"{folder}/{name} was replaced since; what replaced it is sent in its turn"
-        )
-    return content
-
-
-def _flat(folder: Folder, name: str) -> str:
-    """Return a name from a record if it is one of a file, and no path: so it names one in MLflow.
-
-    Raises:
-        ValueError: If it is not.
-    """
-    if "/" in inside(folder, name):
-        raise ValueError(f"{name!a} is a path, and a record names files here without one")
-    return name
-
-
-def _sha256(value: Any) -> str:
-    """Return a hash from a record.
-
-    Raises:
-        RefusedError: If it is none: a file is not sent that nothing proves.
-    """
-    if not isinstance(value, str) or not re.fullmatch(r"[0-9a-f]{64}", value):
-        raise RefusedError(
-            f"sha256={ascii(value)[:80]} is no hash, and without one no file is sent"
-        )
-    return value
-
-
-def _picture(path: Path) -> Image.Image:
-    """Open a PNG, as all pictures of runs are: no other decoder sees what a stranger made.
-
-    Raises:
-        RefusedError: If it is none.
-    """
-    try:
-        picture = Image.open(path, formats=["PNG"])
-        picture.load()
-        return picture
-    except Exception as error:  # of many kinds
-        raise RefusedError(f"the picture is no PNG that can be shown: {error}") from error
-
-
-def _lies_in(place: str, folder: str) -> bool:
-    """Tell whether a place for files is in a folder of this machine.
-
-    Only the form that this project writes counts. MLflow takes `/a:/../b` for a path, and sends the
-    user's password to `http://…`.
-
-    Args:
-        place: Address with file://, as a store names it.
-        folder: The same, of which nothing but its last part may be a link.
-    """
-    if not place.startswith("file:///"):
-        return False
-    path, root = (unquote(urlsplit(each).path) for each in (place, folder))
-    return f"{os.path.realpath(path)}/".startswith(f"{root}/")
 
 
 def _digest(text: str) -> str:

@@ -24,13 +24,13 @@ from pipeline.tracking.mlflow_run import (
     GoneError,
     MlflowRun,
     Point,
-    RefusedError,
     UnavailableError,
     waiting_at_most,
 )
 from pipeline.tracking.run_record import read_record, update_record
 from pipeline.tracking.spool import RECORDS, SPOOL, Entry, Position, Record, Spool, read
 from pipeline.tracking.tracker import START
+from pipeline.tracking.untrusted_records import RefusedError
 
 logger = logging.getLogger(__name__)
 

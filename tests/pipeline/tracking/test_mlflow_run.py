@@ -11,8 +11,8 @@ from PIL import Image
 
 from pipeline.cli.sync import SyncConfig, sync
 from pipeline.storage.folder import Folder
-from pipeline.tracking import mlflow_run
 from pipeline.tracking.spool import read
+from pipeline.tracking.untrusted_records import lies_in
 from tests.corpus_runs import ATTACKS, SECRET, lay_run, of_file, of_image
 
 pytestmark = pytest.mark.slow
@@ -131,8 +131,8 @@ def test_a_store_that_came_with_a_run_does_not_say_where_files_are_written(named
 def test_no_other_form_of_a_place_is_taken_for_one_beside_the_store(theirs, place):
     folder = (place / "outputs" / "mlflow-artifacts").as_uri()
 
-    assert not mlflow_run._lies_in(theirs.format(home=place / "home"), folder)
-    assert mlflow_run._lies_in(f"{folder}/1/artifacts", folder)
+    assert not lies_in(theirs.format(home=place / "home"), folder)
+    assert lies_in(f"{folder}/1/artifacts", folder)
 
 
 def test_a_store_with_a_trigger_gets_no_files(place):

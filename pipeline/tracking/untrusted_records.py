@@ -1,0 +1,94 @@
+"""Check what records of a run name before it is read or sent: a stranger may have written them."""
+
+import hashlib
+import os
+import re
+from pathlib import Path
+from typing import Any
+from urllib.parse import unquote, urlsplit
+
+from PIL import Image
+
+from pipeline.storage.folder import Folder
+from pipeline.storage.safe_path import inside
+
+
+class RefusedError(ValueError):
+    """MLflow will never take something."""
+
+
+def read_file(folder: Folder, name: str, sha256: str | None = None) -> bytes:
+    """Read a file of the run, which must be the one that was told of.
+
+    Args:
+        folder: Of the run.
+        name: From a record, which a stranger may have written.
+        sha256: That it must have; None for a picture.
+
+    Raises:
+        RefusedError: If it is not.
+        ValueError: If it is not in the folder.
+    """
+    try:
+        content = folder.read(inside(folder, name))
+    except (FileNotFoundError, IsADirectoryError) as error:
+        raise RefusedError(f"{folder}/{name} is not there any more") from error
+    if sha256 is not None and hashlib.sha256(content).hexdigest() != sha256:
+        raise RefusedError(
+            f"{folder}/{name} was replaced since; what replaced it is sent in its turn"
+        )
+    return content
+
+
+def plain_name(folder: Folder, name: str) -> str:
+    """Return a name from a record if it is one of a file, and no path: so it names one in MLflow.
+
+    Raises:
+        ValueError: If it is not.
+    """
+    if "/" in inside(folder, name):
+        raise ValueError(f"{name!a} is a path, and a record names files here without one")
+    return name
+
+
+def checked_sha256(value: Any) -> str:
+    """Return a hash from a record.
+
+    Raises:
+        RefusedError: If it is none: a file is not sent that nothing proves.
+    """
+    if not isinstance(value, str) or not re.fullmatch(r"[0-9a-f]{64}", value):
+        raise RefusedError(
+            f"sha256={ascii(value)[:80]} is no hash, and without one no file is sent"
+        )
+    return value
+
+
+def open_png(path: Path) -> Image.Image:
+    """Open a PNG, as all pictures of runs are: no other decoder sees what a stranger made.
+
+    Raises:
+        RefusedError: If it is none.
+    """
+    try:
+        picture = Image.open(path, formats=["PNG"])
+        picture.load()
+        return picture
+    except Exception as error:  # of many kinds
+        raise RefusedError(f"the picture is no PNG that can be shown: {error}") from error
+
+
+def lies_in(place: str, folder: str) -> bool:
+    """Tell whether a place for files is in a folder of this machine.
+
+    Only the form that this project writes counts. MLflow takes `/a:/../b` for a path, and sends the
+    user's password to `http://…`.
+
+    Args:
+        place: Address with file://, as a store names it.
+        folder: The same, of which nothing but its last part may be a link.
+    """
+    if not place.startswith("file:///"):
+        return False
+    path, root = (unquote(urlsplit(each).path) for each in (place, folder))
+    return f"{os.path.realpath(path)}/".startswith(f"{root}/")
