@@ -168,7 +168,8 @@ def measure(
         rate = requests / statistics.median(seconds[name, clients])
         p50, p99 = (1000 * statistics.quantiles(each, n=100)[n] for n in (49, 98))
         print(
-            f"{name:6} {clients:3} clients {rate:8.1f} images/s  p50 {p50:7.1f} ms  p99 {p99:7.1f} ms"
+            f"{name:6} {clients:3} clients {rate:8.1f} images/s  p50 {p50:7.1f} ms"
+            f"  p99 {p99:7.1f} ms"
         )
         figures = {"images_per_s": rate, "p50_ms": p50, "p99_ms": p99}
         result |= {f"{name}_{clients}_{key}": round(value, 2) for key, value in figures.items()}
