@@ -13,7 +13,7 @@ RUNS ?= 10
 # Tests wait for processes most of the time, so there are more at a time than cores.
 PYTEST := $(BIN)/python -m pytest -n 3 --dist loadscope --no-loadscope-reorder
 
-.PHONY: setup quickstart ui test test-rest test-all test-fast flaky chaos soak browser services lint lock sbom clean
+.PHONY: setup quickstart demo ui test test-rest test-all test-fast flaky chaos soak browser services lint lock sbom clean
 
 setup: $(READY)
 
@@ -29,6 +29,9 @@ $(READY): pyproject.toml requirements.lock
 
 quickstart: $(READY)  ## shapes → prepare → train → generate, in minutes
 	$(BIN)/python jobs/quickstart.py --train.output $(OUTPUT)
+
+demo: $(READY)  ## a page that draws with the quickstart's model
+	$(BIN)/python jobs/serve.py --model $(OUTPUT)/quickstart
 
 # This machine only: on its loopback, and under no name that a page elsewhere could give it.
 ui: $(READY)  ## MLflow's UI on this machine's runs

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 NOISE, PAIRING, SAMPLE = range(3)  # separate streams of one seed
+CUT = 2.0  # deviations at which truncated noise ends
 
 
 def generator_for(*keys: int) -> torch.Generator:
@@ -24,8 +25,23 @@ def step_noise(seed: int, step: int, batch_size: int, noise_dim: int) -> Tensor:
 
 def sample_noise(seed: int, count: int, noise_dim: int) -> Tensor:
     """Draw noise for samples, [N, Z]; row n does not depend on N."""
-    rows = [torch.randn(noise_dim, generator=generator_for(seed, n, SAMPLE)) for n in range(count)]
-    return torch.stack(rows)
+    return torch.stack([noise_of(seed, row, noise_dim) for row in range(count)])
+
+
+def noise_of(
+    seed: int, row: int, noise_dim: int, truncation: float | None = None, stream: int = SAMPLE
+) -> Tensor:
+    """Draw the noise of one sample, [Z].
+
+    Args:
+        truncation: Factor of a normal cut at two deviations; None for a whole one.
+    """
+    draw = generator_for(seed, row, stream)
+    if truncation is None:
+        return torch.randn(noise_dim, generator=draw)
+    below = torch.special.ndtr(torch.tensor(-CUT, dtype=torch.float64))
+    share = torch.rand(noise_dim, generator=draw, dtype=torch.float64)
+    return truncation * torch.special.ndtri(below + share * (1 - 2 * below)).float()
 
 
 def mismatched_partners(seed: int, step: int, images: Tensor, classes: Tensor) -> Tensor:

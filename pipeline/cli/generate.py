@@ -2,25 +2,33 @@
 
 import re
 import time
-from itertools import pairwise
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Literal, Self
 
 import torch
 import tyro
-from PIL import Image
 from pydantic import Field, model_validator
 from torch import Tensor
 
 from pipeline.checkpoint.load_model import load_from
-from pipeline.common.console import DryRunReport, duration, print_line
+from pipeline.common.console import DryRunReport, duration, print_line, printable
 from pipeline.common.settings import Settings
 from pipeline.preparation.decoding.captions import clean_caption
 from pipeline.preparation.decoding.images import RejectedError, decode, square
 from pipeline.storage.disk_space import leaving_nothing
 from pipeline.storage.folder import Folder
 from pipeline.storage.local_copy import local_copy
-from ratgan.text_to_image import TextToImage
+from ratgan.picture import (
+    Picture,
+    between_captions,
+    between_noises,
+    each,
+    read_signature,
+    signed_png,
+    variations,
+)
+from ratgan.text_to_image import Device, TextToImage
 from ratgan.visualize import attention_overlay, from_pil, grid, png, to_pil
 from ratgan.weights.saved_model import (
     DISCRIMINATOR_JSON,
@@ -28,6 +36,7 @@ from ratgan.weights.saved_model import (
     load_discriminator,
 )
 
+MAX_PNG = 64 * 2**20  # bytes of a file that is drawn again
 DISCRIMINATOR_FILES = (DISCRIMINATOR_JSON, DISCRIMINATOR_TENSORS)
 
 
@@ -56,6 +65,9 @@ class GenerateConfig(Settings):
     the next. noises: each caption with an interpolation from one noise to another."""
     count: Annotated[int, Field(ge=2, le=64)] | None = None
     """Images in such a row. Default: 8."""
+    truncation: Annotated[float, Field(ge=0, le=2)] | None = None
+    """Cut the noise at two deviations and multiply it by this: below 1, less variety and fewer odd
+    images. Default: noise as in training."""
     same_noise: bool = False
     """Use the same noise for all captions, so that images differ only by their captions."""
     attention: str | None = None
@@ -63,6 +75,11 @@ class GenerateConfig(Settings):
     discriminator for each caption."""
     images: tuple[str, ...] = ()
     """With attention: image files, one for each caption, instead of generated images."""
+    like: str | None = None
+    """PNG file of this command or of jobs/serve.py: draw it again, from its own record, instead of
+    captions. The model must be the same."""
+    device: Device = "auto"
+    """auto: a GPU if there is one. Pictures are the same bits on the same kind of device."""
     columns: Annotated[int, Field(ge=1)] = 4
     """Images in a row of the grid, with --show each."""
 
@@ -75,6 +92,8 @@ class GenerateConfig(Settings):
             raise ValueError(f"same_noise and attention need --show each, not {self.show}.")
         if self.images and self.attention is None:
             raise ValueError("images needs --attention, the checkpoint of a run.")
+        if self.like and (rows or self.captions or self.file or self.images):
+            raise ValueError("like takes everything from the file: give no captions, and no rows.")
         return self
 
 
@@ -88,48 +107,54 @@ def generate(config: GenerateConfig) -> list[str]:
         ValueError: If there is no caption, an empty one, or not one for each image.
         FileNotFoundError: If the model or a file does not exist.
     """
-    captions, folder, model = _checked(config)
-    images, labels = _draw(config, model, captions)
-    columns = config.columns if config.show == "each" else config.count or 8
+    pictures, folder, model = _checked(config)
+    count = config.count or 8
+    if config.images:
+        size = model.generator.arguments["image_size"]
+        images = torch.stack([_read_image(path, size) for path in config.images])
+    else:
+        images = model.draw_pictures(pictures)
+        _note_unfamiliar(model, pictures)
+    labels, columns = _labels(config, pictures, count)
     scale = max(1, 128 // images.shape[-1])
-    pictures = {} if config.images else _named(images, captions)
-    pictures["grid.png"] = grid(images, labels, columns=columns, scale=scale)
+    files = {} if config.images else _named(model, images, pictures)
+    files["grid.png"] = png(grid(images, labels, columns=columns, scale=scale))
     if config.attention:
+        captions = [picture.caption for picture in pictures]
         looked_at = _attention(config.attention, model, images, captions)
-        pictures["attention.png"] = grid(looked_at, labels, columns=columns, scale=scale)
-    for name, picture in pictures.items():
-        folder.write(name, png(picture))
+        files["attention.png"] = png(grid(looked_at, labels, columns=columns, scale=scale))
+    for name, content in files.items():
+        folder.write(name, content)
     print_line(
         f"{len(images)} image{'s' if len(images) > 1 else ''} in {folder}, side by side in "
         f"{folder}/grid.png" + (f"\nattention in {folder}/attention.png" * bool(config.attention))
     )
-    return [f"{folder}/{name}" for name in pictures]
+    return [f"{folder}/{name}" for name in files]
 
 
 def plan_generation(config: GenerateConfig) -> None:
     """Print number and time of the images, after generating one; raises as `generate`."""
     with leaving_nothing(Folder(config.output)):
-        captions, folder, model = _checked(config)
-        report, rows = DryRunReport(), config.show != "each"
-        count = len(captions) * (config.count or 8) if rows else len(captions)
+        pictures, folder, model = _checked(config)
+        report, captions = DryRunReport(), {text for each in pictures for text in each.captions}
         origin = ", ".join(f"{key} {value}" for key, value in sorted(model.origin.items()))
         side = model.generator.arguments["image_size"]
-        model.draw(captions[:1])  # the first loads the text encoder
+        model.draw_pictures(pictures[:1])  # the first loads the text encoder
         started = time.monotonic()
-        drawn = model.draw(captions[:1])
+        drawn = model.draw_pictures(pictures[:1])
         seconds = time.monotonic() - started
         if config.attention:
-            _attention(config.attention, model, drawn, captions[:1])
+            _attention(config.attention, model, drawn, [pictures[0].caption])
         report.line("model", f"{config.model}: {side} × {side} px ({origin})")
-        report.line("output", f"{folder}: up to {count:,} images of {len(captions):,} captions")
-        report.line("ETA", f"{duration(count * seconds)}: an image took {seconds:.2f} s")
+        report.line("output", f"{folder}: {len(pictures):,} images of {len(captions):,} captions")
+        report.line("ETA", f"{duration(len(pictures) * seconds)}: an image took {seconds:.2f} s")
         report.end()
 
 
-def _checked(config: GenerateConfig) -> tuple[list[str], Folder, TextToImage]:
-    """Return captions, output folder and model, after all checks."""
+def _checked(config: GenerateConfig) -> tuple[list[Picture], Folder, TextToImage]:
+    """Return what to draw, output folder and model, after all checks."""
     captions = [_clean(text) for text in _texts(config)]
-    if not captions:
+    if not captions and not config.like:
         raise ValueError('no caption given, for example: jobs/generate.py "a small red bird"')
     if config.images and len(config.images) != len(captions):
         raise ValueError(
@@ -137,41 +162,77 @@ def _checked(config: GenerateConfig) -> tuple[list[str], Folder, TextToImage]:
         )
     folder = Folder(config.output)
     folder.check_writable("output")
-    model = load_from(config.model, config.encoder_path)
-    return captions, folder, model
+    model = load_from(config.model, config.encoder_path, device=config.device)
+    pictures = [_like(config.like, model)] if config.like else _pictures(config, captions)
+    return pictures, folder, model
 
 
-def _draw(
-    config: GenerateConfig, model: TextToImage, captions: list[str]
-) -> tuple[Tensor, list[str]]:
-    """Generate or read the images of the grid: images [N, 3, H, W] and their labels."""
-    count = config.count or 8
-    blank = [""] * (count - 2)
-    if config.images:
-        size = model.generator.arguments["image_size"]
-        return torch.stack([_read_image(path, size) for path in config.images]), captions
-    if config.show == "variations":
-        rows = model.variations(captions, count, seed=config.seed)
-        return rows.flatten(0, 1), [t for c in captions for t in (c, *blank, "")]
-    if config.show == "noises":
-        rows = model.between_noises(captions, count, seed=config.seed)
-        return rows.flatten(0, 1), [t for c in captions for t in (c, *blank, "")]
-    if config.show == "captions":
-        rows = model.between_captions(captions, count, seed=config.seed)
-        labels = [t for start, end in pairwise(captions) for t in (start, *blank, end)]
-        return rows.flatten(0, 1), labels
-    return model.draw(captions, seed=config.seed, same_noise=config.same_noise), captions
+def _pictures(config: GenerateConfig, captions: list[str]) -> list[Picture]:
+    """Return what to draw for captions."""
+    rows = {
+        "variations": variations,
+        "captions": between_captions,
+        "noises": between_noises,
+    }
+    if config.show == "each":
+        pictures = each(captions, seed=config.seed, same_noise=config.same_noise)
+    else:
+        pictures = rows[config.show](captions, config.count or 8, seed=config.seed)
+    return [replace(picture, truncation=config.truncation) for picture in pictures]
 
 
-def _named(images: Tensor, captions: list[str]) -> dict[str, Image.Image]:
-    """Name images by their number and caption; each row has one caption."""
-    per_caption = max(1, len(images) // len(captions))
-    pictures = {}
-    for index, image in enumerate(images):
-        caption = captions[min(index // per_caption, len(captions) - 1)]
-        slug = re.sub(r"[^a-z0-9]+", "-", caption.lower()).strip("-")[:48]
-        pictures[f"{index:03d}-{slug or 'caption'}.png"] = to_pil(image)
-    return pictures
+def _like(path: str, model: TextToImage) -> Picture:
+    """Read what a picture was made from, and check that it was made by this model."""
+    try:
+        picture, digest = read_signature(_read_png(path))
+        if digest != model.digest:
+            raise ValueError(
+                f"it was drawn by a model of sha256 {printable(digest)}, and this one has "
+                f"{model.digest}: give its own model with --model."
+            )
+    except ValueError as error:
+        raise ValueError(f"{path}: {error}") from error
+    return picture
+
+
+def _read_png(path: str) -> bytes:
+    file = Path(path)
+    if not file.is_file():
+        raise FileNotFoundError(f"the image {path} does not exist.")
+    if file.stat().st_size > MAX_PNG:
+        raise ValueError(f"it has {file.stat().st_size:,} bytes; {MAX_PNG:,} is the maximum.")
+    return file.read_bytes()
+
+
+def _labels(config: GenerateConfig, pictures: list[Picture], count: int) -> tuple[list[str], int]:
+    """Return the label of each image of the grid, and the images in a row of it."""
+    if config.show == "each":
+        return [picture.caption for picture in pictures], config.columns
+    labels = [picture.caption if n % count == 0 else "" for n, picture in enumerate(pictures)]
+    for last in range(count - 1, len(pictures), count):
+        labels[last] = pictures[last].other_caption or ""
+    return labels, count
+
+
+def _named(model: TextToImage, images: Tensor, pictures: list[Picture]) -> dict[str, bytes]:
+    """Make PNG files, named by their number and caption, that say what they are made from."""
+    files = {}
+    for index, (image, picture) in enumerate(zip(images, pictures, strict=True)):
+        slug = re.sub(r"[^a-z0-9]+", "-", picture.caption.lower()).strip("-")[:48]
+        files[f"{index:03d}-{slug or 'caption'}.png"] = signed_png(
+            to_pil(image), picture, model.digest, model.origin.get("step")
+        )
+    return files
+
+
+def _note_unfamiliar(model: TextToImage, pictures: list[Picture]) -> None:
+    """Print which captions the model cannot know."""
+    for caption in dict.fromkeys(text for picture in pictures for text in picture.captions):
+        if model.unfamiliar(model.encode([caption])[0]):
+            print_line(
+                f"note: {printable(caption, 60)!r} is far from all captions of the training: the "
+                "image will hardly fit it."
+            )
 
 
 def _attention(checkpoint: str, model: TextToImage, images: Tensor, captions: list[str]) -> Tensor:

@@ -180,6 +180,7 @@ def _tell(folder: Folder, summary: dict[str, Any], count: int, record: str) -> N
         f"model    {folder}/model",
         f"mlflow   {record}",
         "curves   make ui",
+        f"page     .venv/bin/python jobs/serve.py --model {folder}",
         "next     .venv/bin/python jobs/generate.py "
         f'--model {folder}/model "a huge green triangle at the top right"',
     ]

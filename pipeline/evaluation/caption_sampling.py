@@ -16,9 +16,8 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from pipeline.evaluation.protocols import per_pass
-from ratgan.randomness import generator_for
+from ratgan.randomness import noise_of
 
-CUT = 2.0  # deviations at which truncated noise ends
 # Streams of one seed, apart from those of training.
 IMAGES, DIVERSITY, CHOICE, ROWS, PARTS = range(200, 205)
 
@@ -80,16 +79,9 @@ class CaptionPlan:
         Returns:
             [n, Z].
         """
-        rows = []
-        for number in numbers.tolist():
-            draw = generator_for(self.seed, number, self.stream)
-            if truncation is None:
-                rows.append(torch.randn(size, generator=draw))
-                continue
-            below = torch.special.ndtr(torch.tensor(-CUT, dtype=torch.float64))
-            share = torch.rand(size, generator=draw, dtype=torch.float64)
-            rows.append(truncation * torch.special.ndtri(below + share * (1 - 2 * below)).float())
-        return torch.stack(rows)
+        return torch.stack(
+            [noise_of(self.seed, n, size, truncation, self.stream) for n in numbers.tolist()]
+        )
 
 
 def part_of(count: int, parts: int, seed: int) -> NDArray[np.int64]:

@@ -24,7 +24,7 @@ from torch import Tensor
 from ratgan.architectures import STANDARD, architecture_of, find_architecture
 from ratgan.networks import TextDiscriminator, TextGenerator
 from ratgan.text.transform import SentenceTransform
-from ratgan.text_to_image import TextToImage
+from ratgan.text_to_image import Device, TextToImage, find_device
 from ratgan.weights.strict import build_strictly
 
 FORMAT_VERSION = 1
@@ -134,17 +134,20 @@ def _read_checked(folder: Path, record_file: str, tensor_file: str) -> tuple[dic
     return record, content
 
 
-def load(path: str | Path, *, encoder_path: str | Path | None = None) -> TextToImage:
+def load(
+    path: str | Path, *, encoder_path: str | Path | None = None, device: Device = "cpu"
+) -> TextToImage:
     """Load a saved model: ``ratgan.load("outputs/run/model")("a small red bird")``.
 
     Args:
         path: Folder of a saved model, or of a training checkpoint that holds one.
         encoder_path: Where the text encoder is, if it does not come along. A place that the
             model names is used only if it is a folder in the model: whoever made it may name any.
+        device: Where images are drawn; auto is a GPU if there is one.
 
     Raises:
         FileNotFoundError: If there is no model.
-        ValueError: If it is damaged or of another version.
+        ValueError: If it is damaged or of another version, or the device is not there.
     """
     folder = Path(path)
     if (folder / "model" / MODEL_JSON).is_file():
@@ -166,11 +169,12 @@ def load(path: str | Path, *, encoder_path: str | Path | None = None) -> TextToI
     beside = folder / TEXT_ENCODER
     comes_along = encoder_path is None and beside.is_file()
     model = TextToImage(
-        generator.requires_grad_(False).eval(),
+        generator.requires_grad_(False).eval().to(find_device(device)),
         SentenceTransform(mean, projection, record["transform"]),
         record["encoder"],
         record["origin"],
         beside if comes_along else encoder_path or _within(folder, record["encoder"]),
+        record["tensors_sha256"],
     )
     if comes_along:
         model.load_encoder()  # at once: the folder may be a copy that is soon deleted

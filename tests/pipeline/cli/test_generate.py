@@ -10,6 +10,7 @@ import torch
 from PIL import Image
 
 from pipeline.cli.generate import GenerateConfig, generate
+from ratgan.picture import Picture, signed_png
 from ratgan.text.minilm import WEIGHTS_SHA256
 from ratgan.text.transform import SentenceTransform
 from ratgan.weights.saved_model import pack_discriminator, pack_model
@@ -60,6 +61,68 @@ def test_the_same_captions_and_seed_give_the_same_pixels(model, tmp_path):
 
     assert np.array_equal(draw("a", 3), draw("b", 3))
     assert not np.array_equal(draw("c", 3), draw("d", 4))
+
+
+def test_a_picture_does_not_depend_on_what_is_drawn_beside_it(model, tmp_path):
+    captions = tuple(f"{color} bird number {n}" for n in range(3) for color in ("red", "blue"))
+
+    def draw(*texts: str, folder: str) -> list[np.ndarray]:
+        config = GenerateConfig(
+            captions=texts, model=model, output=str(tmp_path / folder), same_noise=True
+        )
+        return [pixels(file) for file in generate(config)[:-1]]
+
+    together = draw(*captions, folder="together")
+    for number, caption in enumerate(captions):
+        (alone,) = draw(caption, folder=f"alone-{number}")
+        assert np.array_equal(alone, together[number]), caption
+
+
+@pytest.mark.parametrize("show", ["each", "variations", "captions", "noises"])
+def test_a_file_is_drawn_again_from_its_own_record(model, tmp_path, show):
+    count = None if show == "each" else 3
+    options = {"model": model, "show": show, "seed": 4, "truncation": 0.7, "count": count}
+    captions = ("a bird", "zwei Vögel")
+    *files, _ = generate(
+        GenerateConfig(captions=captions, output=str(tmp_path / "first"), **options)
+    )
+
+    again = [
+        generate(GenerateConfig(like=file, model=model, output=str(tmp_path / f"again-{n}")))[0]
+        for n, file in enumerate(files[1::2])
+    ]
+
+    assert [Path(a).read_bytes() for a in again] == [Path(f).read_bytes() for f in files[1::2]]
+
+
+def test_what_is_no_picture_of_this_model_is_not_drawn_again(model, tmp_path):
+    def draw(path: Path) -> None:
+        generate(GenerateConfig(like=str(path), model=model, output=str(tmp_path / "out")))
+
+    picture = Picture("a bird", 1)
+    image = Image.new("RGB", (32, 32))
+    (tmp_path / "other.png").write_bytes(signed_png(image, picture, "0" * 64, 3))
+    with pytest.raises(ValueError, match=r"other\.png: it was drawn by a model of sha256 0000"):
+        draw(tmp_path / "other.png")
+    photo().save(tmp_path / "photo.png")
+    with pytest.raises(ValueError, match="this program did not draw it"):
+        draw(tmp_path / "photo.png")
+    (tmp_path / "text.png").write_text("<html>")
+    with pytest.raises(ValueError, match="cannot be read as PNG"):
+        draw(tmp_path / "text.png")
+    with pytest.raises(FileNotFoundError, match="does not exist"):
+        draw(tmp_path / "nowhere.png")
+
+
+def test_a_caption_far_from_the_training_is_noted(model, tmp_path, capsys, monkeypatch):
+    config = GenerateConfig(captions=("a bird",), model=model, output=str(tmp_path))
+    generate(config)
+    assert "far from all captions" not in capsys.readouterr().out
+
+    monkeypatch.setattr("ratgan.text_to_image.UNFAMILIAR", 0.5)
+    generate(config)
+
+    assert "note: 'a bird' is far from all captions of the training" in capsys.readouterr().out
 
 
 def test_captions_are_read_from_a_file_too(model, tmp_path):
@@ -192,6 +255,7 @@ def test_attention_is_drawn_over_generated_and_given_images(model, tmp_path):
         ({"count": 4}, "count is for rows"),
         ({"show": "noises", "same_noise": True}, "need --show each, not noises"),
         ({"images": ("a.png",)}, "images needs --attention"),
+        ({"like": "a.png"}, "give no captions"),
     ],
 )
 def test_pictures_that_make_no_sense_are_refused(options, message):

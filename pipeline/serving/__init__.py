@@ -1,0 +1,1 @@
+"""A model → pictures for whoever asks: an HTTP API and a page."""

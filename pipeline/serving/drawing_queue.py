@@ -1,0 +1,136 @@
+"""Pictures of many requests, drawn in one thread: a few at a time, whoever asked for them."""
+
+import threading
+from collections import deque
+from collections.abc import Sequence
+from concurrent.futures import Future
+from dataclasses import dataclass, field
+
+from torch import Tensor
+
+from pipeline.serving.models import ServedModel
+from ratgan.picture import Picture
+from ratgan.text_to_image import AT_ONCE
+
+BATCH = 4 * AT_ONCE  # pictures between two looks at who else is waiting
+
+
+class QueueFullError(Exception):
+    """More pictures wait than the server permits."""
+
+
+@dataclass
+class Drawn:
+    """A picture that was drawn.
+
+    Attributes:
+        image: uint8, [3, H, W].
+        unfamiliar: Whether a caption is far from those of the model's training.
+    """
+
+    image: Tensor
+    unfamiliar: bool
+
+
+@dataclass
+class _Job:
+    served: ServedModel
+    picture: Picture
+    attention: bool
+    result: "Future[Drawn]" = field(default_factory=Future)
+
+
+class DrawingQueue:
+    """Draws in the order of the requests, pictures of several together.
+
+    Args:
+        limit: Most pictures that wait.
+    """
+
+    def __init__(self, limit: int) -> None:
+        self.limit = limit
+        self._jobs: deque[_Job] = deque()
+        self._changed = threading.Condition()
+        self._ended = False
+        self._thread = threading.Thread(target=self._work, name="draw", daemon=True)
+        self._thread.start()
+
+    def __len__(self) -> int:
+        return len(self._jobs)
+
+    def put(
+        self, served: ServedModel, pictures: Sequence[Picture], *, attention: bool = False
+    ) -> list["Future[Drawn]"]:
+        """Queue pictures of one request, all or none of them.
+
+        A result that is cancelled before its turn is not drawn.
+
+        Raises:
+            QueueFullError: If too many wait.
+        """
+        jobs = [_Job(served, picture, attention) for picture in pictures]
+        with self._changed:
+            if len(self._jobs) + len(jobs) > self.limit:
+                raise QueueFullError
+            self._jobs.extend(jobs)
+            self._changed.notify()
+        return [job.result for job in jobs]
+
+    def close(self) -> None:
+        """Cancel what waits, and end the thread."""
+        with self._changed:
+            self._ended = True
+            for job in self._jobs:
+                job.result.cancel()
+            self._changed.notify()
+        self._thread.join()
+
+    def _work(self) -> None:
+        while batch := self._next():
+            running = [job for job in batch if job.result.set_running_or_notify_cancel()]
+            encoded = [job for job in running if self._encode(job)]
+            if encoded:
+                self._draw(encoded)
+
+    def _next(self) -> list[_Job]:
+        """Wait for pictures of one model; nothing at the end."""
+        with self._changed:
+            self._changed.wait_for(lambda: self._jobs or self._ended)
+            batch: list[_Job] = []
+            while (
+                self._jobs
+                and not self._ended
+                and len(batch) < BATCH
+                and self._jobs[0].served is (batch[0] if batch else self._jobs[0]).served
+            ):
+                batch.append(self._jobs.popleft())
+            return batch
+
+    def _encode(self, job: _Job) -> bool:
+        """Encode the captions of a picture, or tell who asked why that cannot be done."""
+        try:
+            for caption in job.picture.captions:
+                job.served.vector(caption)
+        except Exception as error:
+            job.result.set_exception(error)
+            return False
+        return True
+
+    def _draw(self, jobs: list[_Job]) -> None:
+        served = jobs[0].served
+        try:
+            vectors = {text: served.vector(text) for job in jobs for text in job.picture.captions}
+            images = served.model.draw_vectors([job.picture for job in jobs], vectors)
+        except Exception as error:
+            for job in jobs:
+                job.result.set_exception(error)
+            return
+        for job, image in zip(jobs, images, strict=True):
+            texts = job.picture.captions
+            try:
+                shown = served.attention(image, texts[0]) if job.attention else image
+            except Exception as error:
+                job.result.set_exception(error)
+                continue
+            unfamiliar = any(served.model.unfamiliar(vectors[text]) for text in texts)
+            job.result.set_result(Drawn(shown, unfamiliar))
