@@ -6,6 +6,7 @@ from typing import ClassVar
 from pipeline.common.console import print_line
 from pipeline.preparation.sources.caption_files import find_captions, listed, read_captions
 from pipeline.preparation.sources.join_on_disk import Catalogue
+from pipeline.preparation.sources.left_aside import leave_aside
 from pipeline.preparation.sources.read_original import Root, open_root, read_original, some_names
 from pipeline.preparation.sources.source import Record, Source
 from pipeline.storage.folder import Folder
@@ -53,10 +54,8 @@ class CubSource(Source):
             splits = {"train": set(), "validation": set()}
             for name in names:
                 splits[_published_split(name)].add(name)
-        elif left := len(names.difference(*splits.values())):
-            print_line(
-                f"{left:,} images of {base}images.txt are in neither filenames.pickle: left out"
-            )
+        left = len(names.difference(*splits.values()))
+        leave_aside("images", "in neither filenames.pickle", left)
         with Catalogue(str(folder)) as catalogue:
             unboxed = 0
             for split, members in splits.items():

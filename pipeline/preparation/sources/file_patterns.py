@@ -5,7 +5,7 @@ from collections.abc import Iterator
 from fnmatch import fnmatchcase
 from functools import lru_cache
 
-from pipeline.common.console import print_line
+from pipeline.preparation.sources.left_aside import leave_aside, leave_file
 from pipeline.storage.folder import Folder
 
 SPECIAL = re.compile(r"[*?\[{]")
@@ -37,12 +37,16 @@ def matching_files(
         if rest:
             return folder, [rest]
         _check_exists(folder)
-        names = [n for n, _ in folder.walk(links=True) if n.lower().endswith(endings + others)]
+        names = []
+        for name, _ in folder.walk(links=True):
+            if name.lower().endswith(endings + others):
+                names.append(name)
+            else:
+                leave_file(name)
         found = sorted(n for n in names if n.lower().endswith(endings)) or sorted(names)
         if not found:
             raise ValueError(f"{folder} holds no {' or '.join(endings + others)}. {ADVICE}")
-        if left := len(names) - len(found):
-            print_line(f"{folder}: {left:,} files ({' or '.join(others)}) are left out")
+        leave_aside("files", f"{' or '.join(others)} beside others", len(names) - len(found))
         return folder, found
     _check_exists(folder)
     patterns = list(_expanded(rest))
@@ -50,7 +54,12 @@ def matching_files(
     # A lookup for exact names, because a pattern may expand to many of them.
     exact = {pattern for pattern in patterns if not SPECIAL.search(pattern)}
     inexact = [part for part in parts if SPECIAL.search("/".join(part))]
-    found = sorted(n for n, _ in folder.walk(links=True) if n in exact or _matches(n, inexact))
+    found = []
+    for name, _ in folder.walk(links=True):
+        if name in exact or _matches(name, inexact):
+            found.append(name)
+        else:
+            leave_aside("files", "that --root does not match")
     if missing := sorted(exact.difference(found)):
         raise ValueError(
             f"{folder}: {len(missing):,} of {len(exact):,} files of {rest!r} do "
@@ -58,7 +67,7 @@ def matching_files(
         )
     if not found:
         raise ValueError(f"{folder} holds nothing that matches {rest!r}.")
-    return folder, found
+    return folder, sorted(found)
 
 
 @lru_cache(maxsize=8)

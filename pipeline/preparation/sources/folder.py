@@ -4,7 +4,6 @@ import posixpath
 import re
 import shlex
 import unicodedata
-from collections import Counter
 from collections.abc import Iterator, Sequence
 from typing import Annotated, Any, ClassVar, Literal
 
@@ -14,6 +13,7 @@ from pipeline.common.console import print_line
 from pipeline.preparation.decoding.images import IMAGES, OTHERS, RejectedError, format_of
 from pipeline.preparation.sources.caption_files import ENDINGS, listed, order, read_captions
 from pipeline.preparation.sources.join_on_disk import Catalogue
+from pipeline.preparation.sources.left_aside import NO_ENDING, leave_aside, leave_file
 from pipeline.preparation.sources.read_original import Root, open_root, read_original, some_names
 from pipeline.preparation.sources.source import Record, Source, split_of
 from pipeline.storage.folder import Folder
@@ -21,7 +21,6 @@ from pipeline.storage.safe_path import inside
 
 TABLES = ("metadata.jsonl", "metadata.csv", "metadata.parquet")  # as Hugging Face names them
 OTHER_JSON = re.compile(r"(^|/)(\d{5,}_stats|dataset_infos?)\.json$")  # of img2dataset and datasets
-NO_ENDING = "without an ending"
 # Never images: their first bytes are not read.
 NO_IMAGES = (
     *(".npy", ".npz", ".pt", ".pth", ".pkl", ".csv", ".tsv", ".jsonl", ".ndjson", ".parquet"),
@@ -69,25 +68,24 @@ class FolderSource(Source):
                 )
         splits = _split_folders(folder / images if images else folder)
         with Catalogue(str(folder)) as catalogue:
-            count: Counter[str] = Counter()
-            aside: Counter[str] = Counter()
+            images_found = 0
             for location, size in _files(folder, images, captions):
                 ending = posixpath.splitext(location)[1].lower()
                 text = ending in ENDINGS
                 file = _within(location, captions if text else images)
                 if _hidden(location if file is None else file):
-                    aside["hidden"] += 1
+                    leave_aside("files", "hidden")
                     continue
                 if file is None or (text and OTHER_JSON.search(location)):
-                    aside[ending] += 1
+                    leave_file(location)
                     continue
                 top, stem = file.partition("/")[0], posixpath.splitext(file)[0]
                 known = ending in IMAGES + OTHERS
                 if splits and top not in splits:
                     if text or known:
-                        count[f"in neither {' nor '.join(splits)}"] += 1
+                        leave_aside("images and captions", f"in neither {' nor '.join(splits)}")
                     else:
-                        aside[ending or NO_ENDING] += 1
+                        leave_file(location)
                     continue
                 split = splits[top] if splits else split_of(stem, self.validation)
                 if text:
@@ -101,7 +99,7 @@ class FolderSource(Source):
                 }
                 if known:
                     catalogue.image(stem, location, split=split, **about)
-                    count["images"] += 1
+                    images_found += 1
                     continue
                 looks = ending not in NO_IMAGES and _looks_like_an_image(folder, location)
                 kind = ending or NO_ENDING
@@ -113,17 +111,13 @@ class FolderSource(Source):
                         "--image file_name --caption text"
                     )
             left, found = catalogue.settle(_plain)
-            aside.update(left)
-            if not count.pop("images", 0) + found:
+            for kind, number in left.items():
+                leave_aside("files", kind, number)
+            if not images_found + found:
                 raise ValueError(
                     f"{folder}/{images} holds no images ({', '.join(IMAGES)}) below. It holds "
                     f"{some_names(folder / images if images else folder)}."
                 )
-            for what, number in count.items():
-                print_line(f"{number:,} images and captions are {what}: left out")
-            if aside:
-                kinds = ", ".join(f"{number:,} {kind}" for kind, number in sorted(aside.items()))
-                print_line(f"{aside.total():,} files are neither images nor captions: {kinds}")
             yield from catalogue.records()
 
     def read_image(self, record: Record) -> bytes:

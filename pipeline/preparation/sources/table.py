@@ -15,11 +15,11 @@ from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import AfterValidator, Field
 
-from pipeline.common.console import print_line
 from pipeline.preparation.decoding.images import RejectedError
 from pipeline.preparation.decoding.isolated_parquet import read_cell
 from pipeline.preparation.sources.file_patterns import base_folder, check_pattern, matching_files
 from pipeline.preparation.sources.join_on_disk import Catalogue, SameNameError
+from pipeline.preparation.sources.left_aside import leave_aside
 from pipeline.preparation.sources.read_original import Root, below, read_original, safe_name
 from pipeline.preparation.sources.source import Record, Source, raise_refusals, refusal, split_of
 from pipeline.preparation.sources.table_format import Format
@@ -143,8 +143,8 @@ class TableSource(Source):
                 rows += 1
         if not rows:
             raise ValueError(f"{folder}: {', '.join(tables[:3])} holds no rows.")
-        for value, count in left.most_common(8):
-            print_line(f"{count:,} rows are of split {value}: left out")
+        for value, count in left.items():
+            leave_aside("rows", f"of split {value}", count)
 
     def _enter(
         self, catalogue: Catalogue, table: str, row: TableRow, left: Counter[str], by_path: bool

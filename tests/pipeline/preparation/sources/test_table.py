@@ -12,6 +12,7 @@ import pytest
 from pipeline.preparation.config import PrepareConfig
 from pipeline.preparation.decoding.captions import MAX_BYTES
 from pipeline.preparation.decoding.images import RejectedError
+from pipeline.preparation.sources.left_aside import counting
 from pipeline.preparation.sources.table import TableSource
 from tests.pipeline.preparation.sources.layouts import jpeg, outcome, write, write_table
 
@@ -83,12 +84,14 @@ def test_columns_have_the_names_that_the_user_says(tmp_path):
         assert {n: r.split for n, r in more.items()}["9"] == "train"
 
 
-def test_rows_of_other_splits_are_said_to_be_left_out(tmp_path, capsys):
+def test_rows_of_other_splits_are_counted(tmp_path):
     rows = [{"image": f"{s}.jpg", "caption": "x", "split": s} for s in ("train", "other", "")]
     table = write_table(tmp_path / "rows.csv", rows)
 
-    assert list(listed(table, split="split")) == ["train.jpg"]
-    assert "1 rows are of split 'other': left out" in capsys.readouterr().out
+    with counting() as aside:
+        assert list(listed(table, split="split")) == ["train.jpg"]
+
+    assert aside.as_plain() == {"rows": {"of split 'other'": 1, "of split None": 1}}
 
 
 def test_one_image_in_two_splits_is_refused_with_its_row(tmp_path):
@@ -389,12 +392,16 @@ def test_arrow_is_read_with_its_images(tmp_path, kind):
     assert read == [([f"cell {i}"], jpeg(i)) for i in range(5)]
 
 
-def test_a_copy_beside_a_table_is_not_read_too(tmp_path, capsys):
+def test_a_copy_beside_a_table_is_not_read_too_but_counted(tmp_path):
     write(tmp_path / "rows.csv", "image,caption\na.jpg,x\n")
     write(tmp_path / "rows.csv.gz", gzip.compress(b"image,caption\na.jpg,x\n"))
 
-    assert captions(tmp_path) == {"a.jpg": ("x",)}
-    assert "1 files (.arrow or .csv.gz" in capsys.readouterr().out
+    with counting() as aside:
+        assert captions(tmp_path) == {"a.jpg": ("x",)}
+
+    ((kind, count),) = aside.counts["files"].items()
+    assert kind.startswith(".arrow or .csv.gz")
+    assert count == 1
 
 
 def test_names_of_images_as_windows_and_absolute_paths_below_the_root(tmp_path):
