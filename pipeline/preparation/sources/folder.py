@@ -3,7 +3,6 @@
 import posixpath
 import re
 import shlex
-import unicodedata
 from collections.abc import Iterator, Sequence
 from typing import Annotated, Any, ClassVar, Literal
 
@@ -12,8 +11,15 @@ from pydantic import Field
 from pipeline.common.console import print_line
 from pipeline.preparation.decoding.images import IMAGES, OTHERS, RejectedError, format_of
 from pipeline.preparation.sources.caption_files import ENDINGS, listed, order, read_captions
-from pipeline.preparation.sources.join_on_disk import Catalogue
-from pipeline.preparation.sources.left_aside import NO_ENDING, leave_aside, leave_file
+from pipeline.preparation.sources.join_on_disk import Catalogue, composed
+from pipeline.preparation.sources.left_aside import (
+    NO_ENDING,
+    is_hidden,
+    leave_aside,
+    leave_beside,
+    leave_file,
+    walk,
+)
 from pipeline.preparation.sources.read_original import Root, open_root, read_original, some_names
 from pipeline.preparation.sources.source import Record, Source, split_of
 from pipeline.storage.folder import Folder
@@ -66,6 +72,8 @@ class FolderSource(Source):
                     f"{folder}/{name} does not exist: --{option} names a folder in --root, which "
                     f"holds {some_names(folder)}."
                 )
+        if images and captions:
+            leave_beside(folder, (images, captions))
         splits = _split_folders(folder / images if images else folder)
         with Catalogue(str(folder)) as catalogue:
             images_found = 0
@@ -73,17 +81,16 @@ class FolderSource(Source):
                 ending = posixpath.splitext(location)[1].lower()
                 text = ending in ENDINGS
                 file = _within(location, captions if text else images)
-                if _hidden(location if file is None else file):
-                    leave_aside("files", "hidden")
-                    continue
-                if file is None or (text and OTHER_JSON.search(location)):
-                    leave_file(location)
+                shown = location if file is None else file
+                if is_hidden(shown) or file is None or (text and OTHER_JSON.search(location)):
+                    leave_file(shown)
                     continue
                 top, stem = file.partition("/")[0], posixpath.splitext(file)[0]
                 known = ending in IMAGES + OTHERS
                 if splits and top not in splits:
                     if text or known:
-                        leave_aside("images and captions", f"in neither {' nor '.join(splits)}")
+                        where = " nor ".join(splits)
+                        leave_aside("files", f"images and captions in neither {where}")
                     else:
                         leave_file(location)
                     continue
@@ -147,7 +154,7 @@ def _files(folder: Folder, *trees: str) -> Iterator[tuple[str, int]]:
     """Yield the files of some folders once each, also if one lies within another: name, bytes."""
     outer = [tree for tree in dict.fromkeys(trees) if not any(_encloses(t, tree) for t in trees)]
     for tree in outer:
-        for file, size in (folder / tree if tree else folder).walk(links=True):
+        for file, size in walk(folder / tree if tree else folder):
             yield (f"{tree}/{file}" if tree else file), size
 
 
@@ -165,17 +172,12 @@ def _within(location: str, tree: str) -> str | None:
 def _looks_like_an_image(folder: Folder, location: str) -> bool:
     try:
         return format_of(read_original(folder.location, location, 0, 64)) is not None
-    except (OSError, RejectedError):
+    except (FileNotFoundError, RejectedError):  # a link to nowhere, or a name that leads out
         return False
 
 
 def _plain(key: str) -> str:
     """Return the common form of `a`, `a.jpg` in `a.jpg.txt`, and a name in decomposed Unicode."""
-    key = unicodedata.normalize("NFC", key).rstrip()
+    key = composed(key).rstrip()
     stem, ending = posixpath.splitext(key)
     return stem if ending.lower() in IMAGES + OTHERS else key
-
-
-def _hidden(file: str) -> bool:
-    """Return whether a file is hidden or left by an operating system."""
-    return any(part.startswith(".") or part == "__MACOSX" for part in file.split("/"))

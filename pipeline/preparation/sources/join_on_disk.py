@@ -7,7 +7,8 @@ file sorts and joins them, and finds names that occur twice.
 import json
 import sqlite3
 import tempfile
-from collections.abc import Callable, Iterator
+import unicodedata
+from collections.abc import Callable, Iterable, Iterator
 from itertools import groupby
 from operator import itemgetter
 from pathlib import Path
@@ -15,6 +16,7 @@ from types import TracebackType
 from typing import Any, Self
 
 from pipeline.preparation.decoding.captions import MAX_BYTES
+from pipeline.preparation.sources.left_aside import is_hidden, leave_aside, leave_file
 from pipeline.preparation.sources.source import Record
 
 MAX_TEXTS = 16 * 2**20  # bytes of the captions of one image, which are held at once
@@ -37,16 +39,25 @@ PROMOTED = """
 NOT EXISTS (SELECT 1 FROM images WHERE images.key = spares.key)
 AND (is_image OR EXISTS (SELECT 1 FROM captions WHERE captions.key = spares.key))
 """
-SETTLE = f"""
+PROMOTE = f"""
 CREATE TEMP TABLE promoted AS SELECT id, key, location, rest FROM spares WHERE {PROMOTED};
 DELETE FROM spares WHERE id IN (SELECT id FROM promoted);
 INSERT INTO images SELECT * FROM promoted;
+"""
+PAIR = """
+DROP TABLE IF EXISTS alone;
 CREATE TEMP TABLE alone AS SELECT DISTINCT key, plain(key) AS plain FROM captions
     WHERE NOT EXISTS (SELECT 1 FROM images WHERE images.key = captions.key);
 CREATE INDEX alone_by_plain ON alone (plain, key);
 UPDATE images SET key = (SELECT min(key) FROM alone WHERE plain = plain(images.key))
     WHERE NOT EXISTS (SELECT 1 FROM captions WHERE captions.key = images.key)
     AND EXISTS (SELECT 1 FROM alone WHERE plain = plain(images.key));
+"""
+PASSED_OVER = """
+SELECT sum(json) FROM (
+    SELECT sum(file LIKE '%.json') AS json, sum(file NOT LIKE '%.json') AS text
+    FROM captions WHERE file IS NOT NULL GROUP BY key
+) WHERE text
 """
 
 
@@ -100,6 +111,8 @@ class Catalogue:
             ValueError: If it was added before, with other fields.
         """
         name, key, location = _text(name or key), _text(key), _text(location)
+        if fields.get("label") is not None:
+            fields["label"] = composed(fields["label"])
         rest = json.dumps({"split": split, **fields})
         try:
             self._db.execute("INSERT INTO images VALUES (?, ?, ?, ?)", (name, key, location, rest))
@@ -107,9 +120,10 @@ class Catalogue:
             before = self._db.execute(
                 "SELECT location, rest FROM images WHERE id = ?", (name,)
             ).fetchone()
-            if again and before == (location, rest):
+            same = composed(before[0]) == composed(location)
+            if again and same and before[1] == rest:
                 return
-            if before[0] == location and before[1] != rest:
+            if same and before[1] != rest:
                 raise ValueError(
                     f"{self.where}: image {name!r} occurs twice, as {_said(before[1])} and as "
                     f"{_said(rest)}. It can be only one of them."
@@ -161,19 +175,49 @@ class Catalogue:
         Returns:
             Count of the other spares by their kind, and of those that became images.
         """
-        self._db.create_function("plain", 1, plain, deterministic=True)
-        self._db.executescript(INDEXES + SETTLE)
+        self._db.executescript(INDEXES + PROMOTE)
+        self._pair(plain)
         (promoted,) = self._db.execute("SELECT count(*) FROM promoted").fetchone()
         left = dict(self._db.execute("SELECT kind, count(*) FROM spares GROUP BY kind"))
         return left, promoted
 
+    def _pair(self, plain: Callable[[str], str]) -> None:
+        self._db.create_function("plain", 1, plain, deterministic=True)
+        self._db.executescript(INDEXES + PAIR)
+
+    def leave_unnamed(self, files: Iterable[str], kind: str | None = None) -> None:
+        """Count the files that are the location of no image.
+
+        Args:
+            files: Names as in the locations.
+            kind: What to count them as. Default: by their endings.
+        """
+        self._db.create_function("place", 1, _place, deterministic=True)
+        self._db.executescript(
+            "CREATE TEMP TABLE places (place TEXT PRIMARY KEY) WITHOUT ROWID;"
+            "INSERT OR IGNORE INTO places SELECT place(location) FROM images;"
+        )
+        for file in files:
+            row = (_place(_text(file)),)
+            if self._db.execute("SELECT 1 FROM places WHERE place = ?", row).fetchone():
+                continue
+            if kind is None or is_hidden(file):
+                leave_file(file)
+            else:
+                leave_aside("files", kind)
+
     def records(self) -> Iterator[Record]:
         """List the records in the order of keys, and captions without an image.
+
+        Images and captions whose keys are one name, spelled in composed and in decomposed Unicode,
+        belong together.
 
         Raises:
             ValueError: If one image has more captions than memory should hold.
         """
-        self._db.executescript(INDEXES)
+        self._pair(composed)
+        (passed,) = self._db.execute(PASSED_OVER).fetchone()
+        leave_aside("caption files", ".json beside a text, read only if that is empty", passed or 0)
         images = self._db.execute("SELECT key, id, location, rest FROM images ORDER BY key, id")
         captions = self._db.execute(
             "SELECT key, text, file, split FROM captions ORDER BY key, number, file, rowid"
@@ -206,6 +250,16 @@ class Catalogue:
                     "these rows speak of one image?"
                 )
         return key, texts
+
+
+def composed(name: str) -> str:
+    """Return a name in composed Unicode: a disk may spell é in two ways."""
+    return unicodedata.normalize("NFC", name)
+
+
+def _place(location: str) -> str:
+    """Return the common form of a location: tables and lists have `./a.jpg`, too."""
+    return "/".join(part for part in composed(location).split("/") if part not in ("", "."))
 
 
 def _text(name: str) -> str:

@@ -67,8 +67,19 @@ def leave_aside(unit: str, kind: str, count: int = 1) -> None:
 
 
 def leave_file(name: str) -> None:
-    """Count a file by its ending."""
-    leave_aside("files", posixpath.splitext(name)[1].lower() or NO_ENDING)
+    """Count a file by its ending, or as hidden."""
+    kind = posixpath.splitext(name)[1].lower() or NO_ENDING
+    leave_aside("files", "hidden" if is_hidden(name) else kind)
+
+
+def is_hidden(name: str) -> bool:
+    """Return whether a file is hidden or left by an operating system."""
+    return any(part.startswith(".") or part == "__MACOSX" for part in name.split("/"))
+
+
+def walk(folder: Folder) -> Iterator[tuple[str, int]]:
+    """Yield every file of the originals: name and bytes. What is no file is counted."""
+    return folder.walk(links=True, passed=lambda what: leave_aside("files and folders", what))
 
 
 def leave_beside(folder: Folder, used: Iterable[str]) -> None:

@@ -24,7 +24,7 @@ from pipeline.preparation.sources.caption_files import (
 )
 from pipeline.preparation.sources.file_patterns import base_folder, check_pattern, matching_files
 from pipeline.preparation.sources.join_on_disk import Catalogue
-from pipeline.preparation.sources.left_aside import is_enough, leave_aside
+from pipeline.preparation.sources.left_aside import is_enough, is_hidden, leave_aside
 from pipeline.preparation.sources.read_original import Root, read_original
 from pipeline.preparation.sources.source import Record, Source, raise_refusals, refusal, split_of
 from pipeline.storage.folder import Folder
@@ -99,11 +99,12 @@ class WebDatasetSource(Source):
         stem = posixpath.splitext(record.id)[0]
 
         def read(text: str) -> list[str | bytes]:
-            content = self._read(text)[1]
-            if self.text_lines == "one-caption" and not text.endswith(".json"):
+            name, content = stem + posixpath.splitext(text)[1], self._read(text)[1]
+            lines = captions_of(name, content, self.caption_key)
+            if self.text_lines == "one-caption" and not text.endswith(".json") and lines:
                 whole = content.removeprefix(codecs.BOM_UTF8)
-                return [b" ".join(whole.split())] if whole.strip() else []
-            return captions_of(stem + posixpath.splitext(text)[1], content, self.caption_key)
+                return [b" ".join(whole.split())]
+            return lines
 
         return first_captions(record.texts, read)
 
@@ -136,10 +137,11 @@ class WebDatasetSource(Source):
                     kind, key = f".{ending.lower()}", f"{tar}/{parent}{slash}{stem}"
                     is_text = kind in self._caption_kinds()
                     is_image = not is_text and kind in self._image_kinds()
+                    hidden = is_hidden(base)
                     # `0.seg.png` too: another image of its sample, without captions.
-                    if not is_image and not is_text:
+                    if hidden or not (is_image or is_text):
                         left[kind if len(left) < 100 else "others"] += 1
-                        leave_aside("members", kind)
+                        leave_aside("members", "hidden" if hidden else kind)
                         continue
                     split = split_of(key, self.validation, tar, self.validation_files)
                     place = f"{tar}#{member.offset_data}+{member.size}{kind[kind.rindex('.') :]}"
@@ -203,6 +205,8 @@ def _members(stream: IO[bytes]) -> Iterator[tarfile.TarInfo]:
             count += 1
             if plain:
                 yield member
+            elif not member.isdir():
+                leave_aside("members", "links and devices")
         stream.seek(tar.offset)
         if stream.read(tarfile.BLOCKSIZE).strip(b"\0"):
             raise EOFError(f"is damaged after {count:,} members: no header follows")

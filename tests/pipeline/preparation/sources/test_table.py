@@ -399,9 +399,7 @@ def test_a_copy_beside_a_table_is_not_read_too_but_counted(tmp_path):
     with counting() as aside:
         assert captions(tmp_path) == {"a.jpg": ("x",)}
 
-    ((kind, count),) = aside.counts["files"].items()
-    assert kind.startswith(".arrow or .csv.gz")
-    assert count == 1
+    assert aside.as_plain() == {"files": {".gz": 1}}
 
 
 def test_names_of_images_as_windows_and_absolute_paths_below_the_root(tmp_path):
