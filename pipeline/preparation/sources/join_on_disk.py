@@ -25,6 +25,7 @@ SCHEMA = """
 PRAGMA journal_mode = OFF;
 PRAGMA synchronous = OFF;
 CREATE TABLE images (id TEXT PRIMARY KEY, key TEXT, location TEXT, rest TEXT) WITHOUT ROWID;
+CREATE TABLE forms (place TEXT PRIMARY KEY, name TEXT) WITHOUT ROWID;
 CREATE TABLE captions (key TEXT, number INTEGER, text BLOB, file TEXT, split TEXT);
 CREATE TABLE spares (
     id TEXT PRIMARY KEY, key TEXT, location TEXT, rest TEXT, is_image INTEGER, kind TEXT
@@ -111,8 +112,6 @@ class Catalogue:
             ValueError: If it was added before, with other fields.
         """
         name, key, location = _text(name or key), _text(key), _text(location)
-        if fields.get("label") is not None:
-            fields["label"] = composed(fields["label"])
         rest = json.dumps({"split": split, **fields})
         try:
             self._db.execute("INSERT INTO images VALUES (?, ?, ?, ?)", (name, key, location, rest))
@@ -120,10 +119,9 @@ class Catalogue:
             before = self._db.execute(
                 "SELECT location, rest FROM images WHERE id = ?", (name,)
             ).fetchone()
-            same = composed(before[0]) == composed(location)
-            if again and same and before[1] == rest:
+            if again and before == (location, rest):
                 return
-            if same and before[1] != rest:
+            if before[0] == location and before[1] != rest:
                 raise ValueError(
                     f"{self.where}: image {name!r} occurs twice, as {_said(before[1])} and as "
                     f"{_said(rest)}. It can be only one of them."
@@ -132,6 +130,16 @@ class Catalogue:
                 f"{self.where}: {name!r} names two images, {before[0]!r} and {location!r}. Names "
                 "must be unique: remove one of them, or rename it."
             ) from error
+
+    def first_form(self, name: str) -> str:
+        """Return the first name of a file that was asked for and means the same file.
+
+        Rows of one image may say `a.jpg` and `./a.jpg`, or spell é in two ways.
+        """
+        row = (_place(_text(name)), _text(name))
+        self._db.execute("INSERT OR IGNORE INTO forms VALUES (?, ?)", row)
+        (first,) = self._db.execute("SELECT name FROM forms WHERE place = ?", row[:1]).fetchone()
+        return name if first == row[1] else str(first)
 
     def caption(self, key: str, text: str, *, number: int = 0, split: str = "train") -> None:
         """Add a caption.

@@ -18,7 +18,7 @@ from pydantic import AfterValidator, Field
 from pipeline.preparation.decoding.images import RejectedError
 from pipeline.preparation.decoding.isolated_parquet import read_cell
 from pipeline.preparation.sources.file_patterns import base_folder, check_pattern, matching_files
-from pipeline.preparation.sources.join_on_disk import Catalogue, SameNameError, composed
+from pipeline.preparation.sources.join_on_disk import Catalogue, SameNameError
 from pipeline.preparation.sources.left_aside import leave_aside, leave_file, walk
 from pipeline.preparation.sources.read_original import Root, below, read_original, safe_name
 from pipeline.preparation.sources.source import Record, Source, raise_refusals, refusal, split_of
@@ -199,15 +199,15 @@ class TableSource(Source):
             image = CREDENTIALS.sub("", image)  # because listed names are shown
             relative = self._relative(image)
             image = relative or below("", image)
-            # A disk or another row may spell é in the other way.
-            key, location = composed(name or image), image
+            image = catalogue.first_form(image)
+            key, location = name or image, image
             if self.images is None and not relative:
                 location = below(table.rpartition("/")[0], image)
             if by_path:
-                key = composed(location)
+                key = location
         else:
             key, location = place, ""
-        split = split_of(composed(name or key), self.validation, table, self.validation_files)
+        split = split_of(name or key, self.validation, table, self.validation_files)
         if self.split is not None:
             known = [("train", self.train_values), ("validation", self.validation_values)]
             found = [s for s, values in known if (says or "").lower() in map(str.lower, values)]
@@ -216,7 +216,7 @@ class TableSource(Source):
                 return
             split = found[0]
         if location:
-            name = composed(name or key)
+            name = name or key
             catalogue.image(key, location, split=split, name=name, label=label, again=True)
         for text in texts:
             catalogue.caption(key, text, split=split)

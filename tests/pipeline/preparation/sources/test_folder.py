@@ -210,6 +210,38 @@ def test_a_damaged_caption_file_costs_its_own_row(tmp_path, content, message):
         captions(tmp_path)
 
 
+@pytest.mark.parametrize("encoding", ["utf-16", "utf-16-le", "utf-16-be"])
+@pytest.mark.parametrize("text", ["one\ntwo\n", "一只鸟\r\n小鸟", "é"])
+def test_a_text_in_utf_16_is_refused_as_a_whole(tmp_path, encoding, text):
+    write(tmp_path / "a.jpg", jpeg())
+    write(tmp_path / "a.txt", text.encode(encoding))
+
+    if (encoding, text) in {("utf-16-le", "é"), ("utf-16-be", "é")}:  # could be anything
+        assert captions(tmp_path) == {"a.jpg": [text.encode(encoding)]}
+        return
+    with pytest.raises(RejectedError, match=r"CAP_ENCODING: a\.txt is UTF-16: save it as UTF-8"):
+        captions(tmp_path)
+
+
+def test_json_may_hold_nulls_and_keys_of_records_in_a_list(tmp_path):
+    values = {
+        "a": {"caption": None, "captions": ["one", None]},
+        "b": {"meta": {"said": [{"raw": "x"}, {"raw": "y"}]}},
+        "c": {"caption": None},
+    }
+    for name, value in values.items():
+        write(tmp_path / f"{name}.jpg", jpeg())
+        write(tmp_path / f"{name}.json", json.dumps(value))
+    source = source_at(tmp_path)
+    deep = source_at(tmp_path, caption_key="meta.said.raw")
+
+    records = {r.id: r for r in source.records()}
+
+    assert source.read_captions(records["a.jpg"]) == ["one"]
+    assert source.read_captions(records["c.jpg"]) == []
+    assert deep.read_captions(records["b.jpg"]) == ["x", "y"]
+
+
 def test_the_key_of_the_captions_can_be_named(tmp_path):
     write(tmp_path / "a.jpg", jpeg())
     write(tmp_path / "a.json", json.dumps({"text": "no", "prompt": "yes"}))
