@@ -50,7 +50,7 @@ def plan_preparation(config: PrepareConfig) -> None:
                 f"{listing.rows:,} of {config.source.name}, for {len(listing.parts):,} files",
             )
             if listing.left_aside:
-                report.line("left aside", describe(listing.left_aside))
+                report.line("aside", describe(listing.left_aside))
         if output.is_complete() and not config.overwrite:
             if listing is not None:
                 output.same_originals(listing.fingerprint)

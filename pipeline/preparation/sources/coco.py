@@ -127,6 +127,7 @@ def _read(
     try:
         for image in _items(folder, file, "images"):
             entry = f"images[{images}]"
+            catalogue.where = f"{folder}/{file}, {entry}"
             location = image["file_name"]
             if not isinstance(location, str):
                 raise TypeError(f"file_name {location!r} is not text")
@@ -143,13 +144,14 @@ def _read(
             catalogue.caption(key, text, number=number, split=split)
             captions += 1
     except ijson.JSONError as error:
-        raise ValueError(f"{folder}/{file} is not valid JSON: {error}") from error
+        raise ValueError(f"{folder}/{file} is not valid JSON, after {entry}: {error}") from error
     except (KeyError, TypeError) as error:
         missing = f"no {error}" if isinstance(error, KeyError) else str(error)
         raise ValueError(
             f"{folder}/{file} is not a COCO captions file ({entry}: {missing}). It must be a JSON "
             "object with 'images' (id, file_name) and 'annotations' (id, image_id, caption)."
         ) from error
+    catalogue.where = f"{folder}/{file}"
     if not images or not captions:
         raise ValueError(
             f"{folder}/{file} is not a COCO captions file: it lists {images:,} 'images' and "

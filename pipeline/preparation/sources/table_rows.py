@@ -201,6 +201,7 @@ def _json_list(
     folder: Folder, file: str, columns: Sequence[str], zipped: bool
 ) -> Iterator[TableRow]:
     """Read a list of records, or an object that has one, such as 'images' of a split file."""
+    number = 0
     try:
         with open_text(folder, file, zipped) as stream:
             place = _list_place(folder, file, stream)
@@ -215,7 +216,9 @@ def _json_list(
                     _check_columns(folder, file, columns, list(value))
                 yield TableRow(number, _picked(value, columns))
     except ijson.JSONError as error:
-        raise ValueError(f"{folder}/{file} is not valid JSON: {error}") from error
+        raise ValueError(
+            f"{folder}/{file} is not valid JSON, after row {number}: {error}"
+        ) from error
 
 
 def _list_place(folder: Folder, file: str, stream: IO[bytes]) -> str:

@@ -19,17 +19,22 @@ import pytest
 from hypothesis import Phase, example, given, settings
 from hypothesis import strategies as st
 
-from pipeline.data.manifest import Shard
+from pipeline.cli.inspect_data import InspectConfig, inspect
+from pipeline.data.manifest import MANIFEST, Shard
+from pipeline.preparation.config import PrepareConfig
 from pipeline.preparation.decoding.isolated_decoder import Decoder
 from pipeline.preparation.duplicates import DropRepeats, find_repeats
 from pipeline.preparation.listing import list_originals, read_part
+from pipeline.preparation.prepare import prepare
 from pipeline.preparation.shards import MakeShard, Recipe, read_rejects
+from pipeline.preparation.sources.coco import CocoSource
+from pipeline.preparation.sources.cub import CubSource
 from pipeline.preparation.sources.folder import FolderSource
 from pipeline.preparation.sources.table import TableSource
 from pipeline.preparation.sources.webdataset import WebDatasetSource
 from pipeline.preparation.text_encoders import EncoderRef
 from pipeline.storage.folder import Folder
-from tests.conftest import encoded, photo
+from tests.conftest import REAL_DATA, encoded, photo
 from tests.pipeline.preparation.sources.layouts import write, write_tar
 
 SIZE = 20  # pixels of the prepared images
@@ -67,7 +72,7 @@ class Prepared:
         make = MakeShard(recipe)
         make._decoder = decoder  # its child process takes longer to start than all else together
         shards = [Shard.model_validate_json(make(asdict(part))["shard"]) for part in parts]
-        for each in find_repeats(folder, parts, across=True):
+        for each in find_repeats(folder, parts, across=True) if parts else ():
             shard = Shard.model_validate_json(DropRepeats(recipe)(each.as_item())["shard"])
             shards = [shard if old.file == shard.file else old for old in shards]
         tables = [pq.read_table(io.BytesIO(folder.read(shard.file))) for shard in shards]
@@ -362,3 +367,73 @@ def test_a_tar_is_accounted_for_member_by_member(decoder, members, cut):
 def composed_stem(name):
     parent, _, base = plain(name).rpartition("/")
     return parent, base.partition(".")[0]
+
+
+READ = {"coco": 2, "cub/birds": 4, "emoji": 0, "emojitwo": 0}  # lists, not images and captions
+BESIDE = {"coco": 1, "cub/birds": 6, "emoji": 2, "emojitwo": 0}
+
+
+@pytest.mark.rest
+@pytest.mark.skipif(not (REAL_DATA / "coco").is_dir(), reason="the real images are not here")
+@pytest.mark.parametrize("name", READ)
+def test_real_originals_are_accounted_for_file_by_file(decoder, name):
+    root = REAL_DATA / name
+    source = {
+        "coco": CocoSource(root=str(root)),
+        "cub/birds": CubSource(root=str(root)),
+        "emoji": FolderSource(root=str(root), images="images", captions="text"),
+        "emojitwo": FolderSource(root=str(root)),
+    }[name]
+
+    done = Prepared(source, decoder)
+
+    done.check()
+    files = sum(len(names) for _, _, names in os.walk(root))
+    images = sum(bool(record.location) for record in done.records.values())
+    texts = len({text for record in done.records.values() for text in record.texts})
+    beside = done.aside.get("files and folders", {}).get("beside what is read", 0)
+    assert beside == BESIDE[name]
+    assert files == images + texts + READ[name] + beside + sum(done.aside.get("files", {}).values())
+    assert Counter(row["reason"] for row in done.rejects) == (
+        Counter(ORPHAN_IMAGE=2023, ORPHAN_CAPTION=1) if name == "emojitwo" else Counter()
+    )
+
+
+@pytest.mark.slow
+@pytest.mark.rest
+def test_the_whole_preparation_says_and_records_what_is_left_aside(ray_session, tmp_path, capsys):
+    root, output = tmp_path / "root", tmp_path / "out"
+    for number in range(6):
+        write(root / f"a/{number}.png", encoded(photo(20, 20, seed=number), "PNG"))
+        write(root / f"a/{number}.txt", f"picture {number}\nthe {number}th of them")
+    for name in ("README.md", ".DS_Store", "a/0.json", "cut.jpg"):
+        write(root / name, PICTURES[4])
+    (root / "a/again").symlink_to("..")
+    options = {"image_size": 16, "margin": 1, "sentence_dim": 2, "max_rejects": "50%"}
+    source = FolderSource(root=str(root), validation=0)
+    config = PrepareConfig(source=source, output=str(output), **options)
+
+    manifest = prepare(config)
+
+    expected = {
+        "caption files": {".json beside a text, read only if that is empty": 1},
+        "files": {".md": 1, "hidden": 1},
+        "files and folders": {"links that lead back": 1},
+    }
+    assert manifest.left_aside == expected
+    assert (
+        "seen 7 = written 6 + rejected 1 (ORPHAN_IMAGE 1); left aside: " in capsys.readouterr().out
+    )
+    report = inspect(InspectConfig(data=str(output), output=str(tmp_path / "report")))
+    assert report["left_aside"] == expected
+    assert "2 files (.md 1, hidden 1)" in capsys.readouterr().out
+
+    # A dataset that was prepared before this was counted is complete, and a repair leaves it so.
+    older = json.loads((output / MANIFEST).read_text())
+    del older["left_aside"]
+    (output / MANIFEST).write_text(json.dumps(older))
+    write(root / "more.md", "")
+    assert prepare(config) == manifest.model_copy(update={"left_aside": None})
+    prepare(config.model_copy(update={"repair": True}))
+    assert json.loads((output / MANIFEST).read_text()) == older
+    assert "left aside: not counted" in capsys.readouterr().out

@@ -168,9 +168,12 @@ BROKEN = {
     "name is a number": ('{"images": [{"id": 1, "file_name": 7}]}', "file_name 7 is not text"),
     "an id twice": (
         '{"images": [{"id": 1, "file_name": "a.jpg"}, {"id": 1, "file_name": "b.jpg"}]}',
-        "names two images, 'train2017/a.jpg' and 'train2017/b.jpg'",
+        r"json, images\[1\]: .* names two images, 'train2017/a.jpg' and 'train2017/b.jpg'",
     ),
-    "cut short": ('{"images": [{"id": 1, "file_name": "a.j', "is not valid JSON"),
+    "cut short": (
+        '{"images": [{"id": 1, "file_name": "a.jpg"}, {"id": 2, "file_name": "b.jpg"}, {"i',
+        r"is not valid JSON, after images\[1\]:",
+    ),
     "no images": ('{"images": [], "annotations": []}', "lists 0 'images'"),
 }
 

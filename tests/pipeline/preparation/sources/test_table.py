@@ -634,7 +634,11 @@ BROKEN = {
     ),
     "text": ("rows.txt", "image\tcaption\n", "is text in an unknown format.*--format csv"),
     "captions of COCO": ("rows.json", '{"images": [], "annotations": []}', "prepare.py coco"),
-    "cut JSON": ("rows.json", '[{"image": "a", "caption": "b"}, {', "is not valid JSON"),
+    "cut JSON": (
+        "rows.json",
+        '[{"image": "a", "caption": "b"}, {',
+        "is not valid JSON, after row 1:",
+    ),
     "swallowed rows": (
         "rows.csv",
         'image,caption\n1.jpg,"a sign\n2.jpg,two\n3.jpg,a tv of 40"\n',
