@@ -16,6 +16,7 @@ from pipeline.common.settings import Settings
 from pipeline.data.dataset import PreparedDataset
 from pipeline.data.manifest import Shard
 from pipeline.preparation.reject_budget import top
+from pipeline.preparation.sources.left_aside import describe
 from pipeline.storage.disk_space import leaving_nothing, readable
 from pipeline.storage.folder import Folder
 from ratgan.visualize import grid, png
@@ -136,6 +137,7 @@ def _report(dataset: PreparedDataset) -> DatasetReport:
         "seen": manifest.seen,
         "rejected": manifest.rejected,
         "reasons": manifest.reasons,
+        "left_aside": manifest.left_aside,
         "reject_examples": _reject_examples(dataset),
         "captions": manifest.captions,
         "dropped_captions": manifest.dropped_captions,
@@ -234,6 +236,7 @@ def _lines(dataset: PreparedDataset, report: DatasetReport) -> list[str]:
         f"files       {report['shards']:,} shards, {report['bytes'] / 2**20:,.1f} MiB",
         f"rejected    {report['rejected']:,} of {report['seen']:,} originals"
         + (f": {top(Counter(report['reasons']))}" if report["reasons"] else ""),
+        f"left aside  {describe(manifest.left_aside)}",
     ]
     if manifest.overlapping_splits:
         lines.append("note        the validation images are training images")

@@ -135,6 +135,9 @@ class Manifest(Settings):
     captions: int
     dropped_captions: dict[str, int] = Field(default_factory=dict)
     """Dropped captions of written images, by reason."""
+    left_aside: dict[str, dict[str, int]] | None = None
+    """What lies among the originals and is no record: unit (files, rows, …) → kind → count. None
+    if this was not counted yet."""
 
     def rows(self, split: str) -> int:
         """Count the images of a split."""

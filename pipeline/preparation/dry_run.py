@@ -18,6 +18,7 @@ from pipeline.preparation.listing import Listing, list_originals
 from pipeline.preparation.prepare import check_preparation, refuse_nothing
 from pipeline.preparation.reject_budget import top
 from pipeline.preparation.shards import MakeShard, Recipe
+from pipeline.preparation.sources.left_aside import describe
 from pipeline.preparation.sources.source import Record, Source
 from pipeline.preparation.text_encoders import EncoderRef
 from pipeline.ray_cluster.connection import find_resources
@@ -48,6 +49,8 @@ def plan_preparation(config: PrepareConfig) -> None:
                 "originals",
                 f"{listing.rows:,} of {config.source.name}, for {len(listing.parts):,} files",
             )
+            if listing.left_aside:
+                report.line("aside", describe(listing.left_aside))
         if output.is_complete() and not config.overwrite:
             if listing is not None:
                 output.same_originals(listing.fingerprint)

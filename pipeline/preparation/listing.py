@@ -15,6 +15,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from pipeline.data.manifest import PROGRESS, REJECTS
+from pipeline.preparation.sources.left_aside import Counts, counting, leave_aside
 from pipeline.preparation.sources.source import SPLITS, Record, Source
 from pipeline.storage.folder import Folder
 
@@ -66,10 +67,12 @@ class Listing:
     Attributes:
         parts: Parts of each split in order.
         fingerprint: Digest of all records.
+        left_aside: Counts of what is no record, as in the manifest.
     """
 
     parts: tuple[Part, ...]
     fingerprint: str
+    left_aside: Counts | None = None
 
     @property
     def rows(self) -> int:
@@ -92,20 +95,19 @@ def list_originals(
         ValueError: If the originals do not have the layout that the source expects.
     """
     open_parts = {split: _OpenPart(split, rows_per_shard, folder) for split in SPLITS}
-    full: set[str] = set()
-    for record in source.records():
-        part = open_parts[record.split]
-        if limit is not None and part.total >= limit:
-            full.add(record.split)
-            if len(full) == len(SPLITS):
-                break
-            continue
-        part.add(record)
+    with counting() as aside:
+        for record in source.records():
+            part = open_parts[record.split]
+            if limit is None or part.total < limit:
+                part.add(record)
+                continue
+            leave_aside("records", f"beyond --limit in {record.split}")
+            aside.enough = all(each.total >= limit for each in open_parts.values())
     parts = tuple(part for split in SPLITS for part in open_parts[split].finish())
     digest = hashlib.sha256()
     for split in SPLITS:
         digest.update(open_parts[split].digest.digest())
-    return Listing(parts, digest.hexdigest())
+    return Listing(parts, digest.hexdigest(), aside.as_plain())
 
 
 @dataclass

@@ -134,22 +134,28 @@ class OutputFolder:
         """Store the options of this preparation."""
         self.folder.write_json(PLAN, {"source": self.source, "options": self.options})
 
-    def trust_manifest(self, listing: Listing, recipe: str) -> None:
+    def trust_manifest(self, listing: Listing, recipe: str) -> Manifest | None:
         """Mark the shards of a complete dataset as finished; `finished` checks their hashes.
+
+        Returns:
+            The manifest of the complete dataset, if there is one.
 
         Raises:
             ValueError: If it was prepared from other originals.
         """
-        if self.is_complete():
-            found = self.same_originals(listing.fingerprint)
-            shards = {shard.file: shard for shard in found.shards}
-            for part in listing.parts:
-                if part.shard in shards:
-                    commit(self.folder, part, recipe, listing.fingerprint, shards[part.shard])
+        if not self.is_complete():
+            return None
+        found = self.same_originals(listing.fingerprint)
+        shards = {shard.file: shard for shard in found.shards}
+        for part in listing.parts:
+            if part.shard in shards:
+                commit(self.folder, part, recipe, listing.fingerprint, shards[part.shard])
+        return found
 
     def finish(self, manifest: Manifest) -> None:
         """Write the manifest, and delete all files that do not belong to the dataset."""
-        self.folder.write_json(MANIFEST, manifest.model_dump(mode="json"))
+        unknown = {"left_aside"} if manifest.left_aside is None else None
+        self.folder.write_json(MANIFEST, manifest.model_dump(mode="json", exclude=unknown))
         kept = {shard.file for shard in manifest.shards}
         kept |= {shard.rejects_file for shard in manifest.shards if shard.rejects_file}
         for place in (*SPLITS, REJECTS):

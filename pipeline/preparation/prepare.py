@@ -32,6 +32,7 @@ from pipeline.preparation.listing import Listing, list_originals
 from pipeline.preparation.output_folder import OutputFolder
 from pipeline.preparation.reject_budget import Budget, top
 from pipeline.preparation.shards import MakeShard, Recipe
+from pipeline.preparation.sources.left_aside import describe
 from pipeline.preparation.sources.source import SPLITS
 from pipeline.preparation.text_encoders import EncoderRef, find_encoder
 from pipeline.ray_cluster.connection import connect
@@ -126,6 +127,8 @@ def _prepare(
         folder.write(TEXT_ENCODER, encoder_file)
         place = replace(place, location=f"{folder}/{TEXT_ENCODER}")
     print_line(f"preparing {listing.rows:,} records of {config.source.name} into {folder}")
+    if listing.left_aside:
+        print_line(f"left aside: {describe(listing.left_aside)}")
     recipe = Recipe(
         source=config.source,
         folder=folder,
@@ -137,7 +140,9 @@ def _prepare(
         fingerprint=listing.fingerprint,
         images_of=images_of,
     )
-    output.trust_manifest(listing, recipe.digest)
+    if found := output.trust_manifest(listing, recipe.digest):
+        # A repaired dataset has the same manifest: its digest says to trainings which one it is.
+        listing = replace(listing, left_aside=found.left_aside)
     shards = _make_shards(config, listing, recipe, check_owner)
     if config.duplicates == "reject":
         shards = _drop_repeats(config, listing, recipe, shards)
@@ -194,6 +199,7 @@ def _manifest_of(
         reasons=dict(sorted(reasons.items())),
         captions=sum(shard.captions for shard in shards.values()),
         dropped_captions=dict(sorted(dropped.items())),
+        left_aside=listing.left_aside,
     )
     if manifest.seen != manifest.written + manifest.rejected:
         raise RuntimeError(
@@ -303,7 +309,8 @@ def _tell(folder: Folder, manifest: Manifest) -> None:
     size = sum(shard.bytes for shard in manifest.shards) / 2**20
     print_line(
         f"seen {manifest.seen:,} = written {manifest.written:,} + rejected {manifest.rejected:,}"
-        f"{f' ({top(reasons)})' if reasons else ''}\n"
+        f"{f' ({top(reasons)})' if reasons else ''}; left aside: "
+        f"{describe(manifest.left_aside)}\n"
         f"train {manifest.rows('train'):,}, validation {manifest.rows('validation'):,}, "
         f"captions {manifest.captions:,} (dropped {dropped.total():,}), "
         f"sentence vectors {manifest.transform.kind} to {manifest.transform.dim}\n"

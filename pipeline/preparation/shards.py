@@ -25,6 +25,7 @@ from pipeline.preparation.decoding.captions import clean_caption
 from pipeline.preparation.decoding.images import MAX_BYTES, RejectedError
 from pipeline.preparation.decoding.isolated_decoder import Decoder
 from pipeline.preparation.listing import Part, read_part
+from pipeline.preparation.sources.join_on_disk import composed
 from pipeline.preparation.sources.source import Record, Source
 from pipeline.preparation.text_encoders import EncoderRef
 from pipeline.storage.folder import Folder
@@ -105,7 +106,7 @@ class MakeShard:
             rows.append(
                 {
                     "id": record.id,
-                    "label": record.label,
+                    "label": None if record.label is None else composed(record.label),
                     "meaning": None if meaning is None else json.dumps(meaning, sort_keys=True),
                     "captions": captions,
                     **image,

@@ -117,17 +117,20 @@ class Folder:
         with self._clear_errors("listing"):
             return sorted(set(self.backend.names(self.path)))
 
-    def walk(self, *, links: bool = False) -> Iterator[tuple[str, int]]:
+    def walk(
+        self, *, links: bool = False, passed: Callable[[str], None] | None = None
+    ) -> Iterator[tuple[str, int]]:
         """Yield every file below: its name in this folder and its size in bytes, in no order.
 
         Memory stays bounded however many there are.
 
         Args:
             links: Follow links to folders too, if the folder is on a local disk.
+            passed: Is told what each entry is that is neither a file nor a folder to look into.
         """
         with self._clear_errors("listing"):
             if links and self.local_path:
-                yield from walk(self.local_path, links=True)
+                yield from walk(self.local_path, links=True, passed=passed)
             else:
                 yield from self.backend.walk(self.path)
 

@@ -7,7 +7,7 @@ import re
 import shutil
 import stat
 import uuid
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import IO
 
@@ -141,12 +141,19 @@ def _temporary(target: str, content: bytes) -> Iterator[str]:
         Path(temporary).unlink(missing_ok=True)  # renamed, if all went well
 
 
-def walk(folder: str, *, links: bool = False) -> Iterator[tuple[str, int]]:
+def walk(
+    folder: str, *, links: bool = False, passed: Callable[[str], None] | None = None
+) -> Iterator[tuple[str, int]]:
     """Yield every file below a folder, its relative name and size in bytes, in no order.
 
     Args:
         links: Follow links to folders, except those that lead back to a folder around them.
+        passed: Is told what each entry is that is neither a file nor a folder to look into.
+
+    Raises:
+        PermissionError: If it is not permitted to look at an entry.
     """
+    said = passed or (lambda what: None)
     open_folders: list[tuple[str, Iterator[os.DirEntry[str]]]] = []
     try:
         open_folders.append(("", os.scandir(folder)))
@@ -164,10 +171,13 @@ def walk(folder: str, *, links: bool = False) -> Iterator[tuple[str, int]]:
             if linked or entry.is_dir(follow_symlinks=False):
                 if linked and _leads_back(folder, below, entry.path):
                     print_line(f"{entry.path} leads back to a folder around it: not followed")
+                    said("links that lead back")
                     continue
                 open_folders.append((f"{name}/", os.scandir(entry.path)))
             elif (size := _file_size(entry)) is not None:
                 yield name, size
+            else:
+                said("neither files nor folders")
 
 
 def remove_abandoned(folder: str) -> None:
@@ -182,7 +192,9 @@ def remove_abandoned(folder: str) -> None:
 
 
 def _leads_back(folder: str, below: str, link: str) -> bool:
-    """Return whether a link leads to the folder it is in, or to one above that, up to `folder`."""
+    """Return whether a link leads to the folder it is in, or to one above that."""
+    if os.path.realpath(folder).startswith(f"{os.path.realpath(link).rstrip('/')}/"):
+        return True
     parts = below.split("/")[:-1]
     around = ["/".join([folder, *parts[:depth]]) for depth in range(len(parts) + 1)]
     return any(os.path.samefile(link, each) for each in around)
@@ -193,7 +205,9 @@ def _file_size(entry: os.DirEntry[str]) -> int | None:
     try:
         found = entry.stat()
     except OSError:
-        return 0 if entry.is_symlink() else None  # leads nowhere, or in a circle
+        if entry.is_symlink():
+            return 0  # leads nowhere, or in a circle
+        raise
     return found.st_size if stat.S_ISREG(found.st_mode) else None
 
 

@@ -3,6 +3,7 @@
 import codecs
 import contextlib
 import json
+import re
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -15,6 +16,8 @@ from pipeline.storage.safe_path import inside
 
 LINES = (".txt", ".caption")
 ENDINGS = (*LINES, ".json")
+# Its mark, or line ends of two bytes: lines in it could be words that nobody wrote.
+UTF16 = re.compile(rb"\A\xff\xfe|\A\xfe\xff|\0[\r\n]|[\r\n]\0|\A(\0[^\0]|[^\0]\0){2}")
 KEYS = ("caption", "captions", "text", "texts")
 
 
@@ -106,10 +109,12 @@ def captions_of(name: str, content: bytes, key: str | None = None) -> list[str |
             `KEYS` that exists.
 
     Raises:
-        RejectedError: If JSON is damaged, or has no captions.
+        RejectedError: If JSON is damaged, or has no captions; if a text is UTF-16.
     """
     if name.lower().endswith(".json"):
         return list(_from_json(name, content, key))
+    if UTF16.search(content):
+        raise RejectedError("CAP_ENCODING", f"{name} is UTF-16: save it as UTF-8")
     lines = content.removeprefix(codecs.BOM_UTF8).splitlines()
     return [line for line in lines if line.strip()]  # many files end with a blank line
 
@@ -123,20 +128,32 @@ def _from_json(name: str, content: bytes, key: str | None) -> list[str]:
         raise RejectedError("CAP_FORMAT", f"{name} is not valid JSON: {error}") from error
     keys = KEYS if key is None else (key,)
     if isinstance(value, dict):
-        found = next((each for each in keys if each in value), None)
-        if found is not None:
-            return _texts(name, value[found])
+        found = sorted(
+            (value[each] is None, n, each) for n, each in enumerate(keys) if each in value
+        )
+        if found:  # the first that has a value
+            return _texts(name, value[found[0][2]])
         there = ", ".join(map(repr, list(value)[:12])) or "none"
-        for part in key.split(".") if key is not None else KEYS[:1]:
-            if not isinstance(value, dict) or part not in value:
-                missing = f"{name} has no {' or '.join(map(repr, keys))}. Keys there: {there}"
-                raise RejectedError("CAP_FORMAT", missing)
-            value = value[part]
+        try:
+            value = _at(value, key.split(".") if key is not None else KEYS[:1])
+        except (KeyError, TypeError) as error:
+            missing = f"{name} has no {' or '.join(map(repr, keys))}. Keys there: {there}"
+            raise RejectedError("CAP_FORMAT", missing) from error
     return _texts(name, value)
 
 
+def _at(value: Any, path: Sequence[str]) -> Any:
+    """Return the value at a path of keys; of a list, the values of its items."""
+    if not path:
+        return value
+    if isinstance(value, list):
+        return [_at(each, path) for each in value]
+    return _at(value[path[0]], path[1:])
+
+
 def _texts(name: str, value: Any) -> list[str]:
-    texts = [value] if isinstance(value, str) else value
+    texts = [value] if isinstance(value, str | None) else value
+    texts = [t for t in texts if t is not None] if isinstance(texts, list) else texts
     if not isinstance(texts, list) or not all(isinstance(text, str) for text in texts):
         raise RejectedError(
             "CAP_FORMAT", f"{name} holds {str(value)[:40]!r}, not a text or a list of texts"

@@ -11,6 +11,7 @@ import ijson
 from pipeline.common.console import print_line
 from pipeline.preparation.decoding.images import RejectedError
 from pipeline.preparation.sources.join_on_disk import Catalogue
+from pipeline.preparation.sources.left_aside import leave_beside, walk
 from pipeline.preparation.sources.read_original import (
     Root,
     below,
@@ -19,6 +20,7 @@ from pipeline.preparation.sources.read_original import (
     safe_name,
 )
 from pipeline.preparation.sources.source import Record, Source
+from pipeline.preparation.sources.table_format import without_mark
 from pipeline.storage.folder import Folder
 from pipeline.storage.safe_path import inside
 
@@ -53,6 +55,7 @@ class CocoSource(Source):
         folder = open_root(self.root, "your COCO copy")
         if self.train == self.validation:
             raise ValueError(f"--train and --validation name the same split {self.train!r}.")
+        used: list[str] = []
         for split, name in (("train", self.train), ("validation", self.validation)):
             file = f"annotations/captions_{name}.json"
             if not folder.exists(file):
@@ -67,9 +70,13 @@ class CocoSource(Source):
                     f"{', '.join(found) or 'none'}. Name the splits with --train and --validation."
                 )
             place = self._place(folder, name, file)
+            used += [file, place]
             with Catalogue(f"{folder}/{file}") as catalogue:
                 _read(folder, file, name, place, split, catalogue)
+                files = (f"{place}/{each}" for each, _ in walk(folder / place))
+                catalogue.leave_unnamed(files, f"in {place}, and not in {file}")
                 yield from catalogue.records()
+        leave_beside(folder, used)
 
     def _place(self, folder: Folder, name: str, file: str) -> str:
         """Return the folder of the images of a split, which archives may unpack one level deeper.
@@ -116,29 +123,35 @@ def _read(
 ) -> None:
     """Stream a captions file: first images, then captions, joined by their ids."""
     images = captions = 0
+    entry = "images[0]"
     try:
         for image in _items(folder, file, "images"):
+            entry = f"images[{images}]"
+            catalogue.where = f"{folder}/{file}, {entry}"
             location = image["file_name"]
             if not isinstance(location, str):
                 raise TypeError(f"file_name {location!r} is not text")
-            catalogue.image(_key(name, image["id"]), below(place, location), split=split)
+            key = _key(name, image["id"])
+            catalogue.image(key, below(place, location), split=split, again=True)
             images += 1
         for annotation in _items(folder, file, "annotations"):
-            text, number = annotation["caption"], annotation["id"]
-            if not isinstance(text, str) or not isinstance(number, int):
+            entry = f"annotations[{captions}]"
+            text, number = annotation["caption"], _whole(annotation["id"])
+            if not isinstance(text, str):
                 raise TypeError(f"caption {number!r} is {type(text).__name__}, not text")
             # Captions are sorted by their own ids: the order in the file has no effect.
             key = _key(name, annotation["image_id"])
             catalogue.caption(key, text, number=number, split=split)
             captions += 1
     except ijson.JSONError as error:
-        raise ValueError(f"{folder}/{file} is not valid JSON: {error}") from error
+        raise ValueError(f"{folder}/{file} is not valid JSON, after {entry}: {error}") from error
     except (KeyError, TypeError) as error:
         missing = f"no {error}" if isinstance(error, KeyError) else str(error)
         raise ValueError(
-            f"{folder}/{file} is not a COCO captions file ({missing}). It must be a JSON object "
-            "with 'images' (id, file_name) and 'annotations' (id, image_id, caption)."
+            f"{folder}/{file} is not a COCO captions file ({entry}: {missing}). It must be a JSON "
+            "object with 'images' (id, file_name) and 'annotations' (id, image_id, caption)."
         ) from error
+    catalogue.where = f"{folder}/{file}"
     if not images or not captions:
         raise ValueError(
             f"{folder}/{file} is not a COCO captions file: it lists {images:,} 'images' and "
@@ -149,7 +162,7 @@ def _read(
 def _items(folder: Folder, file: str, name: str) -> Iterator[Any]:
     # The fast parser silently replaces half a surrogate pair by a question mark.
     parser = ijson.get_backend("python") if _has_half_pairs(folder, file) else ijson
-    with folder.open(file) as stream:
+    with without_mark(folder.open(file)) as stream:
         yield from parser.items(stream, f"{name}.item", use_float=True)
 
 
@@ -171,6 +184,15 @@ def _half_pair(window: bytes) -> bool:
 
 
 def _key(name: str, number: Any) -> str:
+    return f"{name}-{_whole(number):012d}"
+
+
+def _whole(number: Any) -> int:
+    """Return a whole number, which tools also write as 7.0 or "7"."""
+    if isinstance(number, float) and number.is_integer():
+        return int(number)
+    if isinstance(number, str) and re.fullmatch(r"[0-9]{1,18}", number):
+        return int(number)
     if not isinstance(number, int):
         raise TypeError(f"id {number!r} is not a whole number")
-    return f"{name}-{number:012d}"
+    return number

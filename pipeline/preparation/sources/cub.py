@@ -5,7 +5,14 @@ from typing import ClassVar
 
 from pipeline.common.console import print_line
 from pipeline.preparation.sources.caption_files import find_captions, listed, read_captions
-from pipeline.preparation.sources.join_on_disk import Catalogue
+from pipeline.preparation.sources.join_on_disk import Catalogue, composed
+from pipeline.preparation.sources.left_aside import (
+    is_hidden,
+    leave_aside,
+    leave_beside,
+    leave_file,
+    walk,
+)
 from pipeline.preparation.sources.read_original import Root, open_root, read_original, some_names
 from pipeline.preparation.sources.source import Record, Source
 from pipeline.storage.folder import Folder
@@ -23,6 +30,7 @@ CAPTIONS = (
     *("cvpr2016_cub/text_c10", "birds/text_c10"),  # as Reed's archives unpack
 )
 FILES = ("images.txt", "bounding_boxes.txt")
+PICKLES = {"train": "train/filenames.pickle", "validation": "test/filenames.pickle"}
 Box = tuple[float, float, float, float]
 
 
@@ -49,14 +57,11 @@ class CubSource(Source):
         names, boxes = _images(folder, base)
         splits = _pickled_split(folder)
         known = names.union(*splits.values())
+        lists = "neither filenames.pickle" if splits else f"no line of {base}images.txt"
         if not splits:
             splits = {"train": set(), "validation": set()}
             for name in names:
                 splits[_published_split(name)].add(name)
-        elif left := len(names.difference(*splits.values())):
-            print_line(
-                f"{left:,} images of {base}images.txt are in neither filenames.pickle: left out"
-            )
         with Catalogue(str(folder)) as catalogue:
             unboxed = 0
             for split, members in splits.items():
@@ -69,10 +74,18 @@ class CubSource(Source):
                 print_line(
                     f"{unboxed:,} images have no line in {base}bounding_boxes.txt: used whole"
                 )
-            for file, size in (folder / texts).walk(links=True):
-                name = file.removesuffix(".txt")
-                if file != name and (name not in known or any(name in s for s in splits.values())):
+            for file, size in walk(folder / texts):
+                name = composed(file.removesuffix(".txt"))
+                if not file.endswith(".txt") or is_hidden(file):
+                    leave_file(file)
+                elif name in known and not any(name in s for s in splits.values()):
+                    leave_aside("files", "captions of images in neither filenames.pickle")
+                else:
                     catalogue.text_file(name, listed(f"{texts}/{file}", size))
+            files = (f"{base}images/{file}" for file, _ in walk(folder / f"{base}images"))
+            catalogue.leave_unnamed(files, f"images in {lists}")
+            used = [f"{base}{name}" for name in (*FILES, "images")]
+            leave_beside(folder, (texts, *used, *PICKLES.values()))
             yield from catalogue.records()
 
     def read_image(self, record: Record) -> bytes:
@@ -106,7 +119,7 @@ def _images(folder: Folder, base: str) -> tuple[set[str], dict[str, Box]]:
     for number, (key, name) in _table(folder, f"{base}images.txt", 2):
         if key in names:
             raise ValueError(f"{folder}/{base}images.txt, line {number}: image {key} occurs twice.")
-        names[key] = name.removesuffix(".jpg")
+        names[key] = composed(name.removesuffix(".jpg"))
     for number, (key, *values) in _table(folder, f"{base}bounding_boxes.txt", 5):
         try:
             x, y, width, height = (float(value) for value in values)
@@ -117,6 +130,8 @@ def _images(folder: Folder, base: str) -> tuple[set[str], dict[str, Box]]:
             ) from error
         if key in names:
             boxes[names[key]] = (x, y, width, height)
+        else:
+            leave_aside("boxes", "of no image")
     if not names:
         raise ValueError(f"{folder}/{base}images.txt lists no images.")
     return set(names.values()), boxes
@@ -124,7 +139,7 @@ def _images(folder: Folder, base: str) -> tuple[set[str], dict[str, Box]]:
 
 def _table(folder: Folder, file: str, columns: int) -> Iterator[tuple[int, list[str]]]:
     try:
-        lines = folder.read(file).decode().splitlines()
+        lines = folder.read(file).decode("utf-8-sig").splitlines()
     except UnicodeDecodeError as error:
         raise ValueError(f"{folder}/{file} is not text: {error}") from error
     for number, line in enumerate(lines, 1):
@@ -140,17 +155,16 @@ def _table(folder: Folder, file: str, columns: int) -> Iterator[tuple[int, list[
 
 def _pickled_split(folder: Folder) -> dict[str, set[str]]:
     """Read the file lists of AttnGAN's layout, if they exist."""
-    files = {"train": "train/filenames.pickle", "validation": "test/filenames.pickle"}
-    there = {split: file for split, file in files.items() if folder.exists(file)}
+    there = {split: file for split, file in PICKLES.items() if folder.exists(file)}
     if not there:
         return {}
-    if len(there) < len(files):
-        (missing,) = set(files.values()) - set(there.values())
+    if len(there) < len(PICKLES):
+        (missing,) = set(PICKLES.values()) - set(there.values())
         raise ValueError(
             f"{folder}/{missing} does not exist, and {', '.join(there.values())} does. A split "
             "needs both: add it, or remove the other to use the published split."
         )
-    splits = {split: set(_names(folder, file)) for split, file in files.items()}
+    splits = {split: set(_names(folder, file)) for split, file in PICKLES.items()}
     if both := splits["train"] & splits["validation"]:
         raise ValueError(
             f"{folder}: {len(both):,} images are in both filenames.pickle, for example "
@@ -166,7 +180,7 @@ def _names(folder: Folder, file: str) -> list[str]:
             f"{folder}/{file} is not a list of file names. It must hold a list of texts such as "
             "'001.Black_footed_Albatross/Black_Footed_Albatross_0046_18'."
         )
-    return [name.removesuffix(".jpg") for name in names]
+    return [composed(name.removesuffix(".jpg")) for name in names]
 
 
 def _published_split(name: str) -> str:

@@ -5,7 +5,7 @@ from collections.abc import Iterator
 from fnmatch import fnmatchcase
 from functools import lru_cache
 
-from pipeline.common.console import print_line
+from pipeline.preparation.sources.left_aside import is_hidden, leave_aside, leave_file, walk
 from pipeline.storage.folder import Folder
 
 SPECIAL = re.compile(r"[*?\[{]")
@@ -15,7 +15,7 @@ MAX_NAMES = 1_000_000  # of one pattern
 
 
 def matching_files(
-    location: str, endings: tuple[str, ...], others: tuple[str, ...] = ()
+    location: str, endings: tuple[str, ...], others: tuple[str, ...] = (), *, count: bool = True
 ) -> tuple[Folder, list[str]]:
     """Find files.
 
@@ -24,6 +24,8 @@ def matching_files(
             `[…]`, `{000..123}` or `{a,b}`, in which `*` does not match a slash.
         endings: Endings of files in a folder; files of a pattern may have any.
         others: Endings that are taken if a folder has none of the first.
+        count: Whether the other files of a folder, and those that a pattern does not match, are
+            left aside; the caller counts them otherwise.
 
     Returns:
         A folder, and names in it, sorted.
@@ -32,17 +34,23 @@ def matching_files(
         ValueError: If there is none, or if a file of a pattern with braces is missing.
     """
     folder = base_folder(location)
+    files = walk(folder) if count else folder.walk(links=True)
     rest = location.removeprefix(folder.location).lstrip("/")
     if not is_pattern(location):
         if rest:
             return folder, [rest]
         _check_exists(folder)
-        names = [n for n, _ in folder.walk(links=True) if n.lower().endswith(endings + others)]
+        names = []
+        for name, _ in files:
+            if name.lower().endswith(endings + others) and not is_hidden(name):
+                names.append(name)
+            elif count:
+                leave_file(name)
         found = sorted(n for n in names if n.lower().endswith(endings)) or sorted(names)
         if not found:
             raise ValueError(f"{folder} holds no {' or '.join(endings + others)}. {ADVICE}")
-        if left := len(names) - len(found):
-            print_line(f"{folder}: {left:,} files ({' or '.join(others)}) are left out")
+        for name in set(names).difference(found) if count else ():
+            leave_file(name)
         return folder, found
     _check_exists(folder)
     patterns = list(_expanded(rest))
@@ -50,7 +58,12 @@ def matching_files(
     # A lookup for exact names, because a pattern may expand to many of them.
     exact = {pattern for pattern in patterns if not SPECIAL.search(pattern)}
     inexact = [part for part in parts if SPECIAL.search("/".join(part))]
-    found = sorted(n for n, _ in folder.walk(links=True) if n in exact or _matches(n, inexact))
+    found = []
+    for name, _ in files:
+        if name in exact or _matches(name, inexact):
+            found.append(name)
+        elif count:
+            leave_aside("files", "that --root does not match")
     if missing := sorted(exact.difference(found)):
         raise ValueError(
             f"{folder}: {len(missing):,} of {len(exact):,} files of {rest!r} do "
@@ -58,7 +71,7 @@ def matching_files(
         )
     if not found:
         raise ValueError(f"{folder} holds nothing that matches {rest!r}.")
-    return folder, found
+    return folder, sorted(found)
 
 
 @lru_cache(maxsize=8)

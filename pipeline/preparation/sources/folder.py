@@ -3,8 +3,6 @@
 import posixpath
 import re
 import shlex
-import unicodedata
-from collections import Counter
 from collections.abc import Iterator, Sequence
 from typing import Annotated, Any, ClassVar, Literal
 
@@ -13,7 +11,15 @@ from pydantic import Field
 from pipeline.common.console import print_line
 from pipeline.preparation.decoding.images import IMAGES, OTHERS, RejectedError, format_of
 from pipeline.preparation.sources.caption_files import ENDINGS, listed, order, read_captions
-from pipeline.preparation.sources.join_on_disk import Catalogue
+from pipeline.preparation.sources.join_on_disk import Catalogue, composed
+from pipeline.preparation.sources.left_aside import (
+    NO_ENDING,
+    is_hidden,
+    leave_aside,
+    leave_beside,
+    leave_file,
+    walk,
+)
 from pipeline.preparation.sources.read_original import Root, open_root, read_original, some_names
 from pipeline.preparation.sources.source import Record, Source, split_of
 from pipeline.storage.folder import Folder
@@ -21,7 +27,6 @@ from pipeline.storage.safe_path import inside
 
 TABLES = ("metadata.jsonl", "metadata.csv", "metadata.parquet")  # as Hugging Face names them
 OTHER_JSON = re.compile(r"(^|/)(\d{5,}_stats|dataset_infos?)\.json$")  # of img2dataset and datasets
-NO_ENDING = "without an ending"
 # Never images: their first bytes are not read.
 NO_IMAGES = (
     *(".npy", ".npz", ".pt", ".pth", ".pkl", ".csv", ".tsv", ".jsonl", ".ndjson", ".parquet"),
@@ -67,27 +72,27 @@ class FolderSource(Source):
                     f"{folder}/{name} does not exist: --{option} names a folder in --root, which "
                     f"holds {some_names(folder)}."
                 )
+        if images and captions:
+            leave_beside(folder, (images, captions))
         splits = _split_folders(folder / images if images else folder)
         with Catalogue(str(folder)) as catalogue:
-            count: Counter[str] = Counter()
-            aside: Counter[str] = Counter()
+            images_found = 0
             for location, size in _files(folder, images, captions):
                 ending = posixpath.splitext(location)[1].lower()
                 text = ending in ENDINGS
                 file = _within(location, captions if text else images)
-                if _hidden(location if file is None else file):
-                    aside["hidden"] += 1
-                    continue
-                if file is None or (text and OTHER_JSON.search(location)):
-                    aside[ending] += 1
+                shown = location if file is None else file
+                if is_hidden(shown) or file is None or (text and OTHER_JSON.search(location)):
+                    leave_file(shown)
                     continue
                 top, stem = file.partition("/")[0], posixpath.splitext(file)[0]
                 known = ending in IMAGES + OTHERS
                 if splits and top not in splits:
                     if text or known:
-                        count[f"in neither {' nor '.join(splits)}"] += 1
+                        where = " nor ".join(splits)
+                        leave_aside("files", f"images and captions in neither {where}")
                     else:
-                        aside[ending or NO_ENDING] += 1
+                        leave_file(location)
                     continue
                 split = splits[top] if splits else split_of(stem, self.validation)
                 if text:
@@ -101,7 +106,7 @@ class FolderSource(Source):
                 }
                 if known:
                     catalogue.image(stem, location, split=split, **about)
-                    count["images"] += 1
+                    images_found += 1
                     continue
                 looks = ending not in NO_IMAGES and _looks_like_an_image(folder, location)
                 kind = ending or NO_ENDING
@@ -113,17 +118,13 @@ class FolderSource(Source):
                         "--image file_name --caption text"
                     )
             left, found = catalogue.settle(_plain)
-            aside.update(left)
-            if not count.pop("images", 0) + found:
+            for kind, number in left.items():
+                leave_aside("files", kind, number)
+            if not images_found + found:
                 raise ValueError(
                     f"{folder}/{images} holds no images ({', '.join(IMAGES)}) below. It holds "
                     f"{some_names(folder / images if images else folder)}."
                 )
-            for what, number in count.items():
-                print_line(f"{number:,} images and captions are {what}: left out")
-            if aside:
-                kinds = ", ".join(f"{number:,} {kind}" for kind, number in sorted(aside.items()))
-                print_line(f"{aside.total():,} files are neither images nor captions: {kinds}")
             yield from catalogue.records()
 
     def read_image(self, record: Record) -> bytes:
@@ -153,7 +154,7 @@ def _files(folder: Folder, *trees: str) -> Iterator[tuple[str, int]]:
     """Yield the files of some folders once each, also if one lies within another: name, bytes."""
     outer = [tree for tree in dict.fromkeys(trees) if not any(_encloses(t, tree) for t in trees)]
     for tree in outer:
-        for file, size in (folder / tree if tree else folder).walk(links=True):
+        for file, size in walk(folder / tree if tree else folder):
             yield (f"{tree}/{file}" if tree else file), size
 
 
@@ -171,17 +172,12 @@ def _within(location: str, tree: str) -> str | None:
 def _looks_like_an_image(folder: Folder, location: str) -> bool:
     try:
         return format_of(read_original(folder.location, location, 0, 64)) is not None
-    except (OSError, RejectedError):
+    except (FileNotFoundError, RejectedError):  # a link to nowhere, or a name that leads out
         return False
 
 
 def _plain(key: str) -> str:
     """Return the common form of `a`, `a.jpg` in `a.jpg.txt`, and a name in decomposed Unicode."""
-    key = unicodedata.normalize("NFC", key).rstrip()
+    key = composed(key).rstrip()
     stem, ending = posixpath.splitext(key)
     return stem if ending.lower() in IMAGES + OTHERS else key
-
-
-def _hidden(file: str) -> bool:
-    """Return whether a file is hidden or left by an operating system."""
-    return any(part.startswith(".") or part == "__MACOSX" for part in file.split("/"))

@@ -7,7 +7,8 @@ file sorts and joins them, and finds names that occur twice.
 import json
 import sqlite3
 import tempfile
-from collections.abc import Callable, Iterator
+import unicodedata
+from collections.abc import Callable, Iterable, Iterator
 from itertools import groupby
 from operator import itemgetter
 from pathlib import Path
@@ -15,6 +16,7 @@ from types import TracebackType
 from typing import Any, Self
 
 from pipeline.preparation.decoding.captions import MAX_BYTES
+from pipeline.preparation.sources.left_aside import is_hidden, leave_aside, leave_file
 from pipeline.preparation.sources.source import Record
 
 MAX_TEXTS = 16 * 2**20  # bytes of the captions of one image, which are held at once
@@ -23,6 +25,7 @@ SCHEMA = """
 PRAGMA journal_mode = OFF;
 PRAGMA synchronous = OFF;
 CREATE TABLE images (id TEXT PRIMARY KEY, key TEXT, location TEXT, rest TEXT) WITHOUT ROWID;
+CREATE TABLE forms (place TEXT PRIMARY KEY, name TEXT) WITHOUT ROWID;
 CREATE TABLE captions (key TEXT, number INTEGER, text BLOB, file TEXT, split TEXT);
 CREATE TABLE spares (
     id TEXT PRIMARY KEY, key TEXT, location TEXT, rest TEXT, is_image INTEGER, kind TEXT
@@ -37,16 +40,25 @@ PROMOTED = """
 NOT EXISTS (SELECT 1 FROM images WHERE images.key = spares.key)
 AND (is_image OR EXISTS (SELECT 1 FROM captions WHERE captions.key = spares.key))
 """
-SETTLE = f"""
+PROMOTE = f"""
 CREATE TEMP TABLE promoted AS SELECT id, key, location, rest FROM spares WHERE {PROMOTED};
 DELETE FROM spares WHERE id IN (SELECT id FROM promoted);
 INSERT INTO images SELECT * FROM promoted;
+"""
+PAIR = """
+DROP TABLE IF EXISTS alone;
 CREATE TEMP TABLE alone AS SELECT DISTINCT key, plain(key) AS plain FROM captions
     WHERE NOT EXISTS (SELECT 1 FROM images WHERE images.key = captions.key);
 CREATE INDEX alone_by_plain ON alone (plain, key);
 UPDATE images SET key = (SELECT min(key) FROM alone WHERE plain = plain(images.key))
     WHERE NOT EXISTS (SELECT 1 FROM captions WHERE captions.key = images.key)
     AND EXISTS (SELECT 1 FROM alone WHERE plain = plain(images.key));
+"""
+PASSED_OVER = """
+SELECT sum(json) FROM (
+    SELECT sum(file LIKE '%.json') AS json, sum(file NOT LIKE '%.json') AS text
+    FROM captions WHERE file IS NOT NULL GROUP BY key
+) WHERE text
 """
 
 
@@ -119,6 +131,16 @@ class Catalogue:
                 "must be unique: remove one of them, or rename it."
             ) from error
 
+    def first_form(self, name: str) -> str:
+        """Return the first name of a file that was asked for and means the same file.
+
+        Rows of one image may say `a.jpg` and `./a.jpg`, or spell é in two ways.
+        """
+        row = (_place(_text(name)), _text(name))
+        self._db.execute("INSERT OR IGNORE INTO forms VALUES (?, ?)", row)
+        (first,) = self._db.execute("SELECT name FROM forms WHERE place = ?", row[:1]).fetchone()
+        return name if first == row[1] else str(first)
+
     def caption(self, key: str, text: str, *, number: int = 0, split: str = "train") -> None:
         """Add a caption.
 
@@ -161,19 +183,49 @@ class Catalogue:
         Returns:
             Count of the other spares by their kind, and of those that became images.
         """
-        self._db.create_function("plain", 1, plain, deterministic=True)
-        self._db.executescript(INDEXES + SETTLE)
+        self._db.executescript(INDEXES + PROMOTE)
+        self._pair(plain)
         (promoted,) = self._db.execute("SELECT count(*) FROM promoted").fetchone()
         left = dict(self._db.execute("SELECT kind, count(*) FROM spares GROUP BY kind"))
         return left, promoted
 
+    def _pair(self, plain: Callable[[str], str]) -> None:
+        self._db.create_function("plain", 1, plain, deterministic=True)
+        self._db.executescript(INDEXES + PAIR)
+
+    def leave_unnamed(self, files: Iterable[str], kind: str | None = None) -> None:
+        """Count the files that are the location of no image.
+
+        Args:
+            files: Names as in the locations.
+            kind: What to count them as. Default: by their endings.
+        """
+        self._db.create_function("place", 1, _place, deterministic=True)
+        self._db.executescript(
+            "CREATE TEMP TABLE places (place TEXT PRIMARY KEY) WITHOUT ROWID;"
+            "INSERT OR IGNORE INTO places SELECT place(location) FROM images;"
+        )
+        for file in files:
+            row = (_place(_text(file)),)
+            if self._db.execute("SELECT 1 FROM places WHERE place = ?", row).fetchone():
+                continue
+            if kind is None or is_hidden(file):
+                leave_file(file)
+            else:
+                leave_aside("files", kind)
+
     def records(self) -> Iterator[Record]:
         """List the records in the order of keys, and captions without an image.
+
+        Images and captions whose keys are one name, spelled in composed and in decomposed Unicode,
+        belong together.
 
         Raises:
             ValueError: If one image has more captions than memory should hold.
         """
-        self._db.executescript(INDEXES)
+        self._pair(composed)
+        (passed,) = self._db.execute(PASSED_OVER).fetchone()
+        leave_aside("caption files", ".json beside a text, read only if that is empty", passed or 0)
         images = self._db.execute("SELECT key, id, location, rest FROM images ORDER BY key, id")
         captions = self._db.execute(
             "SELECT key, text, file, split FROM captions ORDER BY key, number, file, rowid"
@@ -206,6 +258,16 @@ class Catalogue:
                     "these rows speak of one image?"
                 )
         return key, texts
+
+
+def composed(name: str) -> str:
+    """Return a name in composed Unicode: a disk may spell é in two ways."""
+    return unicodedata.normalize("NFC", name)
+
+
+def _place(location: str) -> str:
+    """Return the common form of a location: tables and lists have `./a.jpg`, too."""
+    return "/".join(part for part in composed(location).split("/") if part not in ("", "."))
 
 
 def _text(name: str) -> str:

@@ -10,6 +10,7 @@ from pydantic import Field
 from pipeline.common.console import print_line
 from pipeline.preparation.sources.caption_files import find_captions, listed, read_captions
 from pipeline.preparation.sources.join_on_disk import Catalogue
+from pipeline.preparation.sources.left_aside import is_hidden, leave_beside, leave_file, walk
 from pipeline.preparation.sources.read_original import Root, open_root, read_original, some_names
 from pipeline.preparation.sources.source import SPLITS, Record, Source
 from pipeline.storage.folder import Folder
@@ -58,20 +59,26 @@ class Oxford102Source(Source):
         classes = self._held_out(folder, texts, set(labels.values()))
         with Catalogue(str(folder)) as catalogue:
             images = 0
-            for file, size in (folder / "jpg").walk(links=True):
+            for file, size in walk(folder / "jpg"):
                 name = file.removesuffix(".jpg")
-                if file != name and not file.startswith("."):
-                    label = labels.get(name)
-                    split = "validation" if label in classes else "train"
-                    catalogue.image(name, f"jpg/{file}", split=split, label=label, size=size)
-                    images += 1
+                if file == name or is_hidden(file):
+                    leave_file(file)
+                    continue
+                label = labels.get(name)
+                split = "validation" if label in classes else "train"
+                catalogue.image(name, f"jpg/{file}", split=split, label=label, size=size)
+                images += 1
             if not images:
                 raise ValueError(f"{folder}/jpg holds no image_00001.jpg or the like.")
-            for file, size in (folder / texts).walk(links=True):
+            for file, size in walk(folder / texts):
                 key = _stem(file)
-                if key is not None:
-                    split = "validation" if labels.get(key) in classes else "train"
-                    catalogue.text_file(key, listed(f"{texts}/{file}", size), split=split)
+                if key is None:
+                    leave_file(file)
+                    continue
+                split = "validation" if labels.get(key) in classes else "train"
+                catalogue.text_file(key, listed(f"{texts}/{file}", size), split=split)
+            lists = [place for name in LISTS for place in _places(texts, name)]
+            leave_beside(folder, ("jpg", texts, LABELS, *lists))
             for record in catalogue.records():
                 if self.overlapping:
                     for split in SPLITS:
@@ -136,8 +143,11 @@ def _labels_of_folders(texts: Folder) -> dict[str, str]:
     labels: dict[str, str] = {}
     for file, _ in texts.walk(links=True):
         name, parent = _stem(file), file.rpartition("/")[0].rsplit("/", 1)[-1]
-        if name is not None and parent.startswith("class_"):
-            labels[name] = parent
+        if name is None or not parent.startswith("class_"):
+            continue
+        if labels.setdefault(name, parent) != parent:
+            both = " and ".join(sorted((labels[name], parent)))
+            raise ValueError(f"{texts}: {name}.txt is in {both}. An image has one class.")
     return labels
 
 
@@ -159,12 +169,16 @@ def _labels_of_pickle(folder: Folder) -> dict[str, str]:
     return dict(zip(names, labels, strict=True))
 
 
+def _places(texts: str, name: str) -> list[str]:
+    beside = texts.rpartition("/")[0]
+    return list(dict.fromkeys((name, f"{beside}/{name}".lstrip("/"))))
+
+
 def _class_list(folder: Folder, texts: str, name: str) -> set[str] | None:
     """Read a list of classes, one on each line, in the root or beside the captions."""
-    beside = texts.rpartition("/")[0]
-    for file in dict.fromkeys((name, f"{beside}/{name}".lstrip("/"))):
+    for file in _places(texts, name):
         if folder.exists(file):
-            words = folder.read(file).decode(errors="replace").split()
+            words = folder.read(file).decode("utf-8-sig", errors="replace").split()
             if not words:
                 raise ValueError(f"{folder}/{file} is empty: each line must name a class.")
             return set(words)

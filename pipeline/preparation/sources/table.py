@@ -15,25 +15,28 @@ from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import AfterValidator, Field
 
-from pipeline.common.console import print_line
 from pipeline.preparation.decoding.images import RejectedError
 from pipeline.preparation.decoding.isolated_parquet import read_cell
 from pipeline.preparation.sources.file_patterns import base_folder, check_pattern, matching_files
 from pipeline.preparation.sources.join_on_disk import Catalogue, SameNameError
+from pipeline.preparation.sources.left_aside import leave_aside, leave_file, walk
 from pipeline.preparation.sources.read_original import Root, below, read_original, safe_name
 from pipeline.preparation.sources.source import Record, Source, raise_refusals, refusal, split_of
 from pipeline.preparation.sources.table_format import Format
 from pipeline.preparation.sources.table_rows import (
     ENDINGS,
+    NOTHING,
     OTHER_ENDINGS,
     Layout,
     TableRow,
+    field_of,
     table_rows,
 )
 from pipeline.storage.folder import Folder, absolute
 
 CELL = re.compile(r"(?P<table>.+)#(?P<group>\d+)\.(?P<index>\d+)")
 MAX_LIST = 64 * 2**10  # characters of a text that is parsed as a list
+RECORDS = re.compile(r"[\[(]?\s*\{\s*(['\"]).*?\1\s*:")
 BINARY = (".parquet", ".arrow")
 ADDRESS = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://")
 CREDENTIALS = re.compile(r"(?<=//)[^/@\s]*@")
@@ -85,7 +88,7 @@ class TableSource(Source):
 
     def records(self) -> Iterator[Record]:
         """List the images in the order of their names, or of their rows if tables contain them."""
-        folder, tables = matching_files(self.root, ENDINGS, OTHER_ENDINGS)
+        folder, tables = matching_files(self.root, ENDINGS, OTHER_ENDINGS, count=False)
         check_pattern(self.validation_files, tables)
         for by_path in (False, True):
             with Catalogue(str(folder)) as catalogue:
@@ -96,6 +99,8 @@ class TableSource(Source):
                     if by_path or self.id is not None or self.images is not None:
                         raise
                     continue
+                catalogue.where = str(folder)
+                self._leave_unnamed(catalogue, folder, tables)
                 yield from catalogue.records()
                 return
 
@@ -128,6 +133,26 @@ class TableSource(Source):
     def _images(self) -> str:
         return base_folder(self.root).location if self.images is None else self.images
 
+    def _leave_unnamed(self, catalogue: Catalogue, folder: Folder, tables: Sequence[str]) -> None:
+        """Count the files that are neither tables nor images of a row; not beside a single table.
+
+        With a folder of images elsewhere, which may be far larger, that one is not searched.
+        """
+        if self.root == f"{folder}/{tables[0]}":
+            return
+        taken, base = set(tables), f"{self._images()}/".removeprefix(f"{folder}/")
+
+        def below() -> Iterator[str]:
+            for name, _ in walk(folder):
+                if name in taken:
+                    continue
+                if name.startswith(base):
+                    yield name.removeprefix(base)
+                else:
+                    leave_file(name)
+
+        catalogue.leave_unnamed(below())
+
     def _enter_all(
         self, catalogue: Catalogue, folder: Folder, tables: Sequence[str], by_path: bool
     ) -> None:
@@ -143,8 +168,8 @@ class TableSource(Source):
                 rows += 1
         if not rows:
             raise ValueError(f"{folder}: {', '.join(tables[:3])} holds no rows.")
-        for value, count in left.most_common(8):
-            print_line(f"{count:,} rows are of split {value}: left out")
+        for value, count in left.items():
+            leave_aside("rows", f"of split {value}", count)
 
     def _enter(
         self, catalogue: Catalogue, table: str, row: TableRow, left: Counter[str], by_path: bool
@@ -154,11 +179,11 @@ class TableSource(Source):
         try:
             if row.problem is not None:
                 raise RejectedError("CAP_FORMAT", row.problem)
-            image = _word(self.image, row.values.get(self.image))
-            texts = self._texts(row.values.get(self.caption))
-            name = _word(self.id, row.values.get(self.id)) if self.id else None
-            label = _word(self.label, row.values.get(self.label)) if self.label else None
-            says = _word(self.split, row.values.get(self.split)) if self.split else None
+            image = _word(self.image, _cell(row.values, self.image))
+            texts = self._texts(_cell(row.values, self.caption))
+            name = _word(self.id, _cell(row.values, self.id)) if self.id else None
+            label = _word(self.label, _cell(row.values, self.label)) if self.label else None
+            says = _word(self.split, _cell(row.values, self.split)) if self.split else None
             if row.group is None and not image and not texts:
                 raise RejectedError("CAP_EMPTY", "neither an image nor a caption")
         except RejectedError as problem:
@@ -174,6 +199,7 @@ class TableSource(Source):
             image = CREDENTIALS.sub("", image)  # because listed names are shown
             relative = self._relative(image)
             image = relative or below("", image)
+            image = catalogue.first_form(image)
             key, location = name or image, image
             if self.images is None and not relative:
                 location = below(table.rpartition("/")[0], image)
@@ -208,7 +234,7 @@ class TableSource(Source):
     def _texts(self, value: Any) -> list[str]:
         value = _list_in_text(value) if isinstance(value, str) else value
         texts = value if isinstance(value, list) else [value]
-        texts = [None if isinstance(text, float) and isnan(text) else text for text in texts]
+        texts = [None if _is_nan(text) else text for text in texts]
         if not all(text is None or isinstance(text, str) for text in texts):
             raise RejectedError(
                 "CAP_FORMAT", f"{self.caption} is {str(value)[:40]!r}, not a text or a list of such"
@@ -222,25 +248,51 @@ def _last(image: str) -> str:
     return image.rpartition("/")[2]
 
 
+def _cell(values: dict[str, Any], column: str) -> Any:
+    """Return a value; of a dotted column, the fields of the records that a text spells."""
+    if values.get(column) is not None or "." not in column:
+        return values.get(column)
+    top, *path = column.split(".")
+    value = values.get(top)
+    return field_of(_list_in_text(value) if isinstance(value, str) else value, path)
+
+
 def _list_in_text(text: str) -> Any:
-    """Return the list that a text spells as JSON, Python or numpy; otherwise the text."""
-    if not (text.startswith("[") and text.rstrip().endswith("]") and len(text) <= MAX_LIST):
+    """Return the list or record that a text spells as JSON, Python or numpy; otherwise the text."""
+    if text[:1] + text.rstrip()[-1:] not in ("[]", "()", "{}") or len(text) > MAX_LIST:
         return text
     try:
         found = json.loads(text)
     except (ValueError, RecursionError):
         found = _python_list(text)
-    is_list = isinstance(found, list) and found and all(isinstance(t, str | None) for t in found)
-    return found if is_list else text
+    if isinstance(found, list | tuple) and found:
+        if all(isinstance(t, str | dict | None) or _is_nan(t) for t in found):
+            return list(found)
+    elif isinstance(found, dict):
+        return found
+    elif RECORDS.match(text):
+        raise RejectedError("CAP_FORMAT", f"{text[:40]!r} are records that cannot be read")
+    return text
+
+
+def _is_nan(value: Any) -> bool:
+    return isinstance(value, float) and isnan(value)
+
+
+class _Nothing(ast.NodeTransformer):
+    """Reads the nan of pandas, which is no literal, as None."""
+
+    def visit_Name(self, node: ast.Name) -> ast.expr:
+        return ast.Constant(None) if node.id in NOTHING else node
 
 
 def _python_list(text: str) -> Any:
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # of escapes in the text
-            found = ast.literal_eval(text)
+            found = ast.literal_eval(_Nothing().visit(ast.parse(text, mode="eval")))
             if not isinstance(found, list) or not all(isinstance(t, str | None) for t in found):
-                return text
+                return found
             # numpy writes no commas, and Python joins texts without one.
             tokens = tokenize.generate_tokens(io.StringIO(text).readline)
             words = [t.string for t in tokens if t.type == tokenize.STRING]
@@ -253,7 +305,7 @@ def _word(column: str, value: Any) -> str | None:
     """Return a name or number as a text; None for an empty cell."""
     if value is None or (isinstance(value, str) and not value.strip()):
         return None
-    if isinstance(value, float) and isnan(value):
+    if _is_nan(value):
         return None
     if isinstance(value, float) and value.is_integer():  # numbers of a column with gaps
         value = int(value)

@@ -1,5 +1,6 @@
 """Find the format of a table by its first bytes, then by its ending; nothing is guessed."""
 
+import codecs
 import gzip
 import io
 import re
@@ -76,7 +77,7 @@ def table_format(folder: Folder, file: str, given: Format | None) -> tuple[Forma
             f"{folder}/{file} is text in an unknown format. If it is a table, choose its format "
             "with --format, for example --format csv."
         )
-    start = head.removeprefix(b"\xef\xbb\xbf").lstrip()
+    start = head.removeprefix(codecs.BOM_UTF8).lstrip()
     if named == "json" and start[:1] == b"{" and re.match(rb"\{[^\n]*\}\s*\n\s*\{", start):
         return "jsonl", zipped
     return ("json" if named == "jsonl" and re.match(rb"\[\s*\{", start) else named), zipped
@@ -86,7 +87,15 @@ def open_text(folder: Folder, file: str, zipped: bool) -> IO[bytes]:
     """Open a table of text for reading from its start."""
     # Buffered again: files of a bucket do not support a limit in `readline`.
     content: Any = folder.open(file)
-    return io.BufferedReader(gzip.GzipFile(fileobj=content) if zipped else content, 2**20)
+    return without_mark(gzip.GzipFile(fileobj=content) if zipped else content)
+
+
+def without_mark(content: Any) -> io.BufferedReader:
+    """Buffer a stream of UTF-8, and pass over the mark that Windows writes at its start."""
+    stream = io.BufferedReader(content, 2**20)
+    if stream.peek(3)[:3] == codecs.BOM_UTF8:
+        stream.read(3)
+    return stream
 
 
 def _foreign(head: bytes) -> tuple[str, str] | None:

@@ -25,7 +25,8 @@ from pipeline.storage.folder import Folder
 ENDINGS = (".csv", ".tsv", ".jsonl", ".ndjson", ".parquet")
 # In a folder, only if it has none of the others: a copy beside its original is no second table.
 OTHER_ENDINGS = (".arrow", ".csv.gz", ".tsv.gz", ".jsonl.gz", ".ndjson.gz", ".json.gz")
-NOTHING = frozenset({"nan", "NaN", "None", "null", "NULL", "<NA>"})  # an empty cell, as text
+# An empty cell, as text.
+NOTHING = frozenset({"nan", "NaN", "None", "null", "NULL", "<NA>", "NA", "N/A", "n/a", "#N/A"})
 MAX_FIELD = 16 * 2**20  # bytes of a field or line: an open quote includes the rest of a file
 
 
@@ -129,7 +130,7 @@ def _csv(
                             "quotation mark before it not closed? If quotation marks are text in "
                             "this table, say so with --quoting none."
                         )
-                    cells = ["" if cell in NOTHING else cell for cell in cells]
+                    cells = ["" if cell.strip() in NOTHING else cell for cell in cells]
                     yield TableRow(line, dict(zip(header, cells, strict=True)))
                 elif cells:
                     yield TableRow(
@@ -200,6 +201,7 @@ def _json_list(
     folder: Folder, file: str, columns: Sequence[str], zipped: bool
 ) -> Iterator[TableRow]:
     """Read a list of records, or an object that has one, such as 'images' of a split file."""
+    number = 0
     try:
         with open_text(folder, file, zipped) as stream:
             place = _list_place(folder, file, stream)
@@ -214,7 +216,9 @@ def _json_list(
                     _check_columns(folder, file, columns, list(value))
                 yield TableRow(number, _picked(value, columns))
     except ijson.JSONError as error:
-        raise ValueError(f"{folder}/{file} is not valid JSON: {error}") from error
+        raise ValueError(
+            f"{folder}/{file} is not valid JSON, after row {number}: {error}"
+        ) from error
 
 
 def _list_place(folder: Folder, file: str, stream: IO[bytes]) -> str:
@@ -236,15 +240,16 @@ def _list_place(folder: Folder, file: str, stream: IO[bytes]) -> str:
 def _picked(values: dict[str, Any], columns: Sequence[str]) -> dict[str, Any]:
     """Add the fields that dotted columns name."""
     dotted = [name for name in columns if name not in values and "." in name]
-    return {**values, **{name: _field(values, name.split(".")) for name in dotted}}
+    return {**values, **{name: field_of(values, name.split(".")) for name in dotted}}
 
 
-def _field(value: Any, path: Sequence[str]) -> Any:
+def field_of(value: Any, path: Sequence[str]) -> Any:
+    """Return a field of a record, or of each of a list; None if it is not there."""
     if isinstance(value, list):
-        return [_field(each, path) for each in value]
+        return [field_of(each, path) for each in value]
     if not path:
         return value
-    return _field(value.get(path[0]), path[1:]) if isinstance(value, dict) else None
+    return field_of(value.get(path[0]), path[1:]) if isinstance(value, dict) else None
 
 
 def _nested(schema: pa.Schema, name: str) -> pa.Field:

@@ -14,7 +14,6 @@ from typing import IO, Annotated, Any, ClassVar, Literal
 
 from pydantic import Field
 
-from pipeline.common.console import print_line
 from pipeline.preparation.decoding.images import IMAGES, OTHERS, RejectedError
 from pipeline.preparation.sources.caption_files import (
     ENDINGS,
@@ -25,6 +24,7 @@ from pipeline.preparation.sources.caption_files import (
 )
 from pipeline.preparation.sources.file_patterns import base_folder, check_pattern, matching_files
 from pipeline.preparation.sources.join_on_disk import Catalogue
+from pipeline.preparation.sources.left_aside import is_enough, is_hidden, leave_aside
 from pipeline.preparation.sources.read_original import Root, read_original
 from pipeline.preparation.sources.source import Record, Source, raise_refusals, refusal, split_of
 from pipeline.storage.folder import Folder
@@ -67,7 +67,10 @@ class WebDatasetSource(Source):
         folder, tars = matching_files(self.root, (".tar", *COMPRESSED))
         check_pattern(self.validation_files, tars)
         images, left = 0, Counter[str]()
-        for tar in tars:
+        for number, tar in enumerate(tars):
+            if is_enough():  # the headers of a tar in a bucket cost as much as all of it
+                leave_aside("files", "beyond --limit, not opened", len(tars) - number)
+                break
             if tar.lower().endswith(COMPRESSED):
                 raise ValueError(
                     f"{folder}/{tar} is compressed, so its members cannot be read separately. "
@@ -76,15 +79,13 @@ class WebDatasetSource(Source):
             with Catalogue(f"{folder}/{tar}") as catalogue:
                 images += self._list(folder, tar, catalogue, left)
                 yield from catalogue.records()
-        there = ", ".join(f"{count:,} {kind}" for kind, count in left.most_common(8))
         if not images:
+            there = ", ".join(f"{count:,} {kind}" for kind, count in left.most_common(8))
             raise ValueError(
                 f"{folder}: no tar holds an image ({', '.join(self._image_kinds()[:4])}). Other "
                 f"members: {there or 'none'}. Choose endings with --image-ending and "
                 "--caption-ending."
             )
-        if left:
-            print_line(f"members that are neither images nor captions: {there}")
 
     def read_image(self, record: Record) -> bytes:
         """Read the image of a record from its tar."""
@@ -98,11 +99,12 @@ class WebDatasetSource(Source):
         stem = posixpath.splitext(record.id)[0]
 
         def read(text: str) -> list[str | bytes]:
-            content = self._read(text)[1]
-            if self.text_lines == "one-caption" and not text.endswith(".json"):
+            name, content = stem + posixpath.splitext(text)[1], self._read(text)[1]
+            lines = captions_of(name, content, self.caption_key)
+            if self.text_lines == "one-caption" and not text.endswith(".json") and lines:
                 whole = content.removeprefix(codecs.BOM_UTF8)
-                return [b" ".join(whole.split())] if whole.strip() else []
-            return captions_of(stem + posixpath.splitext(text)[1], content, self.caption_key)
+                return [b" ".join(whole.split())]
+            return lines
 
         return first_captions(record.texts, read)
 
@@ -126,7 +128,7 @@ class WebDatasetSource(Source):
 
     def _list(self, folder: Folder, tar: str, catalogue: Catalogue, left: Counter[str]) -> int:
         """Add the members of a tar to the catalogue, and count its images."""
-        images = others = 0
+        images = 0
         with folder.open(tar) as stream:
             try:
                 for member in _members(stream):
@@ -135,10 +137,11 @@ class WebDatasetSource(Source):
                     kind, key = f".{ending.lower()}", f"{tar}/{parent}{slash}{stem}"
                     is_text = kind in self._caption_kinds()
                     is_image = not is_text and kind in self._image_kinds()
-                    # `0.seg.png` is another image of its sample, without captions.
-                    others += not is_image and kind.count(".") > 1 and kind.endswith(IMAGES)
-                    if not is_image and not is_text:
+                    hidden = is_hidden(base)
+                    # `0.seg.png` too: another image of its sample, without captions.
+                    if hidden or not (is_image or is_text):
                         left[kind if len(left) < 100 else "others"] += 1
+                        leave_aside("members", "hidden" if hidden else kind)
                         continue
                     split = split_of(key, self.validation, tar, self.validation_files)
                     place = f"{tar}#{member.offset_data}+{member.size}{kind[kind.rindex('.') :]}"
@@ -158,10 +161,6 @@ class WebDatasetSource(Source):
                 split = split_of(tar, 0, tar, self.validation_files)
                 catalogue.image(tar, tar, split=split)
                 catalogue.text_file(tar, refusal("TAR_CUT", f"{folder}/{tar} {cut}"))
-        if others:
-            print_line(
-                f"{tar}: {others:,} images with endings such as .seg.png are skipped, as is usual"
-            )
         return images
 
 
@@ -206,6 +205,8 @@ def _members(stream: IO[bytes]) -> Iterator[tarfile.TarInfo]:
             count += 1
             if plain:
                 yield member
+            elif not member.isdir():
+                leave_aside("members", "links and devices")
         stream.seek(tar.offset)
         if stream.read(tarfile.BLOCKSIZE).strip(b"\0"):
             raise EOFError(f"is damaged after {count:,} members: no header follows")

@@ -135,6 +135,22 @@ def test_coco_captions_without_an_image_are_listed_so_that_they_are_counted(tmp_
     assert orphan[0].captions == ("nowhere",)
 
 
+def test_coco_ids_may_be_texts_or_floats_and_the_file_may_start_with_a_mark(tmp_path):
+    content = write_coco(tmp_path, "train2017", {7: ["one", "two"]})
+    write_coco(tmp_path, "val2017", {5: ["five"]})
+    content["images"] += [{**content["images"][0], "id": "7"}]  # listed twice
+    content["annotations"][0] |= {"image_id": "7", "id": "1"}
+    content["annotations"][1] |= {"image_id": 7.0, "id": 2.0}
+    text = json.dumps(content).encode("utf-8-sig")
+    write(tmp_path / "annotations/captions_train2017.json", text)
+
+    records = list(CocoSource(root=str(tmp_path)).records())
+
+    assert records[0].id == "train2017-000000000007"
+    assert records[0].captions == ("one", "two")
+    assert len(records) == 2
+
+
 BROKEN = {
     "not json": ("{", "is not valid JSON"),
     "a list": ("[]", "is not a COCO captions file"),
@@ -146,15 +162,18 @@ BROKEN = {
     "caption is a number": (
         '{"images": [{"id": 1, "file_name": "a.jpg"}],'
         ' "annotations": [{"id": 1, "image_id": 1, "caption": 3}]}',
-        "caption 1 is int, not text",
+        r"\(annotations\[0\]: caption 1 is int, not text\)",
     ),
     "id is a text": ('{"images": [{"id": "x", "file_name": "a.jpg"}]}', "id 'x' is not a whole"),
     "name is a number": ('{"images": [{"id": 1, "file_name": 7}]}', "file_name 7 is not text"),
     "an id twice": (
         '{"images": [{"id": 1, "file_name": "a.jpg"}, {"id": 1, "file_name": "b.jpg"}]}',
-        "names two images, 'train2017/a.jpg' and 'train2017/b.jpg'",
+        r"json, images\[1\]: .* names two images, 'train2017/a.jpg' and 'train2017/b.jpg'",
     ),
-    "cut short": ('{"images": [{"id": 1, "file_name": "a.j', "is not valid JSON"),
+    "cut short": (
+        '{"images": [{"id": 1, "file_name": "a.jpg"}, {"id": 2, "file_name": "b.jpg"}, {"i',
+        r"is not valid JSON, after images\[1\]:",
+    ),
     "no images": ('{"images": [], "annotations": []}', "lists 0 'images'"),
 }
 

@@ -2,7 +2,6 @@
 
 import json
 import os
-import re
 import tempfile
 import unicodedata
 from collections import Counter
@@ -14,6 +13,7 @@ from hypothesis import strategies as st
 
 from pipeline.preparation.decoding.images import RejectedError
 from pipeline.preparation.sources.folder import FolderSource
+from pipeline.preparation.sources.left_aside import counting
 from tests.conftest import REAL_DATA
 from tests.pipeline.preparation.sources.layouts import jpeg, outcome, write
 
@@ -107,18 +107,18 @@ def test_files_are_images_by_their_content_whatever_their_ending(tmp_path):
     assert read == {f"{n}{e}": [f"picture {n}".encode()] for n, e in enumerate(endings)}
 
 
-def test_what_lies_beside_an_image_of_the_same_name_is_left_aside_and_said(tmp_path, capsys):
+def test_what_lies_beside_an_image_of_the_same_name_is_left_aside_and_counted(tmp_path):
     for name in ("a.jpg", "a.jpg.bak", "a.psd", "notes.md", ".DS_Store", "00000_stats.json"):
         write(tmp_path / name, jpeg())
     write(tmp_path / "a.npy", "features")
     write(tmp_path / "a.txt", "a picture")
     os.rename(tmp_path / "a.jpg.bak", tmp_path / "a.bak")
 
-    assert captions(tmp_path) == {"a.jpg": [b"a picture"]}
-    assert (
-        "6 files are neither images nor captions: "
-        "1 .bak, 1 .json, 1 .md, 1 .npy, 1 .psd, 1 hidden" in capsys.readouterr().out
-    )
+    with counting() as aside:
+        assert captions(tmp_path) == {"a.jpg": [b"a picture"]}
+
+    kinds = (".bak", ".json", ".md", ".npy", ".psd", "hidden")
+    assert aside.as_plain() == {"files": dict.fromkeys(kinds, 1)}
 
 
 def test_names_in_composed_and_decomposed_unicode_are_the_same(tmp_path):
@@ -169,9 +169,7 @@ def test_every_file_is_listed_once_or_said_to_be_left_aside(tree, places):
     # What is a folder in the tree, or a place, is no file.
     folders = (*tree, f"{images}/", f"{texts}/")
     files = {name for name in tree if not any(each.startswith(f"{name}/") for each in folders)}
-    said: list[str] = []
-    with tempfile.TemporaryDirectory() as root, pytest.MonkeyPatch.context() as patch:
-        patch.setattr("pipeline.preparation.sources.folder.print_line", said.append)
+    with tempfile.TemporaryDirectory() as root, counting() as aside:
         for name in files:
             write(Path(root) / name, tree[name])
         for place in (images, texts or images):
@@ -187,10 +185,9 @@ def test_every_file_is_listed_once_or_said_to_be_left_aside(tree, places):
 
     used = [r.location for r in records if r.location]
     used += sorted({text for r in records for text in r.texts})
-    aside = sum(int(n) for line in said for n in re.findall(r"^(\d+) (?:files|images and)", line))
     assert len(used) == len(set(used))
     assert set(used) <= files
-    assert len(files) == len(used) + aside
+    assert len(files) == len(used) + aside.counts.get("files", Counter()).total()
 
 
 @pytest.mark.parametrize(
@@ -211,6 +208,38 @@ def test_a_damaged_caption_file_costs_its_own_row(tmp_path, content, message):
 
     with pytest.raises(RejectedError, match=message):
         captions(tmp_path)
+
+
+@pytest.mark.parametrize("encoding", ["utf-16", "utf-16-le", "utf-16-be"])
+@pytest.mark.parametrize("text", ["one\ntwo\n", "一只鸟\r\n小鸟", "é"])
+def test_a_text_in_utf_16_is_refused_as_a_whole(tmp_path, encoding, text):
+    write(tmp_path / "a.jpg", jpeg())
+    write(tmp_path / "a.txt", text.encode(encoding))
+
+    if (encoding, text) in {("utf-16-le", "é"), ("utf-16-be", "é")}:  # could be anything
+        assert captions(tmp_path) == {"a.jpg": [text.encode(encoding)]}
+        return
+    with pytest.raises(RejectedError, match=r"CAP_ENCODING: a\.txt is UTF-16: save it as UTF-8"):
+        captions(tmp_path)
+
+
+def test_json_may_hold_nulls_and_keys_of_records_in_a_list(tmp_path):
+    values = {
+        "a": {"caption": None, "captions": ["one", None]},
+        "b": {"meta": {"said": [{"raw": "x"}, {"raw": "y"}]}},
+        "c": {"caption": None},
+    }
+    for name, value in values.items():
+        write(tmp_path / f"{name}.jpg", jpeg())
+        write(tmp_path / f"{name}.json", json.dumps(value))
+    source = source_at(tmp_path)
+    deep = source_at(tmp_path, caption_key="meta.said.raw")
+
+    records = {r.id: r for r in source.records()}
+
+    assert source.read_captions(records["a.jpg"]) == ["one"]
+    assert source.read_captions(records["c.jpg"]) == []
+    assert deep.read_captions(records["b.jpg"]) == ["x", "y"]
 
 
 def test_the_key_of_the_captions_can_be_named(tmp_path):
@@ -246,19 +275,21 @@ def test_held_out_images_stay_held_out_when_others_come(tmp_path):
 
 
 @pytest.mark.parametrize("name", ["val", "validation", "test"])
-def test_folders_at_the_top_are_the_split(tmp_path, name, capsys):
+def test_folders_at_the_top_are_the_split(tmp_path, name):
     for place in ("train/cats", "train", name, "extra"):
         write(tmp_path / place / "a.jpg", jpeg())
     write(tmp_path / name / "a.txt", "held out")
 
-    records = listed(tmp_path, label="folder")
+    with counting() as aside:
+        records = listed(tmp_path, label="folder")
 
     assert {r.id: (r.split, r.label) for r in records.values()} == {
         "train/a.jpg": ("train", None),
         "train/cats/a.jpg": ("train", "cats"),
         f"{name}/a.jpg": ("validation", None),
     }
-    assert f"1 images and captions are in neither train nor {name}" in capsys.readouterr().out
+    kind = f"images and captions in neither train nor {name}"
+    assert aside.as_plain() == {"files": {kind: 1}}
 
 
 def test_missing_folders_are_named(tmp_path):

@@ -12,7 +12,9 @@ import pytest
 from pipeline.preparation.config import PrepareConfig
 from pipeline.preparation.decoding.captions import MAX_BYTES
 from pipeline.preparation.decoding.images import RejectedError
+from pipeline.preparation.sources.left_aside import counting
 from pipeline.preparation.sources.table import TableSource
+from pipeline.preparation.sources.table_rows import NOTHING
 from tests.pipeline.preparation.sources.layouts import jpeg, outcome, write, write_table
 
 ROWS = [
@@ -83,12 +85,14 @@ def test_columns_have_the_names_that_the_user_says(tmp_path):
         assert {n: r.split for n, r in more.items()}["9"] == "train"
 
 
-def test_rows_of_other_splits_are_said_to_be_left_out(tmp_path, capsys):
+def test_rows_of_other_splits_are_counted(tmp_path):
     rows = [{"image": f"{s}.jpg", "caption": "x", "split": s} for s in ("train", "other", "")]
     table = write_table(tmp_path / "rows.csv", rows)
 
-    assert list(listed(table, split="split")) == ["train.jpg"]
-    assert "1 rows are of split 'other': left out" in capsys.readouterr().out
+    with counting() as aside:
+        assert list(listed(table, split="split")) == ["train.jpg"]
+
+    assert aside.as_plain() == {"rows": {"of split 'other'": 1, "of split None": 1}}
 
 
 def test_one_image_in_two_splits_is_refused_with_its_row(tmp_path):
@@ -322,6 +326,11 @@ def test_a_list_that_is_written_into_a_text_is_read_as_several_captions(tmp_path
         "numpy.jpg": "['a' 'b'\n 'c']",
         "text.jpg": "[a sign] in the rain]",
         "code.jpg": "[print(1)]",
+        "tuple.jpg": str(("a", "b")),
+        "gaps.jpg": "[nan, 'a', None]",
+        "json gaps.jpg": '[NaN, "a", null]',
+        "aside.jpg": "(a bird)",
+        "code 2.jpg": "[__import__('os').getcwd()]",
         "deep.jpg": "[" * 5000 + "]" * 5000,
         "numbers.jpg": "[1, 2]",
     }
@@ -333,7 +342,82 @@ def test_a_list_that_is_written_into_a_text_is_read_as_several_captions(tmp_path
         assert read.pop("json.jpg") == ("a", 'b "c"')
         assert read.pop("python.jpg") == ("it's", "b")
         assert read.pop("numpy.jpg") == ("a", "b", "c")
-        assert read == {n: (texts[n],) for n in ("text.jpg", "code.jpg", "deep.jpg", "numbers.jpg")}
+        assert read.pop("tuple.jpg") == ("a", "b")
+        assert read.pop("gaps.jpg") == read.pop("json gaps.jpg") == ("a",)
+        kept = ("text.jpg", "code.jpg", "aside.jpg", "code 2.jpg", "deep.jpg", "numbers.jpg")
+        assert read == {name: (texts[name],) for name in kept}
+
+
+def test_records_in_a_text_are_fields_or_rejected_and_never_a_caption(tmp_path):
+    records = [{"raw": "it's a", "n": 1}, {"raw": None}, {"raw": "b"}]
+    cells = {"json.jpg": json.dumps(records), "python.jpg": str(records), "one.jpg": "{'raw': 'a'}"}
+    rows = [{"image": name, "caption": text} for name, text in cells.items()]
+    broken = {"image": "broken.jpg", "caption": "[{'raw': 'a', 'tokens': array(['a'])}]"}
+
+    for ending in ("csv", "jsonl"):
+        table = write_table(tmp_path / f"rows.{ending}", rows)
+        assert captions(table, caption="caption.raw") == {
+            "json.jpg": ("it's a", "b"),
+            "one.jpg": ("a",),
+            "python.jpg": ("it's a", "b"),
+        }
+        source = source_at(write_table(tmp_path / f"all.{ending}", [*rows, broken]))
+        for record in source.records():
+            with pytest.raises(RejectedError, match=rf"CAP_FORMAT: all\.{ending}, row \d: .*raw"):
+                source.read_captions(record)
+
+
+def test_rows_that_spell_the_name_of_one_image_in_several_ways_are_joined(tmp_path):
+    forms = [unicodedata.normalize(form, "café.jpg") for form in ("NFD", "NFC")]
+    write(tmp_path / forms[1], jpeg())
+    rows = [
+        {"image": name, "caption": str(number)}
+        for number, name in enumerate((*forms, f"./{forms[0]}", f".//{forms[1]}"))
+    ]
+    source = source_at(write_table(tmp_path / "t.csv", rows))
+
+    (record,) = source.records()
+
+    assert (record.id, record.captions) == (forms[0], ("0", "1", "2", "3"))
+    assert source.read_image(record) == jpeg()
+
+
+@pytest.mark.parametrize("nothing", sorted(NOTHING))
+def test_a_word_for_nothing_is_an_empty_cell_of_csv_and_a_word_in_a_sentence(tmp_path, nothing):
+    text = f"image,caption\na.jpg, {nothing} \nb.jpg,there is {nothing} here\n"
+
+    read = captions(write(tmp_path / "rows.csv", text))
+
+    assert read == {"a.jpg": (), "b.jpg": (f"there is {nothing} here",)}
+
+
+@pytest.mark.parametrize("value", [3, 0.5, True, {"a": 1}, ["a", 3]])
+def test_a_caption_that_is_no_text_costs_its_row_with_its_line(tmp_path, value):
+    rows = [{"image": "a.jpg", "caption": "x"}, {"image": "b.jpg", "caption": value}]
+    source = source_at(write_table(tmp_path / "rows.jsonl", rows))
+
+    _, record = source.records()
+
+    with pytest.raises(RejectedError, match=r"CAP_FORMAT: rows\.jsonl, row 2: caption is "):
+        source.read_captions(record)
+
+
+def test_json_may_start_with_a_mark_and_windows_ends_its_lines(tmp_path):
+    row = {"image": "a.jpg", "caption": "ein Käfig", "part": 1.0}
+    for ending, text in (("json", json.dumps([row])), ("jsonl", json.dumps(row) + "\r\n")):
+        table = write(tmp_path / f"rows.{ending}", text.encode("utf-8-sig"))
+
+        read = listed(table, split="part", train_values=("1",))
+
+        assert read["a.jpg"].captions == ("ein Käfig",)
+
+
+def test_an_image_with_too_many_captions_is_said_with_the_folder_and_not_the_last_row(tmp_path):
+    rows = [{"image": "a.jpg", "caption": f"{n} {'x' * 60_000}"} for n in range(300)]
+    table = write_table(tmp_path / "rows.jsonl", [*rows, {"image": "b.jpg", "caption": "b"}])
+
+    with pytest.raises(ValueError, match=rf"^{tmp_path}: image 'a\.jpg' has over"):
+        listed(table)
 
 
 def test_quotation_marks_in_tsv_are_text_unless_an_option_says_other(tmp_path, capsys):
@@ -389,12 +473,14 @@ def test_arrow_is_read_with_its_images(tmp_path, kind):
     assert read == [([f"cell {i}"], jpeg(i)) for i in range(5)]
 
 
-def test_a_copy_beside_a_table_is_not_read_too(tmp_path, capsys):
+def test_a_copy_beside_a_table_is_not_read_too_but_counted(tmp_path):
     write(tmp_path / "rows.csv", "image,caption\na.jpg,x\n")
     write(tmp_path / "rows.csv.gz", gzip.compress(b"image,caption\na.jpg,x\n"))
 
-    assert captions(tmp_path) == {"a.jpg": ("x",)}
-    assert "1 files (.arrow or .csv.gz" in capsys.readouterr().out
+    with counting() as aside:
+        assert captions(tmp_path) == {"a.jpg": ("x",)}
+
+    assert aside.as_plain() == {"files": {".gz": 1}}
 
 
 def test_names_of_images_as_windows_and_absolute_paths_below_the_root(tmp_path):
@@ -548,7 +634,11 @@ BROKEN = {
     ),
     "text": ("rows.txt", "image\tcaption\n", "is text in an unknown format.*--format csv"),
     "captions of COCO": ("rows.json", '{"images": [], "annotations": []}', "prepare.py coco"),
-    "cut JSON": ("rows.json", '[{"image": "a", "caption": "b"}, {', "is not valid JSON"),
+    "cut JSON": (
+        "rows.json",
+        '[{"image": "a", "caption": "b"}, {',
+        "is not valid JSON, after row 1:",
+    ),
     "swallowed rows": (
         "rows.csv",
         'image,caption\n1.jpg,"a sign\n2.jpg,two\n3.jpg,a tv of 40"\n',
