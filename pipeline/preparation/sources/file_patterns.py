@@ -96,6 +96,11 @@ def check_pattern(pattern: str | None, names: list[str]) -> None:
         )
 
 
+def is_hidden(file: str) -> bool:
+    """Return whether a file is hidden or left by an operating system."""
+    return any(part.startswith(".") or part == "__MACOSX" for part in file.split("/"))
+
+
 def _check_exists(folder: Folder) -> None:
     if not folder.exists():
         raise ValueError(f"{folder} does not exist. {ADVICE}")

@@ -13,13 +13,14 @@ from pydantic import Field
 from pipeline.common.console import print_line
 from pipeline.preparation.decoding.images import IMAGES, OTHERS, RejectedError, format_of
 from pipeline.preparation.sources.caption_files import ENDINGS, listed, order, read_captions
+from pipeline.preparation.sources.file_patterns import is_hidden
 from pipeline.preparation.sources.join_on_disk import Catalogue
 from pipeline.preparation.sources.read_original import Root, open_root, read_original, some_names
 from pipeline.preparation.sources.source import Record, Source, split_of
+from pipeline.preparation.sources.table_rows import METADATA
 from pipeline.storage.folder import Folder
 from pipeline.storage.safe_path import inside
 
-TABLES = ("metadata.jsonl", "metadata.csv", "metadata.parquet")  # as Hugging Face names them
 OTHER_JSON = re.compile(r"(^|/)(\d{5,}_stats|dataset_infos?)\.json$")  # of img2dataset and datasets
 NO_ENDING = "without an ending"
 # Never images: their first bytes are not read.
@@ -71,13 +72,16 @@ class FolderSource(Source):
         with Catalogue(str(folder)) as catalogue:
             count: Counter[str] = Counter()
             aside: Counter[str] = Counter()
+            metadata: list[str] = []
             for location, size in _files(folder, images, captions):
                 ending = posixpath.splitext(location)[1].lower()
                 text = ending in ENDINGS
                 file = _within(location, captions if text else images)
-                if _hidden(location if file is None else file):
+                if is_hidden(location if file is None else file):
                     aside["hidden"] += 1
                     continue
+                if posixpath.basename(location) in METADATA:
+                    metadata.append(location)
                 if file is None or (text and OTHER_JSON.search(location)):
                     aside[ending] += 1
                     continue
@@ -106,12 +110,6 @@ class FolderSource(Source):
                 looks = ending not in NO_IMAGES and _looks_like_an_image(folder, location)
                 kind = ending or NO_ENDING
                 catalogue.spare(stem, location, kind, is_image=looks, split=split, **about)
-                if posixpath.basename(file) in TABLES:
-                    print_line(
-                        f"{folder}/{location} is a table: if it has the captions, prepare it with "
-                        f"jobs/prepare.py table --root {shlex.quote(f'{folder}/{location}')} "
-                        "--image file_name --caption text"
-                    )
             left, found = catalogue.settle(_plain)
             aside.update(left)
             if not count.pop("images", 0) + found:
@@ -124,6 +122,11 @@ class FolderSource(Source):
             if aside:
                 kinds = ", ".join(f"{number:,} {kind}" for kind, number in sorted(aside.items()))
                 print_line(f"{aside.total():,} files are neither images nor captions: {kinds}")
+            if metadata:
+                print_line(
+                    f"{folder}/{min(metadata)} may have the captions. If it lists images, prepare "
+                    f"them with jobs/prepare.py huggingface --root {shlex.quote(str(folder))}"
+                )
             yield from catalogue.records()
 
     def read_image(self, record: Record) -> bytes:
@@ -180,8 +183,3 @@ def _plain(key: str) -> str:
     key = unicodedata.normalize("NFC", key).rstrip()
     stem, ending = posixpath.splitext(key)
     return stem if ending.lower() in IMAGES + OTHERS else key
-
-
-def _hidden(file: str) -> bool:
-    """Return whether a file is hidden or left by an operating system."""
-    return any(part.startswith(".") or part == "__MACOSX" for part in file.split("/"))

@@ -1,0 +1,149 @@
+"""Datasets of Hugging Face: image folders with metadata, parquet, and what `save_to_disk` wrote."""
+
+import posixpath
+import unicodedata
+from collections import Counter
+from collections.abc import Iterator
+from functools import partial
+from typing import ClassVar
+
+from pipeline.common.console import print_line
+from pipeline.preparation.decoding.images import IMAGES, OTHERS
+from pipeline.preparation.sources.file_patterns import is_hidden
+from pipeline.preparation.sources.huggingface_columns import find_columns, image_column
+from pipeline.preparation.sources.huggingface_files import Found, find_dataset
+from pipeline.preparation.sources.image_rows import Entry, RowSource, print_left
+from pipeline.preparation.sources.join_on_disk import Catalogue
+from pipeline.preparation.sources.read_original import Root, open_root, plain_name
+from pipeline.preparation.sources.source import Record
+from pipeline.preparation.sources.table_rows import Layout
+from pipeline.storage.folder import Folder
+
+KINDS = {".py": ".py (scripts are never run)"}
+
+
+class HuggingFaceSource(RowSource):
+    """A dataset of Hugging Face on disk: a repository, an image folder, or from save_to_disk.
+
+    python jobs/prepare.py huggingface --root data/birds --image-size 256 --output data/birds-256
+    """
+
+    name: ClassVar[str] = "huggingface"
+
+    root: Root
+    """Folder or bucket: a clone or snapshot of a repository with parquet, images with
+    metadata.jsonl, .csv or .parquet, or what save_to_disk wrote. No script in it is run."""
+    config: str | None = None
+    """Config (subset), if there are several."""
+    image: str | None = None
+    """Column of the images. Default: the one of type Image, or file_name in a metadata file."""
+    caption: str | None = None
+    """Column of the captions: a text or a list of texts; `sentences.raw` is the field raw of the
+    records in column sentences. Default: the first of text, caption, captions, texts, sentences,
+    sentences.raw, sentence, description, descriptions, prompt."""
+    split: str | None = None
+    """Column of the split. Default: the splits of the dataset; if it has one only, a share is held
+    out."""
+    train_values: tuple[str, ...] = ("train", "training")
+    """Splits for training; case does not matter."""
+    validation_values: tuple[str, ...] = ("validation", "valid", "val", "dev", "test", "testing")
+    """Splits that are held out. Others are left out."""
+    label: str | None = None
+    """Column of the class; the number of a ClassLabel becomes its name. Default: classes are not
+    known."""
+
+    def records(self) -> Iterator[Record]:
+        """List the images in the order of the rows, or of their names if they are files."""
+        folder = open_root(self.root, "the dataset")
+        if folder.is_file():
+            raise ValueError(f"{folder} is a file. Name its folder, or use jobs/prepare.py table.")
+        found = find_dataset(folder, self.config)
+        named = len(found.splits) > 1 and self.split is None
+        tables = self._tables(folder, found) if named else found.tables
+        chosen: set[tuple[str, str]] = set()
+        left: Counter[str] = Counter()
+        rows = 0
+        with Catalogue(str(folder)) as catalogue:
+            for number, (table, split) in enumerate(tables):
+                names = (self.image, self.caption, self.label)
+                columns = find_columns(folder, table, found.pictures, *names)
+                chosen.add((columns.image, columns.caption))
+                if len(chosen) > 1:
+                    raise ValueError(
+                        f"{folder}/{table} has other columns than the tables before: images in "
+                        f"{columns.image!r}, captions in {columns.caption!r}. Name the columns "
+                        "with --image and --caption."
+                    )
+                by_file = partial(_split_of, found, split) if named else None
+                order = f"{number:06d}/"
+                entry = Entry(table, columns, left, by_file, order, by_path=True)
+                rows += self.enter(catalogue, folder, entry, Layout())
+            if not rows:
+                raise ValueError(f"{folder}: {', '.join(t for t, _ in tables[:3])} holds no rows.")
+            for image, caption in chosen:
+                print_line(f"images are in column {image!r}, captions in {caption!r}")
+            print_left(left)
+            aside = self._add_rest(folder, found, catalogue, named)
+            if aside:
+                kinds = ", ".join(f"{number:,} {kind}" for kind, number in sorted(aside.items()))
+                print_line(f"{aside.total():,} files are left aside: {kinds}")
+            yield from catalogue.records()
+
+    def image_column(self, folder: Folder, table: str) -> str:
+        """Return the column that the user names, or that of the images."""
+        return self.image or image_column(folder.location, table)
+
+    def place(self, table: str, image: str) -> tuple[str, str]:
+        """Return the path of an image as a file of the folder is listed."""
+        image, location = super().place(table, image)
+        return image, plain_name(location) or location
+
+    def _tables(self, folder: Folder, found: Found) -> list[tuple[str, str | None]]:
+        """Print what the splits are for, and return the tables of those that are used.
+
+        Raises:
+            ValueError: If none is for training.
+        """
+        use = {split: self.known_split(split) for split in found.splits}
+        if "train" not in use.values():
+            raise ValueError(
+                f"{folder} has the splits {', '.join(map(repr, use))}, and none is for training. "
+                "Name those that are with --train-values."
+            )
+        kinds = {"train": "for training", "validation": "held out", None: "left out"}
+        for kind, what in kinds.items():
+            if splits := [split for split, each in use.items() if each == kind]:
+                print_line(f"splits {what}: {', '.join(splits)}")
+        return [(table, s) for table, s in found.tables if s is None or use[s] is not None]
+
+    def _add_rest(
+        self, folder: Folder, found: Found, catalogue: Catalogue, named: bool
+    ) -> Counter[str]:
+        """Add the images that no row names, and count all other files that are not used."""
+        used = {table for table, _ in found.tables} | found.read
+        aside: Counter[str] = Counter()
+        for file, size in folder.walk(links=True):
+            local, ending = file.removeprefix(found.base), posixpath.splitext(file)[1].lower()
+            if file in used:
+                continue
+            if is_hidden(local):
+                aside["hidden"] += 1
+                continue
+            if found.base.startswith("snapshots/") and not file.startswith("snapshots/"):
+                aside[f"in {file.partition('/')[0]}/"] += 1  # what links of the snapshot lead to
+                continue
+            if found.pictures and self.images is None and file.startswith(found.base):
+                if catalogue.holds(file, *(unicodedata.normalize(f, file) for f in ("NFC", "NFD"))):
+                    continue
+                split = self.share_of("", file, self.validation) if not self.split else None
+                split = self.known_split(found.split_of(file)) if named else split
+                if ending in IMAGES + OTHERS and split is not None:
+                    catalogue.image(file, file, split=split, size=size)
+                    continue
+            kind = KINDS.get(ending, ending or "without an ending")
+            aside["cache-*.arrow" if posixpath.basename(file).startswith("cache-") else kind] += 1
+        return aside
+
+
+def _split_of(found: Found, split: str | None, place: str) -> str | None:
+    return found.split_of(place) if split is None else split
