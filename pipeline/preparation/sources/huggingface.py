@@ -132,17 +132,26 @@ class HuggingFaceSource(RowSource):
             if found.base.startswith("snapshots/") and not file.startswith("snapshots/"):
                 aside[f"in {file.partition('/')[0]}/"] += 1  # what links of the snapshot lead to
                 continue
+            kind = KINDS.get(ending, ending or "without an ending")
+            if ending == ".arrow" and posixpath.basename(file).startswith("cache-"):
+                kind = "cache-*.arrow"
             if found.pictures and self.images is None and file.startswith(found.base):
                 if catalogue.holds(file, *(unicodedata.normalize(f, file) for f in ("NFC", "NFD"))):
                     continue
-                split = self.share_of("", file, self.validation) if not self.split else None
-                split = self.known_split(found.split_of(file)) if named else split
+                split = self._split_alone(found, file, named)
                 if ending in IMAGES + OTHERS and split is not None:
                     catalogue.image(file, file, split=split, size=size)
                     continue
-            kind = KINDS.get(ending, ending or "without an ending")
-            aside["cache-*.arrow" if posixpath.basename(file).startswith("cache-") else kind] += 1
+            elif ending in IMAGES + OTHERS:
+                kind += " (unless cells name them)"
+            aside[kind] += 1
         return aside
+
+    def _split_alone(self, found: Found, file: str, named: bool) -> str | None:
+        """Return the split of an image that no row names; None if it is left out."""
+        if named:
+            return self.known_split(found.split_of(file))
+        return None if self.split else self.share_of("", file, self.validation)
 
 
 def _split_of(found: Found, split: str | None, place: str) -> str | None:

@@ -127,6 +127,7 @@ def _by_names(root: Folder, base: str, name: str | None) -> Found:
     config = read_config(home, name)
     read = frozenset({base + CARD} if config else ())
     base += config.folder if config else ""
+    patterns = config if config and config.patterns else None
     unmatched = {each for names in config.patterns.values() for each in names} if config else set()
     tables: list[str] = []
     folders: Counter[str | None] = Counter()  # images by what the names of their folders say
@@ -137,7 +138,8 @@ def _by_names(root: Folder, base: str, name: str | None) -> Found:
         unmatched = {pattern for pattern in unmatched if not matches(file, pattern)}
         ending = posixpath.splitext(file)[1].lower()
         if ending in IMAGES + OTHERS:
-            folders[_split_of(file, None)] += 1
+            if patterns is None or patterns.split_of(file):
+                folders[_split_of(file, None)] += 1
         elif posixpath.basename(file) in METADATA or (
             ending in TABLES and not posixpath.basename(file).startswith("cache-")
         ):
@@ -147,31 +149,32 @@ def _by_names(root: Folder, base: str, name: str | None) -> Found:
             f"{home}/{CARD}, config {config.name!r}: no file matches {min(unmatched)!r}. It is "
             "wrong, or the download is not complete."
         )
-    metadata = sorted(n for n in tables if posixpath.basename(n) in METADATA)
-    pictures = bool(folders and metadata)
-    tables = metadata if pictures else sorted(n for n in tables if n.lower().endswith(TABLES))
+    tables.sort()
+    metadata = [name for name in tables if posixpath.basename(name) in METADATA]
+    tables = [name for name in tables if name.lower().endswith(TABLES)]
+    if patterns:
+        tables = [name for name in tables if patterns.split_of(name)]
+    # As in `datasets`, what there is more of decides: a repository of tables may show some images.
+    pictures = bool(metadata) and folders.total() > len(set(tables).difference(metadata))
+    tables = metadata if pictures else tables
     if not tables:
         raise ValueError(_nothing(root, base))
     if name is not None and config is None and not _configs(tables):
         raise ValueError(f"{root} has no configs: leave out --config {name}.")
-    config = config if config and config.patterns else None
     splits: dict[str, str | None]
-    if pictures:  # a metadata file in no folder of a split has rows of several
-        splits = {table: _split_of(table, config) for table in tables}
-    elif config:
-        splits = {table: split for table in tables if (split := config.split_of(table))}
+    if pictures or patterns:  # a metadata file in no folder of a split has rows of several
+        splits = {table: _split_of(table, patterns) for table in tables}
     else:
         splits = _split_tables(root, tables, name)
-    if not splits:
-        raise ValueError(_nothing(root, base))
-    there = [*config.patterns] if config else [*splits.values(), *(folders if pictures else ())]
+    images = folders if pictures else ()
+    there = [*patterns.patterns] if patterns else [*splits.values(), *images]
     return Found(
         tuple((base + table, split) for table, split in splits.items()),
         tuple(dict.fromkeys(split for split in there if split)),
         read,
         base,
         pictures,
-        config,
+        patterns,
     )
 
 

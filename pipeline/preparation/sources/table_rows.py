@@ -330,7 +330,7 @@ def _check_columns(folder: Folder, file: str, wanted: Sequence[str], found: Sequ
             "Name the columns with --image, --caption, --id, --split and --label; in CSV, the "
             "first line names them."
         )
-        if basename(file) in METADATA and missing:
+        if basename(file) in METADATA and "file_name" in set(found) - set(wanted):
             advice = (
                 "If these are images of their folder, as Hugging Face names them, prepare them "
                 f"with jobs/prepare.py huggingface --root {shlex.quote(str(folder))}"

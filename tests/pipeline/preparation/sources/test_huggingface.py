@@ -163,6 +163,12 @@ def parquet_of_a_folder(hf, root):
     card(root, "configs: [{config_name: default, data_dir: ./sub}]")
 
 
+def pushed_with_pictures_of_its_page(hf, root):
+    pushed(hf, root)
+    write(root / "assets/logo.png", jpeg(80))
+    write(root / "assets/metadata.csv", "what,by\nlogo,me\n")
+
+
 def hub_cache(hf, root):
     pushed(hf, root / "snapshots/0123abcd")
     for n, file in enumerate(sorted(p for p in root.rglob("*") if p.is_file())):
@@ -182,6 +188,7 @@ LAYOUTS = {
     "image folder, one split": one_split,
     "pushed": pushed,
     "pushed, no card": pushed_without_card,
+    "pushed, pictures": pushed_with_pictures_of_its_page,
     "folders": parquet_in(train="data/train/0.parquet", test="data/test/0.parquet"),
     "converted": parquet_in(train="default/train/0000.parquet", test="default/test/0000.parquet"),
     "names": parquet_in(train="birds-train.parquet", test="eval.parquet"),
@@ -379,7 +386,7 @@ def test_class_names_may_be_in_dataset_info_only(tmp_path):
         source.read_captions(second)
 
 
-def test_images_that_parquet_names_by_path_are_read_below_their_folder(hf, tmp_path):
+def test_images_that_parquet_names_by_path_are_read_below_their_folder(hf, tmp_path, capsys):
     write_images(tmp_path / "birds", "train", 3, "pics/")
     paths = [str(tmp_path / f"birds/pics/{n}.jpg") for n in range(3)]
     made = hf.datasets.Dataset.from_dict({"image": paths, "text": [caption(n) for n in range(3)]})
@@ -391,6 +398,7 @@ def test_images_that_parquet_names_by_path_are_read_below_their_folder(hf, tmp_p
     expected = theirs(hf, {"train": made})
 
     assert ours(tmp_path / "birds", validation=0) == expected
+    assert "left aside: 3 .jpg (unless cells name them)" in capsys.readouterr().out
     assert ours(tmp_path / "alone", validation=0, images=str(tmp_path / "birds")) == expected
     with pytest.raises(RejectedError, match=r"PATH_UNSAFE.*/pics/0\.jpg"):
         ours(tmp_path / "alone", validation=0)
@@ -532,7 +540,7 @@ def comma(hf, root):
 BAD = {
     "a cut arrow": (cut_arrow, r"data-00000-of-00001\.arrow is not parquet or Arrow that can be"),
     "no YAML": (card_of("configs: [\n- {a"), r"README\.md: what stands between .* is not valid"),
-    "deep YAML": (card_of("a: " + "[" * 5000), "is not valid YAML"),
+    "deep YAML": (card_of("a:\n" + "- " * 5000), "is not valid YAML"),
     "merged YAML": (card_of("a: &a {b: 1}\nc: {<<: *a}"), "merges mappings with '<<'"),
     "a huge card": (card_of("a: " + "x" * 2**20), "front matter has over 1,048,576 bytes"),
     "configs no list": (card_of("configs: 7"), "'configs' must be a list"),
