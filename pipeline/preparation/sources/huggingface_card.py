@@ -88,11 +88,12 @@ def choose(where: str, names: list[str], name: str | None) -> str:
 
 def matches(file: str, pattern: str) -> bool:
     """Return whether a file matches a pattern, in which `**` stands for any folders."""
-    parts = file.split("/")
+    parts, wanted = file.split("/"), pattern.split("/")
     ends = {0}  # how many parts of the file the pattern may have matched so far
-    for each in pattern.split("/"):
-        if each == "**":
-            ends = set(range(min(ends, default=len(parts) + 1), len(parts) + 1))
+    for number, each in enumerate(wanted, 1):
+        if each == "**":  # at the end it stands for a file
+            first = min(ends, default=len(parts)) + (number == len(wanted))
+            ends = set(range(first, len(parts) + 1))
         else:
             ends = {n + 1 for n in ends if n < len(parts) and fnmatchcase(parts[n], each)}
     return len(parts) in ends

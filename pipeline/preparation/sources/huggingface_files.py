@@ -27,7 +27,7 @@ DICT, STATE, INFO = "dataset_dict.json", "state.json", "dataset_info.json"
 TABLES = (".parquet", ".arrow")
 MAX_JSON = 16 * 2**20  # bytes
 SHARD = re.compile(r"(?P<stem>.+)-\d{5}-of-(?P<count>\d{5})(?P<rest>\D[^/]*)")
-SPLIT_SHARD = re.compile(r"(?:data/)?(?P<split>\w+(?:\.\w+)*)-\d{5}-of-\d{5}\D[^/]*")
+SPLIT_SHARD = re.compile(r"data/(?P<split>\w+(?:\.\w+)*)-\d{5}-of-\d{5}\D[^/]*")
 CONVERTED = re.compile(r"(?P<config>[^/]+)/(?:partial-)?(?P<split>[^/]+)/\d{4}\.parquet")
 # A word in a name, as `datasets` knows it: `train_2` and `my-train` are train, `trains` is not.
 WORD = re.compile(

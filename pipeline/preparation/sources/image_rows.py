@@ -8,6 +8,7 @@ import posixpath
 import re
 import tokenize
 import warnings
+from abc import abstractmethod
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -119,9 +120,9 @@ class RowSource(Source):
         raise_refusals(record)
         return record.captions
 
+    @abstractmethod
     def image_column(self, folder: Folder, table: str) -> str:
         """Return the column of a table that holds its images."""
-        raise NotImplementedError
 
     def share_of(self, table: str, key: str, share: float) -> str:
         """Return the split of an image of which a share is held out."""

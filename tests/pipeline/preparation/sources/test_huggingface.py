@@ -1,6 +1,7 @@
 """Datasets of Hugging Face, written and read back by its own package."""
 
 import json
+import random
 import shlex
 import shutil
 from collections import Counter
@@ -16,7 +17,10 @@ from pipeline.preparation.config import PrepareConfig
 from pipeline.preparation.decoding.images import RejectedError
 from pipeline.preparation.sources.folder import FolderSource
 from pipeline.preparation.sources.huggingface import HuggingFaceSource
+from pipeline.preparation.sources.huggingface_card import matches
+from pipeline.preparation.sources.huggingface_files import find_dataset
 from pipeline.preparation.sources.table import TableSource
+from pipeline.storage.folder import Folder
 from tests.pipeline.preparation.sources.layouts import jpeg, write, write_table
 
 OURS = {"train": "train", "validation": "validation", "test": "validation"}
@@ -42,6 +46,7 @@ def hf(tmp_path_factory):
         patch.setenv("HF_HUB_OFFLINE", "1")
         patch.setenv("HF_DATASETS_OFFLINE", "1")
         import datasets
+        import datasets.data_files
 
         datasets.disable_progress_bars()
 
@@ -209,6 +214,68 @@ def test_splits_images_and_captions_are_those_that_datasets_loads(hf, layout, tm
     share = {"validation": 0} if len(expected) == 1 else {}  # it has no other split to hold out
     assert ours(tmp_path / "birds", **share) == expected
     assert sum(expected["train"].values()) == COUNTS["train"]
+
+
+WORDS = ("train", "test", "validation", "val", "dev", "eval", "training", "extra", "data", "trains")
+
+
+def random_name(chance):
+    """Return words as names of datasets join them."""
+    between = chance.choice(["-", "_", ".", " ", "0", ""])
+    return between.join(chance.choice(WORDS) for _ in range(chance.randint(1, 3)))
+
+
+@pytest.mark.parametrize("seed", range(40))
+def test_the_split_of_any_name_is_the_one_that_datasets_reads_in_it(hf, seed, tmp_path):
+    chance = random.Random(seed)
+    for _ in range(chance.randint(1, 5)):
+        folders = [random_name(chance) for _ in range(chance.choice([0, 0, 1, 1, 2]))]
+        folder = "/".join(folders) if chance.random() < 0.7 else "data"
+        shard = f"-{chance.randint(0, 1):05d}-of-00002" if chance.random() < 0.4 else ""
+        write(tmp_path / folder / f"{random_name(chance)}{shard}.parquet", b"")
+
+    found = dict(find_dataset(Folder(str(tmp_path)), None).tables)
+
+    assert found
+    files = hf.datasets.data_files
+    try:
+        patterns = files.get_data_patterns(str(tmp_path))
+    except ValueError as error:  # it reads nothing of a dataset with such a name
+        assert "Split name should match" in str(error)  # noqa: PT017
+        return
+    by_split = files.DataFilesDict.from_patterns(
+        patterns, base_path=str(tmp_path), allowed_extensions=[".parquet"]
+    )
+    expected = {}
+    for split, names in by_split.items():
+        for name in names:
+            expected.setdefault(str(Path(name).relative_to(tmp_path)), set()).add(str(split))
+    assert found.keys() == expected.keys()
+    # Where a name has two words, `datasets` reads the file twice; the first word decides here.
+    assert all((split or "train") in expected[name] for name, split in found.items())
+
+
+def test_a_pattern_of_a_card_matches_the_files_that_datasets_finds(hf, tmp_path):
+    chance = random.Random(0)
+    names = ("train", "a", "b", "ab", "x-1", "train-0")
+    parts = ("*", "**", "a*", "*b", "train-*", "[ab]", "?", "*-?", "train", "x-[0-9]", "{a,b}")
+    ends = ("*.parquet", "**", "*", "a.parquet", "train-*", "[ab]*")
+    files = set()
+    for _ in range(30):
+        folders = [chance.choice(names) for _ in range(chance.choice([0, 1, 1, 2]))]
+        files.add("/".join([*folders, f"{chance.choice(names)}.parquet"]))
+    for file in files:
+        write(tmp_path / file, b"")
+
+    for _ in range(200):
+        pattern = "/".join([*(chance.choice(parts) for _ in range(chance.randint(0, 2)))])
+        pattern = f"{pattern}/{chance.choice(ends)}".lstrip("/")
+        try:
+            found = hf.datasets.data_files.resolve_pattern(pattern, str(tmp_path))
+        except FileNotFoundError:
+            found = []
+        expected = {str(Path(file).relative_to(tmp_path)) for file in found}
+        assert {file for file in files if matches(file, pattern)} == expected, pattern
 
 
 @pytest.mark.parametrize("place", ["", "snapshots/0123abcd", "snapshots/0123abcd/data"])
