@@ -19,7 +19,7 @@ AnySource = (
     | Annotated[Oxford102Source, tyro.conf.subcommand("oxford102")]
     | Annotated[FolderSource, tyro.conf.subcommand("folder")]
     | Annotated[TableSource, tyro.conf.subcommand("table")]
-    | Annotated[WebDatasetSource, tyro.conf.subcommand("webdataset")]
     | Annotated[HuggingFaceSource, tyro.conf.subcommand("huggingface")]
+    | Annotated[WebDatasetSource, tyro.conf.subcommand("webdataset")]
     | Annotated[ShapesSource, tyro.conf.subcommand("shapes")]
 )

@@ -65,8 +65,8 @@ class HuggingFaceSource(RowSource):
         rows = 0
         with Catalogue(str(folder)) as catalogue:
             for number, (table, split) in enumerate(tables):
-                names = (self.image, self.caption, self.label)
-                columns = find_columns(folder, table, found.pictures, *names)
+                given = (self.image, self.caption, self.label)
+                columns = find_columns(folder, table, found.pictures, *given)
                 chosen.add((columns.image, columns.caption))
                 if len(chosen) > 1:
                     raise ValueError(
@@ -79,7 +79,8 @@ class HuggingFaceSource(RowSource):
                 entry = Entry(table, columns, left, by_file, order, by_path=True)
                 rows += self.enter(catalogue, folder, entry, Layout())
             if not rows:
-                raise ValueError(f"{folder}: {', '.join(t for t, _ in tables[:3])} holds no rows.")
+                names = [table for table, _ in tables[:3]]
+                raise ValueError(f"{folder} has no rows in {', '.join(names) or 'any table'}.")
             for image, caption in chosen:
                 print_line(f"images are in column {image!r}, captions in {caption!r}")
             print_left(left)

@@ -64,10 +64,10 @@ def read_config(folder: Folder, name: str | None) -> Config | None:
     if listed is None:
         return None
     if not isinstance(listed, list) or not all(
-        isinstance(each, dict) and isinstance(each.get("config_name"), str) for each in listed
+        isinstance(each, dict) and isinstance(each.get("config_name"), str | int) for each in listed
     ):
         raise ValueError(f"{where}: 'configs' must be a list, each with a text as 'config_name'.")
-    configs = {each["config_name"]: each for each in listed}
+    configs = {str(each["config_name"]): each for each in listed}  # YAML reads 2017 as a number
     return _parsed(folder, choose(where, list(configs), name), configs) if configs else None
 
 
@@ -139,11 +139,11 @@ def _parsed(folder: Folder, name: str, configs: dict[str, dict[str, Any]]) -> Co
     for each in listed:
         paths = each.get("path")
         paths = paths if isinstance(paths, list) else [paths]
-        if not isinstance(each.get("split"), str):
+        if not isinstance(each.get("split"), str | int):
             raise ValueError(f"{where}: each of 'data_files' needs a text as 'split'.")
         if len(paths) > MAX_PATTERNS or len(patterns) > MAX_PATTERNS:
             raise ValueError(f"{where}: 'data_files' has over {MAX_PATTERNS:,} patterns.")
-        patterns.setdefault(each["split"], []).extend(_plain(folder, where, p) for p in paths)
+        patterns.setdefault(str(each["split"]), []).extend(_plain(folder, where, p) for p in paths)
     return Config(name, f"{below}/" if below else "", patterns)
 
 

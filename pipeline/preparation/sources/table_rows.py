@@ -96,14 +96,17 @@ def column_names(folder: Folder, file: str) -> list[str]:
     """Return the columns of a table of text; of JSON, the keys of its first object.
 
     Raises:
-        ValueError: If it cannot be read.
+        ValueError: If it cannot be read, or has no rows.
     """
     kind, zipped = table_format(folder, file, None)
     if kind in ("jsonl", "json"):
         rows = (_json_lines if kind == "jsonl" else _json_list)(folder, file, (), zipped)
     else:
         rows = _csv(folder, file, (), Layout(), kind == "tsv", zipped)
-    return list(next((row.values for row in rows if row.problem is None), {}))
+    first = next((row for row in rows if row.problem is None), None)
+    if first is None:
+        raise ValueError(f"{folder}/{file} has no rows. Take it out of the folder.")
+    return list(first.values)
 
 
 def _csv(

@@ -508,22 +508,28 @@ def test_a_column_can_be_the_split(hf, tmp_path):
 
 
 def test_one_config_of_several_is_named(hf, tmp_path):
-    parquet_in(train="a/train-00000-of-00001.parquet", test="b/test-00000-of-00001.parquet")(
-        hf, tmp_path
-    )
+    lay = parquet_in(train="a/train-00000-of-00001.parquet", test="b/test-00000-of-00001.parquet")
+    lay(hf, tmp_path)
     card(tmp_path, "configs: [{config_name: a, data_dir: a}, {config_name: b, data_files: b/*}]")
-    parquet_in(train="a/train/0000.parquet", test="b/train/0000.parquet")(
-        hf, tmp_path / "converted"
-    )
+    lay_converted = parquet_in(train="a/train/0000.parquet", test="b/train/0000.parquet")
+    lay_converted(hf, tmp_path / "converted")
 
     for root in (tmp_path, tmp_path / "converted"):
         with pytest.raises(ValueError, match=r"has 2 configs. Choose one with --config: 'a', 'b'"):
             listed(root)
-        with pytest.raises(ValueError, match=r"has no config 'c'. Choose one with --config: 'a'"):
+        with pytest.raises(ValueError, match=r"has no config 'c'. Choose one with --config: '"):
             listed(root, config="c")
         assert len(listed(root, config="a")) == 5
     assert ours(tmp_path, config="b", validation=0) == theirs(hf, hf.load(tmp_path, "b"))
     assert len(listed(tmp_path / "converted", config="b")) == 3
+
+
+def test_names_of_configs_and_splits_may_be_numbers(hf, tmp_path):
+    parquet_in(train="x.parquet")(hf, tmp_path)
+    files = "[{split: 2014, path: x.parquet}]"
+    card(tmp_path, f"configs: [{{config_name: 2017, data_files: {files}}}, {{config_name: 1}}]")
+
+    assert len(listed(tmp_path, config="2017")) == 5
 
 
 def saved(hf, root):
@@ -656,6 +662,12 @@ BAD = {
     "no image but sounds": (sounds, r"no column of images\. Columns there: 'sound', 'text'"),
     "two image columns": (two_images, r"columns of images 'before', 'after'\. Columns there: "),
     "other columns": (other_columns, r"train\.parquet has other columns than the tables before"),
+    "no rows": (
+        lambda hf, root: (
+            write(root / "0.jpg", jpeg()) and write(root / "metadata.csv", "file_name,text")
+        ),
+        r"metadata\.csv has no rows",
+    ),
     "a pointer": (pointer, r"pointer of git-lfs, not the file\. Run git lfs pull"),
     "no file_name": (comma, r"no column of images\. Columns there: 'name', 'text'"),
     "nothing": (lambda hf, root: write(root / "x.csv", "a"), r"It holds x\.csv\. Prepare CSV and"),
