@@ -54,7 +54,11 @@ class Table:
         self.where, self._read, self._id = where, read, uuid.uuid4().hex
         answer, schema = self._ask("open")
         self.groups: int = answer["groups"]
-        self.schema = pa.ipc.read_schema(pa.py_buffer(schema))
+        try:
+            self.schema = pa.ipc.read_schema(pa.py_buffer(schema))
+            _ = self.schema.names  # which need not be text
+        except (pa.ArrowException, UnicodeDecodeError) as error:
+            raise self._unreadable(str(error)) from error
 
     def rows(
         self, group: int, columns: Sequence[str], image: str | None
@@ -74,10 +78,7 @@ class Table:
                     full=True
                 )  # or wrong offsets would be read as memory of this process
             except pa.ArrowException as error:
-                raise ValueError(
-                    f"{self.where} is not parquet or Arrow that can be read: "
-                    f"{printable(str(error))}"
-                ) from error
+                raise self._unreadable(str(error)) from error
             yield batch
 
     def close(self) -> None:
@@ -90,15 +91,15 @@ class Table:
             with _lock:
                 answer, content = child_of(LIMITS).ask(request, b"", self._read)
         except RejectedError as problem:  # it crashed, or takes too long
-            raise ValueError(
-                f"{self.where} is not parquet or Arrow that can be read: {problem.detail}"
-            ) from problem
+            raise self._unreadable(problem.detail) from problem
         if "error" in answer:
-            raise ValueError(
-                f"{self.where} is not parquet or Arrow that can be read: "
-                f"{printable(answer['error'])}"
-            )
+            raise self._unreadable(answer["error"])
         return answer, content
+
+    def _unreadable(self, why: str) -> ValueError:
+        return ValueError(
+            f"{self.where} is not parquet or Arrow that can be read: {printable(why)}"
+        )
 
 
 @contextmanager

@@ -6,6 +6,7 @@ only a limit on the memory of a process holds. It opens no file: the parent give
 
 import io
 import json
+import struct
 from collections.abc import Iterator
 from multiprocessing.connection import Connection
 from typing import Any
@@ -21,6 +22,8 @@ MAX_GROUP = 2**30  # bytes of the images in a row group, which is read as a whol
 MAX_ROW = 16 * 2**20  # bytes of a row without its image
 MAX_PART = 8 * 2**20  # bytes of the rows that cross at once
 READ_AT_ONCE = 8 * 2**20  # bytes: storage answers late
+HEADS_AT_ONCE = 64 * 2**10  # bytes
+SCHEMA, DICTIONARY, BATCH = 1, 2, 3  # kinds of messages in an Arrow stream
 ROWS = 256  # of a batch
 CELLS = 16  # of a batch: images are large
 LISTS = (pa.types.is_list, pa.types.is_large_list, pa.types.is_fixed_size_list)
@@ -71,6 +74,7 @@ class Tables:
         self._open: dict[str, pq.ParquetFile | _Arrow] = {}
         self._rows: dict[str, Iterator[pa.RecordBatch]] = {}
         self._cells: dict[tuple[Any, ...], pa.ChunkedArray | RejectedError] = {}
+        self._starts: dict[str, list[int] | None] = {}
 
     def answer(self, request: dict[str, Any], _content: bytes) -> tuple[dict[str, Any], bytes]:
         """Do what is asked; what fails is an answer, too."""
@@ -86,12 +90,13 @@ class Tables:
 
     def open(self, table: str) -> tuple[dict[str, Any], bytes]:
         """Open a table: the number of its row groups, and its columns."""
-        file = self._open[table] = self._file()
+        file = self._open[table] = self._file(table)
         return {"groups": file.num_row_groups}, file.schema_arrow.serialize().to_pybytes()
 
     def close(self, table: str) -> tuple[dict[str, Any], bytes]:
         """Forget a table."""
         self._open.pop(table, None)
+        self._starts.pop(table, None)
         self._rows.pop(table, None)
         return {}, b""
 
@@ -133,7 +138,7 @@ class Tables:
             while sum(_size(cells) for cells in self._cells.values()) > HELD:
                 self._cells.pop(next(iter(self._cells)))
             try:
-                self._cells[key] = _cells(self._file(), column, group)
+                self._cells[key] = _cells(self._file(table), column, group)
             except RejectedError as problem:  # once for all of its rows
                 self._cells[key] = problem
         cells = self._cells[key]
@@ -151,13 +156,20 @@ class Tables:
             raise RejectedError("IMG_TOO_LARGE", detail)
         return {"found": value is not None, "path": path or None}, value or b""
 
-    def _file(self) -> "pq.ParquetFile | _Arrow":
-        file = io.BufferedReader(_ParentsFile(self._connection), READ_AT_ONCE)
-        start = file.read(6)
-        file.seek(0)
-        if not start.startswith(b"PAR1"):
-            return _Arrow(file, is_file=start == b"ARROW1")
-        return pq.ParquetFile(file, buffer_size=READ_AT_ONCE, pre_buffer=False)
+    def _file(self, table: str) -> "pq.ParquetFile | _Arrow":
+        raw = _ParentsFile(self._connection)
+        start = raw.read(6) or b""
+        raw.seek(0)
+        if start.startswith(b"PAR1"):
+            file = io.BufferedReader(raw, READ_AT_ONCE)
+            return pq.ParquetFile(file, buffer_size=READ_AT_ONCE, pre_buffer=False)
+        if start == b"ARROW1":
+            return _Arrow(io.BufferedReader(raw, READ_AT_ONCE), is_file=True)
+        stream = io.BufferedReader(raw, HEADS_AT_ONCE)  # larger reads pass it by
+        if table not in self._starts:
+            self._starts[table] = _batch_starts(stream)
+            stream.seek(0)
+        return _Arrow(stream, is_file=False, starts=self._starts[table])
 
 
 class _Arrow:
@@ -165,11 +177,12 @@ class _Arrow:
 
     Args:
         file: Open at its start.
-        is_file: Whether it has the index of a file; a stream is read from its start.
+        is_file: Whether it has the index of a file.
+        starts: Where the batches of a stream start; None: it can only be read from its start.
     """
 
-    def __init__(self, file: Any, *, is_file: bool) -> None:
-        self._file, self._is_file = file, is_file
+    def __init__(self, file: Any, *, is_file: bool, starts: list[int] | None = None) -> None:
+        self._file, self._is_file, self._starts = file, is_file, starts
         self._reader: Any = pa.ipc.open_file(file) if is_file else pa.ipc.open_stream(file)
         self._next = 0
         self.schema_arrow: pa.Schema = self._reader.schema
@@ -179,6 +192,8 @@ class _Arrow:
         """Number of batches; those of a stream are read for it."""
         if self._is_file:
             return int(self._reader.num_record_batches)
+        if self._starts is not None:
+            return len(self._starts)
         while self._advance() is not None:
             pass
         return self._next
@@ -193,6 +208,9 @@ class _Arrow:
     def _batch(self, number: int) -> pa.RecordBatch:
         if self._is_file:
             return self._reader.get_batch(number)
+        if self._starts is not None:
+            self._file.seek(self._starts[number])
+            return pa.ipc.read_record_batch(pa.ipc.read_message(self._file), self.schema_arrow)
         if number < self._next:
             self._file.seek(0)
             self._reader, self._next = pa.ipc.open_stream(self._file), 0
@@ -210,6 +228,55 @@ class _Arrow:
             return None
         self._next += 1
         return batch
+
+
+def _batch_starts(file: io.BufferedReader) -> list[int] | None:
+    """Return where the batches of an Arrow stream start, by the heads of its messages.
+
+    To read the batches before each one would read a file of 500 MB a hundred times. None if there
+    are dictionaries, for which the batches before matter.
+
+    Raises:
+        ValueError: If the stream is cut.
+    """
+    end, place = file.seek(0, 2), 0
+    starts: list[int] = []
+    while place < end:
+        file.seek(place)
+        start = file.read(8)
+        mark, size = struct.unpack("<Ii", start) if len(start) == 8 else (0, 0)
+        if (mark, size) == (0xFFFFFFFF, 0):  # the end of the stream
+            break
+        head = file.read(max(0, size))
+        kind, body = _message(head) if mark == 0xFFFFFFFF and len(head) == size > 0 else (0, 0)
+        if kind == DICTIONARY:
+            return None
+        if kind not in (SCHEMA, BATCH) or body < 0:
+            raise ValueError(f"byte {place:,} of {end:,} is in no message of an Arrow stream")
+        if kind == BATCH:
+            starts.append(place)
+        place += 8 + size + body
+    if place > end:
+        raise ValueError(f"it is cut: it has {end:,} bytes of at least {place:,}")
+    return starts
+
+
+def _message(head: bytes) -> tuple[int, int]:
+    """Return kind and bytes of a message: fields 1 and 3 of a flatbuffer, 0 by default.
+
+    https://github.com/apache/arrow/blob/main/format/Message.fbs
+    """
+    (table,) = struct.unpack_from("<I", head)
+    offsets = table - struct.unpack_from("<i", head, table)[0]
+    (size,) = struct.unpack_from("<H", head, offsets)  # fields at its end are left out
+    kind, body = (
+        struct.unpack_from("<H", head, offsets + 4 + 2 * field)[0] if 4 + 2 * field < size else 0
+        for field in (1, 3)
+    )
+    return (
+        head[table + kind] if kind else 0,
+        struct.unpack_from("<q", head, table + body)[0] if body else 0,
+    )
 
 
 def _size(cells: pa.ChunkedArray | RejectedError) -> int:

@@ -7,6 +7,7 @@ import tyro
 from pipeline.preparation.sources.coco import CocoSource
 from pipeline.preparation.sources.cub import CubSource
 from pipeline.preparation.sources.folder import FolderSource
+from pipeline.preparation.sources.huggingface import HuggingFaceSource
 from pipeline.preparation.sources.oxford102 import Oxford102Source
 from pipeline.preparation.sources.shapes import ShapesSource
 from pipeline.preparation.sources.table import TableSource
@@ -18,6 +19,7 @@ AnySource = (
     | Annotated[Oxford102Source, tyro.conf.subcommand("oxford102")]
     | Annotated[FolderSource, tyro.conf.subcommand("folder")]
     | Annotated[TableSource, tyro.conf.subcommand("table")]
+    | Annotated[HuggingFaceSource, tyro.conf.subcommand("huggingface")]
     | Annotated[WebDatasetSource, tyro.conf.subcommand("webdataset")]
     | Annotated[ShapesSource, tyro.conf.subcommand("shapes")]
 )

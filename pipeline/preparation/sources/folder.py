@@ -22,10 +22,10 @@ from pipeline.preparation.sources.left_aside import (
 )
 from pipeline.preparation.sources.read_original import Root, open_root, read_original, some_names
 from pipeline.preparation.sources.source import Record, Source, split_of
+from pipeline.preparation.sources.table_rows import METADATA
 from pipeline.storage.folder import Folder
 from pipeline.storage.safe_path import inside
 
-TABLES = ("metadata.jsonl", "metadata.csv", "metadata.parquet")  # as Hugging Face names them
 OTHER_JSON = re.compile(r"(^|/)(\d{5,}_stats|dataset_infos?)\.json$")  # of img2dataset and datasets
 # Never images: their first bytes are not read.
 NO_IMAGES = (
@@ -77,10 +77,13 @@ class FolderSource(Source):
         splits = _split_folders(folder / images if images else folder)
         with Catalogue(str(folder)) as catalogue:
             images_found = 0
+            metadata: list[str] = []
             for location, size in _files(folder, images, captions):
                 ending = posixpath.splitext(location)[1].lower()
                 text = ending in ENDINGS
                 file = _within(location, captions if text else images)
+                if posixpath.basename(location) in METADATA:
+                    metadata.append(location)
                 shown = location if file is None else file
                 if is_hidden(shown) or file is None or (text and OTHER_JSON.search(location)):
                     leave_file(shown)
@@ -111,12 +114,6 @@ class FolderSource(Source):
                 looks = ending not in NO_IMAGES and _looks_like_an_image(folder, location)
                 kind = ending or NO_ENDING
                 catalogue.spare(stem, location, kind, is_image=looks, split=split, **about)
-                if posixpath.basename(file) in TABLES:
-                    print_line(
-                        f"{folder}/{location} is a table: if it has the captions, prepare it with "
-                        f"jobs/prepare.py table --root {shlex.quote(f'{folder}/{location}')} "
-                        "--image file_name --caption text"
-                    )
             left, found = catalogue.settle(_plain)
             for kind, number in left.items():
                 leave_aside("files", kind, number)
@@ -124,6 +121,11 @@ class FolderSource(Source):
                 raise ValueError(
                     f"{folder}/{images} holds no images ({', '.join(IMAGES)}) below. It holds "
                     f"{some_names(folder / images if images else folder)}."
+                )
+            if metadata:
+                print_line(
+                    f"{folder}/{min(metadata)} may have the captions. If it lists images, prepare "
+                    f"them with jobs/prepare.py huggingface --root {shlex.quote(str(folder))}"
                 )
             yield from catalogue.records()
 

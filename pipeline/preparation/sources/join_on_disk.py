@@ -141,6 +141,12 @@ class Catalogue:
         (first,) = self._db.execute("SELECT name FROM forms WHERE place = ?", row[:1]).fetchone()
         return name if first == row[1] else str(first)
 
+    def holds(self, *keys: str) -> bool:
+        """Return whether an image with one of some keys was added."""
+        self._db.execute("CREATE INDEX IF NOT EXISTS images_by_key ON images (key, id)")
+        query = "SELECT 1 FROM images WHERE key = ?"
+        return any(self._db.execute(query, (_text(key),)).fetchone() for key in keys)
+
     def caption(self, key: str, text: str, *, number: int = 0, split: str = "train") -> None:
         """Add a caption.
 

@@ -117,7 +117,7 @@ def safe_name(folder: Folder, name: str) -> str:
         RejectedError: If it points outside the folder.
     """
     # Lists of files come from `find .` or are written by hand: `./a.jpg` and `a//b.jpg` are valid.
-    plain = name if name.startswith("/") or "://" in name else _plain(name)
+    plain = plain_name(name)
     try:
         inside(folder, plain, by_links=True)
     except ValueError as problem:
@@ -129,7 +129,10 @@ def safe_name(folder: Folder, name: str) -> str:
     return plain
 
 
-def _plain(name: str) -> str:
+def plain_name(name: str) -> str:
+    """Return a name without parts that mean nothing; an address or absolute path as it is."""
+    if name.startswith("/") or "://" in name:
+        return name
     return "/".join(part for part in name.split("/") if part not in ("", "."))
 
 

@@ -1,48 +1,23 @@
 """Tables with an image and its captions in each row: CSV, TSV, JSON, parquet, Arrow."""
 
-import ast
-import io
-import json
-import os
-import posixpath
-import re
-import tokenize
-import warnings
 from collections import Counter
 from collections.abc import Iterator, Sequence
-from math import isnan
-from typing import Annotated, Any, ClassVar, Literal
+from typing import Annotated, ClassVar, Literal
 
-from pydantic import AfterValidator, Field
+from pydantic import Field
 
-from pipeline.preparation.decoding.images import RejectedError
-from pipeline.preparation.decoding.isolated_parquet import read_cell
-from pipeline.preparation.sources.file_patterns import base_folder, check_pattern, matching_files
+from pipeline.preparation.sources.file_patterns import check_pattern, matching_files
+from pipeline.preparation.sources.image_rows import Columns, Entry, RowSource, leave_rows
 from pipeline.preparation.sources.join_on_disk import Catalogue, SameNameError
-from pipeline.preparation.sources.left_aside import leave_aside, leave_file, walk
-from pipeline.preparation.sources.read_original import Root, below, read_original, safe_name
-from pipeline.preparation.sources.source import Record, Source, raise_refusals, refusal, split_of
+from pipeline.preparation.sources.left_aside import leave_file, walk
+from pipeline.preparation.sources.read_original import Root
+from pipeline.preparation.sources.source import Record, split_of
 from pipeline.preparation.sources.table_format import Format
-from pipeline.preparation.sources.table_rows import (
-    ENDINGS,
-    NOTHING,
-    OTHER_ENDINGS,
-    Layout,
-    TableRow,
-    field_of,
-    table_rows,
-)
-from pipeline.storage.folder import Folder, absolute
-
-CELL = re.compile(r"(?P<table>.+)#(?P<group>\d+)\.(?P<index>\d+)")
-MAX_LIST = 64 * 2**10  # characters of a text that is parsed as a list
-RECORDS = re.compile(r"[\[(]?\s*\{\s*(['\"]).*?\1\s*:")
-BINARY = (".parquet", ".arrow")
-ADDRESS = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://")
-CREDENTIALS = re.compile(r"(?<=//)[^/@\s]*@")
+from pipeline.preparation.sources.table_rows import ENDINGS, OTHER_ENDINGS, Layout
+from pipeline.storage.folder import Folder
 
 
-class TableSource(Source):
+class TableSource(RowSource):
     """A table (CSV, TSV, JSON, parquet, Arrow) of images, by name or content, and their captions.
 
     python jobs/prepare.py table --root data/mine/train.csv --image-size 256 --output data/mine-256
@@ -54,29 +29,13 @@ class TableSource(Source):
     root: Root
     """A table, a folder of tables, or a pattern such as "data/train-*.parquet". Rows of the same
     image are joined. Web addresses are never fetched: download the images first."""
-    images: Annotated[str, AfterValidator(absolute)] | None = None
-    """Base folder or bucket of image paths. Default: the folder of their table."""
     image: str = "image"
     """Column of the images: paths, or in parquet the files themselves."""
     caption: str = "caption"
     """Column of the captions: a text, or a list of texts, also one that is written into a text as
     JSON or Python. `sentences.raw` is the field raw of the records in column sentences."""
-    separator: Annotated[str, Field(min_length=1)] | None = None
-    """Separator of several captions in one text, if any."""
-    id: str | None = None
-    """Column of the image's id. Default: its path, or its row."""
-    split: str | None = None
-    """Column of the split. Default: a share is held out."""
-    train_values: tuple[str, ...] = ("train", "training")
-    """Values of the split column for training images; case does not matter."""
-    validation_values: tuple[str, ...] = ("validation", "valid", "val", "dev", "test", "testing")
-    """Values for held-out images. Rows with another value are skipped."""
-    validation: Annotated[float, Field(ge=0, le=0.9)] = 0.1
-    """Share of images held out, by a hash of their names, without a split column."""
     validation_files: str | None = None
     """Pattern of the held-out tables, instead of a share: "validation-*.parquet"."""
-    label: str | None = None
-    """Column of the class. Default: classes are not known."""
     delimiter: Annotated[str, Field(min_length=1, max_length=1)] | None = None
     """Delimiter of CSV. Default: a comma, and a tab in .tsv; or the one of `;|` and tab that gives
     the columns you name."""
@@ -104,34 +63,13 @@ class TableSource(Source):
                 yield from catalogue.records()
                 return
 
-    def read_image(self, record: Record) -> bytes:
-        """Read the file of a record, or the cell of its row."""
-        raise_refusals(record)
-        if ADDRESS.match(record.location):
-            raise RejectedError(
-                "PATH_UNSAFE",
-                f"{record.location!r} is an address, and none is ever fetched: download the images "
-                "first, for example with img2dataset, and prepare what it writes",
-            )
-        cell, folder = CELL.fullmatch(record.location), base_folder(self.root)
-        # A table may have any ending, and an image may be called `a#1.2`.
-        if cell is None or not (cell["table"].lower().endswith(BINARY) or folder.exists(cell[1])):
-            return read_original(self._images(), record.location)
-        table = safe_name(folder, cell["table"])
-        value = read_cell(folder, table, self.image, int(cell["group"]), int(cell["index"]))
-        if isinstance(value, str):
-            return read_original(self._images(), below(table.rpartition("/")[0], value))
-        if value is None:
-            raise RejectedError("IMG_MISSING", f"{record.location} is empty")
-        return value
+    def image_column(self, folder: Folder, table: str) -> str:
+        """Return the column that the user names."""
+        return self.image
 
-    def read_captions(self, record: Record) -> Sequence[str | bytes]:
-        """Return the captions of a record."""
-        raise_refusals(record)
-        return record.captions
-
-    def _images(self) -> str:
-        return base_folder(self.root).location if self.images is None else self.images
+    def share_of(self, table: str, key: str, share: float) -> str:
+        """Return the split of an image by its table, if tables are held out, or by a share."""
+        return split_of(key, share, table, self.validation_files)
 
     def _leave_unnamed(self, catalogue: Catalogue, folder: Folder, tables: Sequence[str]) -> None:
         """Count the files that are neither tables nor images of a row; not beside a single table.
@@ -157,158 +95,10 @@ class TableSource(Source):
         self, catalogue: Catalogue, folder: Folder, tables: Sequence[str], by_path: bool
     ) -> None:
         """Enter the rows of all tables; `by_path` names an image by its path below the root."""
-        others = [c for c in (self.caption, self.id, self.split, self.label) if c is not None]
         left: Counter[str] = Counter()
         layout = Layout(self.format, self.delimiter, self.quoting)
-        rows = 0
-        for table in tables:
-            for row in table_rows(folder, table, self.image, others, layout):
-                catalogue.where = f"{folder}/{table}, row {row.number}"
-                self._enter(catalogue, table, row, left, by_path)
-                rows += 1
-        if not rows:
+        columns = Columns(self.image, self.caption)
+        entries = [Entry(table, columns, left, by_path=by_path) for table in tables]
+        if not sum(self.enter(catalogue, folder, entry, layout) for entry in entries):
             raise ValueError(f"{folder}: {', '.join(tables[:3])} holds no rows.")
-        for value, count in left.items():
-            leave_aside("rows", f"of split {value}", count)
-
-    def _enter(
-        self, catalogue: Catalogue, table: str, row: TableRow, left: Counter[str], by_path: bool
-    ) -> None:
-        """Enter a row into the catalogue."""
-        place = f"{table}#{row.number:012d}"
-        try:
-            if row.problem is not None:
-                raise RejectedError("CAP_FORMAT", row.problem)
-            image = _word(self.image, _cell(row.values, self.image))
-            texts = self._texts(_cell(row.values, self.caption))
-            name = _word(self.id, _cell(row.values, self.id)) if self.id else None
-            label = _word(self.label, _cell(row.values, self.label)) if self.label else None
-            says = _word(self.split, _cell(row.values, self.split)) if self.split else None
-            if row.group is None and not image and not texts:
-                raise RejectedError("CAP_EMPTY", "neither an image nor a caption")
-        except RejectedError as problem:
-            # The row is listed, so that it is counted, and rejected when it is read.
-            split = split_of(place, 0, table, self.validation_files)
-            catalogue.image(place, place, split=split)
-            detail = f"{table}, row {row.number}: {problem.detail}"
-            catalogue.text_file(place, refusal(problem.reason, detail))
-            return
-        if row.group is not None:
-            key, location = place, f"{table}#{row.group}.{row.index}"
-        elif image:
-            image = CREDENTIALS.sub("", image)  # because listed names are shown
-            relative = self._relative(image)
-            image = relative or below("", image)
-            image = catalogue.first_form(image)
-            key, location = name or image, image
-            if self.images is None and not relative:
-                location = below(table.rpartition("/")[0], image)
-            if by_path:
-                key = location
-        else:
-            key, location = place, ""
-        split = split_of(name or key, self.validation, table, self.validation_files)
-        if self.split is not None:
-            known = [("train", self.train_values), ("validation", self.validation_values)]
-            found = [s for s, values in known if (says or "").lower() in map(str.lower, values)]
-            if not found:
-                left[repr(says) if len(left) < 100 else "others"] += 1
-                return
-            split = found[0]
-        if location:
-            name = name or key
-            catalogue.image(key, location, split=split, name=name, label=label, again=True)
-        for text in texts:
-            catalogue.caption(key, text, split=split)
-
-    def _relative(self, image: str) -> str | None:
-        """Return an absolute path or address relative to the base of the images, if it is below."""
-        base = self._images().rstrip("/") + "/"
-        if image.startswith("/") and ".." not in image.split("/") and "\0" not in image:
-            if not image.startswith(base) and "://" not in base:
-                image = posixpath.join(os.path.realpath(posixpath.dirname(image)), _last(image))
-        elif "://" not in image:
-            return None
-        return image.removeprefix(base) if image.startswith(base) else None
-
-    def _texts(self, value: Any) -> list[str]:
-        value = _list_in_text(value) if isinstance(value, str) else value
-        texts = value if isinstance(value, list) else [value]
-        texts = [None if _is_nan(text) else text for text in texts]
-        if not all(text is None or isinstance(text, str) for text in texts):
-            raise RejectedError(
-                "CAP_FORMAT", f"{self.caption} is {str(value)[:40]!r}, not a text or a list of such"
-            )
-        if self.separator is not None:
-            texts = [part for text in texts if text for part in text.split(self.separator)]
-        return [text for text in texts if text and not text.isspace()]
-
-
-def _last(image: str) -> str:
-    return image.rpartition("/")[2]
-
-
-def _cell(values: dict[str, Any], column: str) -> Any:
-    """Return a value; of a dotted column, the fields of the records that a text spells."""
-    if values.get(column) is not None or "." not in column:
-        return values.get(column)
-    top, *path = column.split(".")
-    value = values.get(top)
-    return field_of(_list_in_text(value) if isinstance(value, str) else value, path)
-
-
-def _list_in_text(text: str) -> Any:
-    """Return the list or record that a text spells as JSON, Python or numpy; otherwise the text."""
-    if text[:1] + text.rstrip()[-1:] not in ("[]", "()", "{}") or len(text) > MAX_LIST:
-        return text
-    try:
-        found = json.loads(text)
-    except (ValueError, RecursionError):
-        found = _python_list(text)
-    if isinstance(found, list | tuple) and found:
-        if all(isinstance(t, str | dict | None) or _is_nan(t) for t in found):
-            return list(found)
-    elif isinstance(found, dict):
-        return found
-    elif RECORDS.match(text):
-        raise RejectedError("CAP_FORMAT", f"{text[:40]!r} are records that cannot be read")
-    return text
-
-
-def _is_nan(value: Any) -> bool:
-    return isinstance(value, float) and isnan(value)
-
-
-class _Nothing(ast.NodeTransformer):
-    """Reads the nan of pandas, which is no literal, as None."""
-
-    def visit_Name(self, node: ast.Name) -> ast.expr:
-        return ast.Constant(None) if node.id in NOTHING else node
-
-
-def _python_list(text: str) -> Any:
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # of escapes in the text
-            found = ast.literal_eval(_Nothing().visit(ast.parse(text, mode="eval")))
-            if not isinstance(found, list) or not all(isinstance(t, str | None) for t in found):
-                return found
-            # numpy writes no commas, and Python joins texts without one.
-            tokens = tokenize.generate_tokens(io.StringIO(text).readline)
-            words = [t.string for t in tokens if t.type == tokenize.STRING]
-            return found if len(words) <= len(found) else [ast.literal_eval(w) for w in words]
-    except (ValueError, SyntaxError, MemoryError, RecursionError, tokenize.TokenError):
-        return text
-
-
-def _word(column: str, value: Any) -> str | None:
-    """Return a name or number as a text; None for an empty cell."""
-    if value is None or (isinstance(value, str) and not value.strip()):
-        return None
-    if _is_nan(value):
-        return None
-    if isinstance(value, float) and value.is_integer():  # numbers of a column with gaps
-        value = int(value)
-    if isinstance(value, str | int):
-        return str(value).strip()
-    raise RejectedError("CAP_FORMAT", f"{column} is {str(value)[:40]!r}, not a text or a number")
+        leave_rows(left)

@@ -8,10 +8,11 @@ import csv
 import gzip
 import io
 import json
+import shlex
 import zlib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
-from posixpath import splitext
+from posixpath import basename, splitext
 from typing import IO, Any, AnyStr, Literal
 
 import ijson
@@ -22,6 +23,7 @@ from pipeline.preparation.decoding.isolated_parquet import open_table
 from pipeline.preparation.sources.table_format import Format, open_text, table_format
 from pipeline.storage.folder import Folder
 
+METADATA = ("metadata.jsonl", "metadata.csv", "metadata.parquet")  # as Hugging Face names them
 ENDINGS = (".csv", ".tsv", ".jsonl", ".ndjson", ".parquet")
 # In a folder, only if it has none of the others: a copy beside its original is no second table.
 OTHER_ENDINGS = (".arrow", ".csv.gz", ".tsv.gz", ".jsonl.gz", ".ndjson.gz", ".json.gz")
@@ -89,6 +91,23 @@ def table_rows(
             yield from _csv(folder, file, (image, *columns), layout, kind == "tsv", zipped)
     except (EOFError, zlib.error, gzip.BadGzipFile) as error:
         raise ValueError(f"{folder}/{file} is gzip that is damaged: {error}.") from error
+
+
+def column_names(folder: Folder, file: str) -> list[str]:
+    """Return the columns of a table of text; of JSON, the keys of its first object.
+
+    Raises:
+        ValueError: If it cannot be read, or has no rows.
+    """
+    kind, zipped = table_format(folder, file, None)
+    if kind in ("jsonl", "json"):
+        rows = (_json_lines if kind == "jsonl" else _json_list)(folder, file, (), zipped)
+    else:
+        rows = _csv(folder, file, (), Layout(), kind == "tsv", zipped)
+    first = next((row for row in rows if row.problem is None), None)
+    if first is None:
+        raise ValueError(f"{folder}/{file} has no rows. Take it out of the folder.")
+    return list(first.values)
 
 
 def _csv(
@@ -252,14 +271,14 @@ def field_of(value: Any, path: Sequence[str]) -> Any:
     return field_of(value.get(path[0]), path[1:]) if isinstance(value, dict) else None
 
 
-def _nested(schema: pa.Schema, name: str) -> pa.Field:
+def nested_field(schema: pa.Schema, name: str) -> pa.Field:
     """Return the field that a column names, which may be dotted."""
     if name in schema.names:
         return schema.field(name)
     top, *path = name.split(".")
     found = schema.field(top)
     for part in path:
-        kind = found.type.value_type if _is_list(found.type) else found.type
+        kind = found.type.value_type if is_list(found.type) else found.type
         if not pa.types.is_struct(kind) or kind.get_field_index(part) < 0:
             raise ValueError(f"column {top!r} is {found.type} and has no field {part!r}")
         found = kind.field(kind.get_field_index(part))
@@ -272,10 +291,10 @@ def _check_texts(
     """Refuse a column of records once, with the fields that can be named."""
     for name in (image, *columns):
         try:
-            kind = _nested(schema, name).type
+            kind = nested_field(schema, name).type
         except ValueError as error:
             raise ValueError(f"{folder}/{file}: {error}.") from error
-        kind = kind.value_type if _is_list(kind) else kind
+        kind = kind.value_type if is_list(kind) else kind
         if name != image and pa.types.is_struct(kind):
             fields = [each.name for each in kind]
             raise ValueError(
@@ -284,7 +303,8 @@ def _check_texts(
             )
 
 
-def _is_list(kind: pa.DataType) -> bool:
+def is_list(kind: pa.DataType) -> bool:
+    """Return whether a type is a list, of any kind."""
     types = pa.types
     return types.is_list(kind) or types.is_large_list(kind) or types.is_fixed_size_list(kind)
 
@@ -294,7 +314,7 @@ def _columns(folder: Folder, file: str, image: str, columns: Sequence[str]) -> I
     with open_table(folder, file) as table:
         _check_columns(folder, file, (image, *columns), table.schema.names)
         _check_texts(folder, file, table.schema, image, columns)
-        embedded = _is_embedded(folder, file, _nested(table.schema, image))
+        embedded = _is_embedded(folder, file, nested_field(table.schema, image))
         wanted = list(dict.fromkeys([*columns] if embedded else [image, *columns]))
         number = 0
         for group in range(table.groups):
@@ -314,16 +334,26 @@ def _check_columns(folder: Folder, file: str, wanted: Sequence[str], found: Sequ
     twice = [name for name in wanted if list(found).count(name) > 1]
     if missing or twice:
         what = f"has no column {missing[0]!r}" if missing else f"has two columns {twice[0]!r}"
-        columns = ", ".join(repr(name[:40]) for name in found[:20]) or "none"
-        raise ValueError(
-            f"{folder}/{file} {what}. Columns there: {columns}. Name the columns with --image, "
-            "--caption, --id, --split and --label; in CSV, the first line names them."
+        advice = (
+            "Name the columns with --image, --caption, --id, --split and --label; in CSV, the "
+            "first line names them."
         )
+        if basename(file) in METADATA and "file_name" in set(found) - set(wanted):
+            advice = (
+                "If these are images of their folder, as Hugging Face names them, prepare them "
+                f"with jobs/prepare.py huggingface --root {shlex.quote(str(folder))}"
+            )
+        raise ValueError(f"{folder}/{file} {what}. Columns there: {listed(found)}. {advice}")
+
+
+def listed(columns: Sequence[str]) -> str:
+    """Return the names of columns for an error."""
+    return ", ".join(repr(name[:40]) for name in columns[:20]) or "none"
 
 
 def _is_embedded(folder: Folder, file: str, column: pa.Field) -> bool:
     kind = column.type.value_type if pa.types.is_dictionary(column.type) else column.type
-    if _is_text(kind):
+    if is_text(kind):
         return False
     if pa.types.is_binary(kind) or pa.types.is_large_binary(kind) or pa.types.is_binary_view(kind):
         return True
@@ -335,7 +365,8 @@ def _is_embedded(folder: Folder, file: str, column: pa.Field) -> bool:
     )
 
 
-def _is_text(kind: pa.DataType) -> bool:
+def is_text(kind: pa.DataType) -> bool:
+    """Return whether a type is a text, of any kind."""
     types = pa.types
     return types.is_string(kind) or types.is_large_string(kind) or types.is_string_view(kind)
 

@@ -1,19 +1,23 @@
 """Tables of somebody else take no more memory than they are given, whatever their headers say."""
 
+import io
 import os
 import re
+import struct
 import subprocess
 import sys
+from collections import Counter
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from pipeline.preparation.decoding import isolated_parquet
 from pipeline.preparation.decoding.images import MAX_BYTES, RejectedError
 from pipeline.preparation.decoding.isolated_decoder import child_of
 from pipeline.preparation.decoding.isolated_parquet import LIMITS, _reader
-from pipeline.preparation.decoding.parquet_process import READ_AT_ONCE
+from pipeline.preparation.decoding.parquet_process import READ_AT_ONCE, _batch_starts
 from pipeline.preparation.sources.table import TableSource
 from tests.pipeline.preparation.sources.layouts import jpeg
 
@@ -209,3 +213,72 @@ def test_arrow_whose_offsets_lead_elsewhere_is_refused(tmp_path):
 
     with pytest.raises(ValueError, match="is not parquet or Arrow that can be read"):
         list(TableSource(root=str(path), validation=0).records())
+
+
+def write_stream(path, batches: int, image_bytes: int) -> None:
+    images = [os.urandom(image_bytes) for _ in range(batches)]
+    table = pa.table({"image": images, "caption": [f"{n}" for n in range(batches)]})
+    with pa.ipc.new_stream(path, table.schema) as stream:
+        stream.write_table(table, max_chunksize=1)
+
+
+def test_a_batch_of_a_stream_is_read_without_those_before_it(tmp_path, monkeypatch):
+    path, sizes = tmp_path / "rows.arrow", []
+    write_stream(path, batches=40, image_bytes=MIB)
+    source = TableSource(root=str(path), validation=0)
+
+    def counted(stream):
+        read = _reader(stream)
+
+        def read_and_count(start, size):
+            content = read(start, size)
+            sizes.append(len(content))
+            return content
+
+        return read_and_count
+
+    monkeypatch.setattr(isolated_parquet, "_reader", counted)
+
+    assert [len(source.read_image(record)) for record in source.records()] == [MIB] * 40
+    assert sum(sizes) < 3 * path.stat().st_size  # to list, to read, and where each batch is
+
+
+def test_a_stream_that_is_cut_anywhere_but_after_a_batch_is_refused(tmp_path):
+    write_stream(tmp_path / "rows.arrow", batches=2, image_bytes=16)
+    whole = (tmp_path / "rows.arrow").read_bytes()
+    found = Counter[int | str]()
+
+    for size in range(1, len(whole) + 1):
+        try:
+            found[len(_batch_starts(io.BufferedReader(io.BytesIO(whole[:size]))))] += 1
+        except (ValueError, struct.error):
+            found["refused"] += 1
+
+    # After the schema and each batch, because the end of a stream may be left out; and the whole.
+    assert found == {"refused": len(whole) - 4, 0: 1, 1: 1, 2: 2}
+
+
+def test_a_stream_with_a_damaged_byte_is_read_or_refused_by_its_name(tmp_path):
+    path = tmp_path / "rows.arrow"
+    write_stream(path, batches=2, image_bytes=16)
+    whole = path.read_bytes()
+    found = Counter[int | str]()
+
+    for place in range(0, len(whole), 17):
+        path.write_bytes(whole[:place] + bytes([whole[place] ^ 0xFF]) + whole[place + 1 :])
+        try:
+            found[len(list(TableSource(root=str(path), validation=0).records()))] += 1
+        except ValueError as error:
+            found[str(error) if str(path) not in str(error) else "refused"] += 1
+
+    assert found["refused"] > 5
+    assert set(found) <= {"refused", 1, 2}
+
+
+def test_a_column_whose_name_is_no_text_is_an_error_of_its_file(tmp_path):
+    path = tmp_path / "rows.arrow"
+    write_stream(path, batches=1, image_bytes=16)
+    path.write_bytes(path.read_bytes().replace(b"caption", b"\x9caption"))
+
+    with pytest.raises(ValueError, match=r"rows\.arrow is not parquet or Arrow .* can't decode"):
+        list(TableSource(root=str(path)).records())

@@ -13,6 +13,7 @@ import pyarrow.parquet as pq
 from pipeline.preparation.sources.coco import CocoSource
 from pipeline.preparation.sources.cub import CubSource
 from pipeline.preparation.sources.folder import FolderSource
+from pipeline.preparation.sources.huggingface import HuggingFaceSource
 from pipeline.preparation.sources.oxford102 import Oxford102Source
 from pipeline.preparation.sources.source import Record, Source
 from pipeline.preparation.sources.table import TableSource
@@ -93,6 +94,27 @@ def write_tar(path: Path, members: dict[str, bytes | str]) -> Path:
     return path
 
 
+def write_huggingface(root: Path) -> None:
+    """Write the layouts of Hugging Face; test_huggingface.py has those of its own package."""
+    kind = pa.struct([("bytes", pa.binary()), ("path", pa.string())])
+    for first, split in ((0, "train"), (3, "test")):
+        numbers = range(first, first + 3)
+        for n in numbers:
+            write(root / f"images-of-hf/{split}/{n}.jpg", jpeg(n))
+        rows = [{"file_name": f"{n}.jpg", "text": f"image {n}"} for n in numbers]
+        write_table(root / f"images-of-hf/{split}/metadata.jsonl", rows)
+        cells = pa.array([{"bytes": jpeg(n), "path": f"{n}.jpg"} for n in numbers], kind)
+        table = pa.table({"image": cells, "text": [f"row {n}" for n in numbers]})
+        place = write(root / f"parquet-of-hf/data/{split}-00000-of-00001.parquet", "")
+        pq.write_table(table, place)
+        file = write(root / f"disk-of-hf/{split}/data-00000-of-00001.arrow", "")
+        with pa.ipc.new_stream(file, table.schema) as stream:
+            stream.write_table(table, max_chunksize=2)
+        write(file.parent / "state.json", json.dumps({"_data_files": [{"filename": file.name}]}))
+        write(file.parent / "dataset_info.json", "{}")
+    write(root / "disk-of-hf/dataset_dict.json", json.dumps({"splits": ["train", "test"]}))
+
+
 def every_source(root: Path) -> dict[str, Source]:
     """Lay out a dataset for each source; the sources read from `root`."""
     write_coco(root / "coco", "train2017", {1: ["one", "eins"], 2: ["two"]})
@@ -110,6 +132,7 @@ def every_source(root: Path) -> dict[str, Source]:
     write_table(root / "table/rows.jsonl", paths)
     cells = [{"image": {"bytes": jpeg(i), "path": None}, "caption": f"cell {i}"} for i in range(5)]
     write_table(root / "cells/a.parquet", cells)
+    write_huggingface(root)
     for tar in "ab":
         samples: dict[str, bytes | str] = {}
         for i in (1, 2):
@@ -129,5 +152,8 @@ def sources_at(root: str) -> dict[str, Source]:
         "table, csv": TableSource(root=f"{root}/table/rows.csv"),
         "table, jsonl": TableSource(root=f"{root}/table/*.jsonl"),
         "table, parquet": TableSource(root=f"{root}/cells"),
+        "huggingface, image folder": HuggingFaceSource(root=f"{root}/images-of-hf"),
+        "huggingface, parquet": HuggingFaceSource(root=f"{root}/parquet-of-hf"),
+        "huggingface, save_to_disk": HuggingFaceSource(root=f"{root}/disk-of-hf"),
         "webdataset": WebDatasetSource(root=f"{root}/tars/{{a,b}}.tar"),
     }

@@ -20,6 +20,7 @@ from pipeline.preparation.decoding.images import RejectedError
 from pipeline.preparation.sources import AnySource
 from pipeline.preparation.sources.coco import CocoSource
 from pipeline.preparation.sources.folder import FolderSource
+from pipeline.preparation.sources.huggingface import HuggingFaceSource
 from pipeline.preparation.sources.source import SPLITS
 from pipeline.preparation.sources.table import TableSource
 from tests.conftest import write_coco
@@ -73,7 +74,7 @@ def test_every_source_shows_a_command_that_parses():
         config = parse(PrepareConfig, shlex.split(command)[2:])
         assert type(config.source) is kind
         assert config.source.name == command.split()[2]
-    assert len(kinds) == 7
+    assert len(kinds) == 8
 
 
 def test_what_is_in_a_bucket_is_listed_and_read_as_from_a_disk(places):
@@ -88,7 +89,7 @@ def test_what_is_in_a_bucket_is_listed_and_read_as_from_a_disk(places):
 
 @pytest.mark.parametrize(
     ("kind", "bad"),
-    [(kind, bad) for kind in ("coco", "table") for bad in BAD_PATHS]
+    [(kind, bad) for kind in ("coco", "table", "huggingface") for bad in BAD_PATHS]
     + [("folder", bad) for bad in FILES],
 )
 def test_a_foreign_name_leads_nowhere_but_below_the_root(kind, bad, tmp_path):
@@ -104,6 +105,10 @@ def test_a_foreign_name_leads_nowhere_but_below_the_root(kind, bad, tmp_path):
         write_table(root / "rows.csv", [{"image": bad, "caption": "one"}])
         lay_traps(root, jpeg())
         source = TableSource(root=str(root / "rows.csv"), validation=0)
+    elif kind == "huggingface":
+        write_table(root / "metadata.jsonl", [{"file_name": bad, "text": "one"}])
+        lay_traps(root, jpeg())
+        source = HuggingFaceSource(root=str(root), validation=0)
     else:
         root.mkdir(parents=True)
         lay_traps(root, jpeg())
@@ -113,6 +118,8 @@ def test_a_foreign_name_leads_nowhere_but_below_the_root(kind, bad, tmp_path):
 
     records = [r for r in source.records() if r.split == "train" and r.id != "good.jpg"]
 
+    if kind == "huggingface":
+        records = [r for r in records if r.captions]  # without the traps that no row names
     if kind == "folder":
         records = [r for r in records if r.id == bad]
         if not records:  # the listing of the folder left it out, which is as good

@@ -141,7 +141,7 @@ def test_a_table_of_captions_among_the_images_is_said_with_its_command(tmp_path,
 
     listed(tmp_path / "my data")
 
-    command = f"table --root '{tmp_path}/my data/metadata.jsonl' --image file_name --caption text"
+    command = f"jobs/prepare.py huggingface --root '{tmp_path}/my data'\n"
     assert command in capsys.readouterr().out
 
 
