@@ -5,6 +5,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
+from pipeline.common.commands import MORE, job_command
 from pipeline.common.console import DryRunReport, print_line, printable
 from pipeline.common.settings import Settings
 from pipeline.preparation.text_encoders import find_encoder
@@ -52,7 +53,7 @@ def import_official(config: ImportOfficialConfig) -> Folder:
     folder.check_writable("output")
     for name, content in _converted(config).items():
         folder.write(name, content)
-    print_line(f"model {folder}. Draw: python jobs/generate.py --model {folder} …")
+    print_line(f"model {folder}. Draw: {job_command('generate', '--model', folder, MORE)}")
     return folder
 
 
