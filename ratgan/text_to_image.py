@@ -7,6 +7,7 @@ Dimensions in this file:
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
+from shlex import quote
 from typing import Any, Literal
 
 import torch
@@ -213,7 +214,7 @@ class TextToImage:
             raise ValueError(
                 f"the text encoder {self.encoder_record['name']} is not in the model, which names "
                 f"{location} for it. No place is opened because a model names it: if you trust "
-                f"that one, give --encoder-path {location} (in Python, encoder_path=)."
+                f"that one, give --encoder-path {quote(str(location))} (in Python, encoder_path=)."
             )
         encoder = load_encoder(self.encoder_record["name"], self._encoder_path)
         if encoder.sha256 != self.encoder_record["sha256"]:

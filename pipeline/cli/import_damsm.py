@@ -5,6 +5,7 @@ from typing import Annotated
 
 from pydantic import Field
 
+from pipeline.common.commands import MORE, job_command
 from pipeline.common.console import DryRunReport, print_line
 from pipeline.common.settings import Settings
 from pipeline.storage.disk_space import leaving_nothing, readable
@@ -39,9 +40,9 @@ def import_encoder(config: ImportDamsmConfig) -> str:
     content, words = _converted(config)
     place, _, name = config.output.rpartition("/")
     sha256 = Folder(place or ".").write(name, content)
+    use = job_command("prepare", MORE, "--encoder", "damsm", "--encoder-path", config.output)
     print_line(
-        f"text encoder of {words:,} words at {config.output}\n  sha256 {sha256}\n"
-        f"  use it: python jobs/prepare.py … --encoder damsm --encoder-path {config.output}"
+        f"text encoder of {words:,} words at {config.output}\n  sha256 {sha256}\n  use it: {use}"
     )
     return sha256
 

@@ -1,16 +1,18 @@
 """Convert weights of the published RAT-GAN code into a saved model."""
 
+from functools import partial
 from typing import Annotated, Literal
 
 from pydantic import Field
 
-from pipeline.common.console import DryRunReport, print_line
+from pipeline.common.commands import MORE, job_command
+from pipeline.common.console import DryRunReport, print_line, printable
 from pipeline.common.settings import Settings
 from pipeline.preparation.text_encoders import find_encoder
 from pipeline.storage.disk_space import leaving_nothing, readable
 from pipeline.storage.folder import Folder
 from ratgan.text.transform import SentenceTransform
-from ratgan.weights.published import import_discriminator, import_generator, read_state_dict
+from ratgan.weights.published import import_discriminator, import_from, import_generator
 from ratgan.weights.saved_model import pack_discriminator, pack_model
 
 
@@ -21,11 +23,16 @@ class ImportOfficialConfig(Settings):
     """
 
     generator: str
-    """State dict of the published generator (.pth)."""
+    """State dict of the published generator (.pth), or a checkpoint that holds it."""
+    generator_key: str | None = None
+    """Where it is in a file of several networks: model.netG, or g_ema. Default: the one that
+    fits."""
     encoder_path: str
     """The text encoder of its training, written by jobs/import_damsm.py."""
     discriminator: str | None = None
-    """State dict of the published discriminator, to show its attention."""
+    """State dict of the published discriminator, to show its attention; or a checkpoint."""
+    discriminator_key: str | None = None
+    """As --generator-key, for the discriminator."""
     affines_per_block: Literal[4, 6] | None = None
     """Architecture of the generator, if the weights do not determine it."""
     output: Annotated[str, Field(min_length=1)] = "outputs/official"
@@ -46,7 +53,7 @@ def import_official(config: ImportOfficialConfig) -> Folder:
     folder.check_writable("output")
     for name, content in _converted(config).items():
         folder.write(name, content)
-    print_line(f"model {folder}. Draw: python jobs/generate.py --model {folder} …")
+    print_line(f"model {folder}. Draw: {job_command('generate', '--model', folder, MORE)}")
     return folder
 
 
@@ -65,8 +72,9 @@ def _converted(config: ImportOfficialConfig) -> dict[str, bytes]:
     """Return the files of the model, and print the use of every tensor."""
     place, encoder_file = find_encoder("damsm", config.encoder_path)
     encoder = place.loaded()
-    generator, report = import_generator(
-        read_state_dict(config.generator), affines_per_block=config.affines_per_block
+    build = partial(import_generator, affines_per_block=config.affines_per_block)
+    generator, report, key = import_from(
+        config.generator, build, config.generator_key, "--generator-key"
     )
     if generator.sentence_dim != encoder.dim:
         raise ValueError(
@@ -80,9 +88,20 @@ def _converted(config: ImportOfficialConfig) -> dict[str, bytes]:
         {"imported_from": config.generator},
         encoder_file,
     )
-    print_line(f"generator, {generator.num_steps} steps of the controller: {report}")
+    print_line(f"generator{_taken(key)}, {generator.num_steps} steps of the controller: {report}")
     if config.discriminator is not None:
-        discriminator, report = import_discriminator(read_state_dict(config.discriminator))
+        discriminator, report, key = import_from(
+            config.discriminator,
+            import_discriminator,
+            config.discriminator_key,
+            "--discriminator-key",
+        )
         files |= pack_discriminator(discriminator.float())
-        print_line(f"discriminator, attention {discriminator.arguments['attention']}: {report}")
+        attention = discriminator.arguments["attention"]
+        print_line(f"discriminator{_taken(key)}, attention {attention}: {report}")
     return files
+
+
+def _taken(key: str) -> str:
+    """Say which set of tensors of a file was taken, if it has several."""
+    return f" {printable(key)!r}" if key else ""

@@ -4,6 +4,7 @@ import time
 from typing import Any
 
 from pipeline.checkpoint.load_model import load_from
+from pipeline.common.commands import job_command
 from pipeline.common.console import DryRunReport, print_line
 from pipeline.common.settings import Settings
 from pipeline.config import TrainConfig
@@ -173,6 +174,7 @@ def _tell(folder: Folder, summary: dict[str, Any], count: int, record: str) -> N
             f"{summary['classifier_accuracy'][name]:>13.0%}{1 / len(values):>11.0%}"
         )
     stages = ", ".join(f"{name} {value:.0f} s" for name, value in summary["seconds"].items())
+    caption = "a huge green triangle at the top right"
     lines += [
         f"time of this start: {stages}",
         "",
@@ -180,9 +182,8 @@ def _tell(folder: Folder, summary: dict[str, Any], count: int, record: str) -> N
         f"model    {folder}/model",
         f"mlflow   {record}",
         "curves   make ui",
-        f"page     .venv/bin/python jobs/serve.py --model {folder}",
-        "next     .venv/bin/python jobs/generate.py "
-        f'--model {folder}/model "a huge green triangle at the top right"',
+        f"page     .venv/bin/{job_command('serve', '--model', str(folder))}",
+        f"next     .venv/bin/{job_command('generate', '--model', f'{folder}/model', caption)}",
     ]
     print_line("\n".join(lines))
 

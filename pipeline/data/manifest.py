@@ -16,6 +16,7 @@ import pyarrow as pa
 from pydantic import Field, ValidationError, model_validator
 from safetensors.torch import load, save
 
+from pipeline.common.commands import job_command
 from pipeline.common.settings import Settings
 from pipeline.storage.folder import Folder
 from pipeline.storage.safe_path import inside
@@ -160,7 +161,7 @@ def read_manifest(folder: Folder) -> tuple[Manifest, str]:
         state = "holds no" if folder.exists() else "does not exist, so there is no"
         raise ValueError(
             f"{folder} {state} {MANIFEST}: this is not a (completely) prepared dataset. "
-            f"Prepare one first, for example: python jobs/prepare.py coco --output {folder}"
+            f"Prepare one first, for example: {job_command('prepare', 'coco', '--output', folder)}"
         )
     content = folder.read(MANIFEST)
     try:

@@ -18,6 +18,7 @@ from pipeline.evaluation.protocols import Protocol
 from pipeline.preparation.decoding.images import IMAGES as ENDINGS
 from pipeline.preparation.sources.source import SPLITS
 from pipeline.storage.folder import Folder, absolute
+from ratgan.file_kind import HEAD, refusal
 from ratgan.metrics.statistics import FeatureStatistics
 
 # Published files of statistics hold mean and covariance, and not from how many images they were
@@ -129,6 +130,9 @@ def _of_statistics(location: str) -> RealImages:
     if not Folder(place).exists(name):
         raise FileNotFoundError(f"reference_statistics={location} does not exist.")
     content = Folder(place).read(name)
+    said = f"reference_statistics={location}"
+    if not content.startswith(b"PK") and (problem := refusal(content[:HEAD], said, "statistics")):
+        raise ValueError(problem)
     try:
         _check_npz(content)
         with np.load(io.BytesIO(content), allow_pickle=False) as arrays:
@@ -139,9 +143,8 @@ def _of_statistics(location: str) -> RealImages:
         if covariance.shape != (len(mean), len(mean)):
             raise ValueError(f"mu of {len(mean)} numbers, sigma of {list(covariance.shape)}")
     except Exception as error:  # numpy passes on whatever a foreign file raises
-        raise ValueError(
-            f"reference_statistics={location} does not hold mu and sigma: {error}"
-        ) from error
+        objects = "Python objects, which are not read" if "allow_pickle" in str(error) else error
+        raise ValueError(f"{said} does not hold mu and sigma: {objects}") from error
     statistics = FeatureStatistics.of_moments(UNKNOWN_COUNT, mean, covariance)
     return RealImages(hashlib.sha256(content).hexdigest(), 0, None, statistics)
 

@@ -25,6 +25,7 @@ from pathlib import Path
 
 import psutil
 
+from pipeline.common.commands import command
 from pipeline.common.console import print_line
 from pipeline.common.errors import show_error
 from pipeline.common.machine import usable_cpus
@@ -136,14 +137,15 @@ def start(plan: ClusterPlan) -> None:
         stop(plan.folder, keep_logs=True)
         print_line(f"logs of the start that failed: {plan.folder}")
         raise
-    said = f"export RAY_AUTH_MODE=token RAY_API_SERVER_ADDRESS=http://{plan.dashboard}"
+    words = ["RAY_AUTH_MODE=token", f"RAY_API_SERVER_ADDRESS=http://{plan.dashboard}"]
     if os.environ.get("RAY_AUTH_TOKEN_PATH"):
-        said += f" RAY_AUTH_TOKEN_PATH={token}"
+        words.append(f"RAY_AUTH_TOKEN_PATH={token}")
+    said = command("export", *words)
     print_line(
         f"a head and {plan.workers} workers with {plan.cpus} CPUs each; all {shut} ports are on "
         f"{ADDRESS} and refuse strangers\n"
         f"  to use it:   {said}\n"
-        f"  to stop it:  cluster/start-local.sh --stop{_folder_flag(plan.folder)}\n"
+        f"  to stop it:  {_stop_command(plan.folder)}\n"
         f"  its logs:    {plan.folder}/*/session_latest/logs"
     )
 
@@ -270,8 +272,7 @@ def _until(plan: ClusterPlan, what: str, environment: dict[str, str]) -> Iterato
 def _refuse_twice(plan: ClusterPlan) -> None:
     if _nodes(plan.folder):
         raise ValueError(
-            f"a cluster runs in {plan.folder} already. Stop it first: cluster/start-local.sh --stop"
-            f"{_folder_flag(plan.folder)}"
+            f"a cluster runs in {plan.folder} already. Stop it first: {_stop_command(plan.folder)}"
         )
     nodes = range(plan.workers + 1)
     taken = [port for node in nodes for port in plan.ports(node) if not _is_free(port)]
@@ -307,7 +308,7 @@ def _read(folder: Path) -> dict[str, tuple[int, float]]:
     if not all(NAME.fullmatch(name) and pid > 1 for name, (pid, _) in known.items()):
         raise ValueError(
             f"{path} does not say what this command writes there, so nothing was touched. If no "
-            f"cluster runs there: rm {path}"
+            f"cluster runs there: {command('rm', path)}"
         )
     return known
 
@@ -361,8 +362,9 @@ def _runs(process: psutil.Process) -> bool:
         return False
 
 
-def _folder_flag(folder: Path) -> str:
-    return "" if str(folder).startswith(PREFIX) else f" --folder {folder}"
+def _stop_command(folder: Path) -> str:
+    where = () if str(folder).startswith(PREFIX) else ("--folder", folder)
+    return command("cluster/start-local.sh", "--stop", *where)
 
 
 def own_folders() -> list[Path]:

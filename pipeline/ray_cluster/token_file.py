@@ -10,6 +10,8 @@ import stat
 import tempfile
 from pathlib import Path
 
+from pipeline.common.commands import command
+
 LEAST_LENGTH = 32
 PATH_VARIABLE = "RAY_AUTH_TOKEN_PATH"
 
@@ -96,7 +98,7 @@ def exposed(path: Path) -> str:
 
 def _make_new(path: Path) -> str:
     return (
-        f"Create a new one:\n  rm {path}\n"
+        f"Create a new one:\n  {command('rm', path)}\n"
         "  (umask 077; mkdir -p ~/.ray; ray get-auth-token --generate > /dev/null)\n"
         "Clusters that were started with the old one must be restarted."
     )

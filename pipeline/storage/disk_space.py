@@ -19,23 +19,29 @@ def free_bytes(folder: Folder) -> int | None:
     return folder.backend.free_bytes(folder.path)
 
 
-def check_room(folder: Folder, size: int, what: str) -> None:
+OF_A_RUN = "use a smaller --keep-checkpoints, or move the run and name its new place by --output"
+
+
+def check_room(folder: Folder, size: int, what: str, advice: str = OF_A_RUN) -> None:
     """Find out before writing whether it fits.
 
     Args:
         folder: To write to.
         size: Of all there is to write, in bytes.
         what: It is, for the message.
+        advice: What to do instead of freeing some.
 
     Raises:
         DiskFullError: If it does not.
     """
     free = free_bytes(folder)
     if free is not None and free < size:
-        raise disk_full(folder, size, what, errno.ENOSPC)
+        raise disk_full(folder, size, what, errno.ENOSPC, advice)
 
 
-def disk_full(folder: Folder, size: int, what: str, number: int) -> DiskFullError:
+def disk_full(
+    folder: Folder, size: int, what: str, number: int, advice: str = OF_A_RUN
+) -> DiskFullError:
     """Say what is needed, what there is, and where.
 
     Args:
@@ -43,6 +49,7 @@ def disk_full(folder: Folder, size: int, what: str, number: int) -> DiskFullErro
         size: Of all there is to write, in bytes.
         what: It is.
         number: Of `NO_ROOM`: which kind of room there is none of.
+        advice: As for `check_room`.
     """
     if number == errno.EFBIG:
         have = (
@@ -52,10 +59,10 @@ def disk_full(folder: Folder, size: int, what: str, number: int) -> DiskFullErro
     else:
         free = free_bytes(folder)
         have = "how much is left is not known" if free is None else f"have {readable(free)}"
-        remedy = "Free some, or use a smaller --keep-checkpoints"
+        remedy = "Free some"
     error = DiskFullError(
         f"no room for {what}: need {readable(size)}, {have} at {folder} "
-        f"({os.strerror(number)}). {remedy}, or move the run and name its new place by --output."
+        f"({os.strerror(number)}). {remedy}, or {advice}."
     )
     error.errno = number
     return error

@@ -13,6 +13,7 @@ from matplotlib import colormaps
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
+from pipeline.common.commands import job_command
 from pipeline.common.console import duration, print_line
 from pipeline.config import TrainConfig
 from pipeline.storage.folder import Folder
@@ -57,7 +58,7 @@ def winner_command(folder: Folder, train: TrainConfig, name: str, values: dict[s
     preset = config.model_dump(mode="json", exclude={"tracking": {"uri"}})
     # A preset is read from a local file: one in a bucket is copied first.
     place = f"{folder}/{WINNER}" if folder.local_path else WINNER
-    command = f"python jobs/train_coco.py --preset {place}"
+    command = job_command("train_coco", "--preset", place)
     text = (
         f"# The winner of {name}: "
         + ", ".join(f"{option} {value}" for option, value in values.items())

@@ -27,6 +27,7 @@ from mlflow.entities import Dataset, DatasetInput, InputTag, Metric, Param, RunT
 from mlflow.exceptions import MlflowException
 from mlflow.tracking.context.registry import resolve_tags
 
+from pipeline.common.commands import job_command
 from pipeline.common.redaction import redacted
 from pipeline.storage.folder import Folder
 from pipeline.tracking.best_version import Quality, qualities
@@ -251,12 +252,12 @@ class MlflowRun:
         file = store_file(self.uri)
         for place in (found.artifact_uri, experiment.artifact_location):
             if not lies_in(place, beside):
+                new = job_command("sync", "--run", run, "--uri", f"sqlite:///{file}.new.db")
                 raise UnavailableError(
                     f"the store in {file} keeps files of this run in {place}, which is not below "
                     f"{beside}: files are not written where a store says that may have come with "
                     "the run. If the folder was moved, send the whole run to a new store with "
-                    f"python jobs/sync.py --run {run} --uri sqlite:///{file}.new.db; if the place "
-                    "is right, name the store with MLFLOW_TRACKING_URI"
+                    f"{new} ; if the place is right, name the store with MLFLOW_TRACKING_URI"
                 )
         try:
             name = None if file is None else trigger_of(file)

@@ -1,12 +1,12 @@
 """The description of a run in MLflow: what it is, how to resume it, where its result is."""
 
 import re
-import shlex
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from pipeline.common.commands import job_command
 from pipeline.tracking.best_version import Quality
 
 QUALITY = "* Quality: "
@@ -51,4 +51,4 @@ def command() -> str:
     file = Path(sys.argv[0])
     if file.parent.name != "jobs":
         return ""
-    return shlex.join(["python", f"jobs/{file.name}", *sys.argv[1:]])
+    return job_command(file.stem, *sys.argv[1:])

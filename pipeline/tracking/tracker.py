@@ -14,6 +14,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
+from pipeline.common.commands import job_command
 from pipeline.common.redaction import redacted
 from pipeline.storage.folder import Folder
 from pipeline.tracking.best_version import Quality
@@ -280,7 +281,7 @@ def sync_command(run: Folder, uri: str) -> str:
         known = address(run) == uri
     except ValueError:
         known = False
-    return f"python jobs/sync.py --run {run}" + ("" if known else f" --uri {redacted(uri)}")
+    return job_command("sync", "--run", run, *(() if known else ("--uri", redacted(uri))))
 
 
 def _file_in(folder: Folder) -> str:

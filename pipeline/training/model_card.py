@@ -4,6 +4,7 @@ from typing import Any
 
 import yaml
 
+from pipeline.common.commands import job_command
 from pipeline.config import TrainConfig
 from pipeline.data.manifest import Manifest
 from ratgan.architectures import find_architecture
@@ -71,5 +72,5 @@ def _quality(config: TrainConfig, state: dict[str, Any]) -> str:
     )
     return (
         f"{measured}\nA number for comparison with others needs a named protocol: "
-        f"`python jobs/evaluate.py --model {config.output}/{config.name}`."
+        f"`{job_command('evaluate', '--model', f'{config.output}/{config.name}')}`."
     )

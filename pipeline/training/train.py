@@ -1,9 +1,9 @@
 """The driver of a GAN training: check, start or resume, train, export the model."""
 
 import json
-import shlex
 from typing import Any
 
+from pipeline.common.commands import command, job_command
 from pipeline.common.console import print_line
 from pipeline.config import TrainConfig
 from pipeline.data.dataset import PreparedDataset
@@ -61,19 +61,21 @@ def train(
 
     size, name = config.model.image_size, _registered_name(config, start.dataset)
     architecture = find_architecture(config.model.architecture)
-    encoder, options, serving = start.dataset.manifest.encoder.location, "", ""
+    encoder, options, serving = start.dataset.manifest.encoder.location, (), ""
     if encoder is not None:
-        options = f" --encoder-path {shlex.quote(encoder)}"
-        named = shlex.quote(json.dumps({"encoder_path": encoder}))
+        options = ("--encoder-path", encoder)
+        named = command(json.dumps({"encoder_path": encoder}))
         serving = f"MLFLOW_PYFUNC_INFERENCE_CONFIG={named} "
+    draw = job_command("generate", "--model", f"{start.run}/model", *options, "a caption")
+    version = f"models:/{name}@best"
+    serve = command("mlflow", "models", "serve", "-m", version, "--env-manager", "local")
     purpose = Purpose(
         f"{architecture.title}, text to image at {size} × {size} px",
         (
-            f"Model: `{start.run}/model`; draw with "
-            f'`python jobs/generate.py --model {start.run}/model{options} "a caption"`',
+            f"Model: `{start.run}/model`; draw with `{draw}`",
             f"In MLflow it becomes a version of the registered model `{name}`, whose alias `best` "
             "names the best of all versions: "
-            f'`{serving}mlflow models serve -m "models:/{name}@best" --env-manager local`',
+            f"`{serving}{serve}`",
         ),
     )
     with running_job(start, purpose, stop=stop, part_of=part_of) as job:
@@ -82,7 +84,7 @@ def train(
         _export(config, start, checkpoint, job.state, job.tracker)
     print_line(f"finished. model {start.run}/model")
     if options:
-        print_line(f"the model does not contain its text encoder: draw with{options}")
+        print_line(f"the model does not contain its text encoder: draw with {command(*options)}")
     return start.run
 
 

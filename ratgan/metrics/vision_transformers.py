@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from ratgan.metrics.features import Features
 from ratgan.metrics.resizing import Resize, resize
+from ratgan.weights.weight_file import clear_errors
 
 # Mean and deviation of the colours each was trained with, for pixels in [0, 1].
 IMAGENET = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
@@ -55,6 +56,7 @@ class VisionTransformer(nn.Module):
     Raises:
         FileNotFoundError: If the folder does not hold such a model.
         OSError: If transformers cannot read it.
+        ValueError: If a file in the folder is damaged, or something else than its name says.
     """
 
     has_logits = False
@@ -68,13 +70,14 @@ class VisionTransformer(nn.Module):
 
         disable_progress_bar()
         kind: Any = Dinov2Model if name == "dinov2" else CLIPVisionModelWithProjection
-        self.model = kind.from_pretrained(
-            str(folder),
-            use_safetensors=True,
-            local_files_only=True,
-            trust_remote_code=False,
-            dtype=torch.float32,
-        )
+        with clear_errors(folder):
+            self.model = kind.from_pretrained(
+                str(folder),
+                use_safetensors=True,
+                local_files_only=True,
+                trust_remote_code=False,
+                dtype=torch.float32,
+            )
         self.requires_grad_(False).eval()
         self.name, self.rule, self.sha256 = name, rule, folder_sha256(folder)
         config = self.model.config

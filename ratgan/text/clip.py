@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from ratgan.text.encoder import Words
+from ratgan.weights.weight_file import clear_errors
 
 BATCH_SIZE = 64
 
@@ -22,6 +23,7 @@ class Clip:
 
     Raises:
         OSError: If there is no such model, or its weights are not safetensors.
+        ValueError: If a file in its folder is damaged, or something else than its name says.
     """
 
     name = "clip"
@@ -32,10 +34,11 @@ class Clip:
         from transformers.utils.logging import disable_progress_bar
 
         disable_progress_bar()
-        self._tokenizer = AutoTokenizer.from_pretrained(location, trust_remote_code=False)
-        model = CLIPTextModelWithProjection.from_pretrained(
-            location, use_safetensors=True, trust_remote_code=False, dtype=torch.float32
-        )
+        with clear_errors(location):
+            self._tokenizer = AutoTokenizer.from_pretrained(location, trust_remote_code=False)
+            model = CLIPTextModelWithProjection.from_pretrained(
+                location, use_safetensors=True, trust_remote_code=False, dtype=torch.float32
+            )
         self._model = model.eval().requires_grad_(False)
         self.location = location
         self.dim: int = model.config.projection_dim

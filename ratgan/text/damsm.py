@@ -24,6 +24,7 @@ from safetensors.torch import save as save_tensors
 from torch import Tensor, nn
 from torch.nn.utils.rnn import pack_padded_sequence, pad_packed_sequence
 
+from ratgan.file_kind import HEAD, refusal
 from ratgan.text.encoder import Words
 from ratgan.text.vocabulary import RULE, Vocabulary
 from ratgan.weights.strict import build_strictly
@@ -202,9 +203,9 @@ def unpack(content: bytes, where: str) -> tuple[CaptionNetwork, Vocabulary]:
         version, rule = record["format_version"], record["tokenizer"]
         vocabulary = Vocabulary(tuple(record["vocabulary"]), record["max_words"])
     except (SafetensorError, ValueError, KeyError, TypeError) as error:
+        what = "a text encoder file of jobs/pretrain_damsm.py or jobs/import_damsm.py"
         raise ValueError(
-            f"{where} is not a text encoder file of jobs/pretrain_damsm.py or "
-            f"jobs/import_damsm.py: {error!r}"
+            refusal(content[:HEAD], where, what) or f"{where} is not {what}: {error!r}"
         ) from error
     if (version, rule) != (FORMAT_VERSION, RULE):
         raise ValueError(

@@ -51,10 +51,9 @@ def read_weights(path: str | Path) -> dict[str, Tensor]:
     """
     tensors: dict[str, Tensor] = {}
     for name, tensor in read_state_dict(_read(path), str(path)).items():
-        plain = name.removeprefix("module.")  # left by DataParallel
-        if plain.startswith("rnn."):
-            plain = "lstm." + plain.removeprefix("rnn.")
-        tensors[RENAMED.get(plain, plain)] = tensor
+        if name.startswith("rnn."):
+            name = "lstm." + name.removeprefix("rnn.")
+        tensors[RENAMED.get(name, name)] = tensor
     return tensors
 
 

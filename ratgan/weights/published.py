@@ -10,6 +10,7 @@ import re
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
+from shlex import quote
 
 import torch
 from torch import Tensor
@@ -18,9 +19,11 @@ from ratgan.discriminator import Discriminator
 from ratgan.generator import Generator
 from ratgan.weights import weight_file
 from ratgan.weights.strict import Network, build_strictly
+from ratgan.weights.tensor_sets import Tensors, listed, parts, select, without_wrappers
 
 # Affine transformations of a published block in the order its graph uses them, by their number.
 USED_AFFINES = {4: (0, 1, 2, 3), 6: (0, 1, 4, 2, 3, 5)}
+MAX_BLOCKS = 16  # the published networks have 7
 LSTM_COPY = re.compile(r"^block\d+\.lstm\.")
 
 
@@ -101,10 +104,68 @@ def read_state_dict(path: str | Path) -> dict[str, Tensor]:
         FileNotFoundError: If it is not there.
         ValueError: If it holds anything but named tensors, or would grow in memory.
     """
-    file = Path(path)
-    if not file.is_file():
-        raise FileNotFoundError(f"{file} does not exist.")
-    return weight_file.read_weights(file, "weights").tensors
+    return weight_file.read_weights(path, "weights").tensors
+
+
+def import_from(
+    path: str | Path,
+    build: Callable[[Tensors], tuple[Network, ImportReport]],
+    key: str | None,
+    option: str,
+) -> tuple[Network, ImportReport, str]:
+    """Import one network of a file that may hold several.
+
+    Args:
+        path: Published `.pth` file, or a checkpoint of a training script, or safetensors.
+        build: `import_generator` or `import_discriminator`.
+        key: Of the set of tensors in the file, `model.netG`. Without one, the only set that fits
+            with every tensor is taken.
+        option: That `key` is given by, for messages.
+
+    Returns:
+        The network, what became of every tensor, and the key; empty for a file of one set.
+
+    Raises:
+        FileNotFoundError: If the file is not there.
+        ValueError: If nothing in it fits, or several sets do.
+    """
+    sets = weight_file.read_sets(path, "weights")
+    if key is not None:
+        return *_built(build, select(sets, key, str(path), option)), key
+    problems: dict[str, ValueError] = {}
+    for candidates in (sets, parts(sets)):  # a module of several networks: only if no whole fits
+        fitting: dict[str, tuple[Network, ImportReport]] = {}
+        for name, tensors in candidates.items():
+            try:
+                fitting[name] = _built(build, tensors)
+            except ValueError as problem:
+                problems.setdefault(name, problem)
+        if len(fitting) > 1:
+            found = {name: candidates[name] for name in fitting}
+            raise ValueError(
+                f"{path} holds {len(found)} sets of tensors that fit: {listed(found)}. Choose one, "
+                f"for example {option} {quote(list(found)[-1])}."
+            )
+        if fitting:
+            ((name, built),) = fitting.items()
+            return *built, name
+    if len(sets) == 1:
+        raise next(iter(problems.values()))
+    raise ValueError(
+        f"none of the sets of tensors in {path} fits: {listed(sets)}. Choose one, for example "
+        f"{option} {quote(next(iter(sets)))}, to be told why it does not."
+    )
+
+
+def _built(
+    build: Callable[[Tensors], tuple[Network, ImportReport]], tensors: Tensors
+) -> tuple[Network, ImportReport]:
+    try:
+        return build(tensors)
+    except (RuntimeError, IndexError) as error:  # names as published, on tensors of other shapes
+        raise ValueError(
+            f"its tensors have other shapes than the published ones: {error}"
+        ) from error
 
 
 def import_generator(
@@ -113,7 +174,7 @@ def import_generator(
     """Build a generator from a published state dict.
 
     Args:
-        state: Names with or without ``module.``.
+        state: Names with or without ``module.`` or ``_orig_mod.``.
         affines_per_block: 4 or 6, where it cannot be told from the weights: both graphs
             have the same names. The four-affine graph never trains the other two, so
             these are then as they were initialised.
@@ -125,8 +186,8 @@ def import_generator(
     Raises:
         ValueError: If it is not a state dict of the published generator.
     """
-    tensors = _Tensors(_plain(state), "the generator")
-    levels = 1 + max((int(n[5 : n.index(".")]) for n in tensors.tensors if _in_block(n)), default=0)
+    tensors = _Tensors(without_wrappers(state), "the generator")
+    levels = _blocks(tensors)
     _one_lstm(tensors)
     graph = affines_per_block or _graph(tensors, levels)
     if graph not in USED_AFFINES:
@@ -267,8 +328,8 @@ def import_discriminator(state: dict[str, Tensor]) -> tuple[Discriminator, Impor
     Raises:
         ValueError: If it is not a state dict of the published discriminator.
     """
-    tensors = _Tensors(_plain(state), "the discriminator")
-    blocks = 1 + max((int(n[5 : n.index(".")]) for n in tensors.tensors if _in_block(n)), default=0)
+    tensors = _Tensors(without_wrappers(state), "the discriminator")
+    blocks = _blocks(tensors)
     attention = "COND_DNET.joint_conv_att.0.weight" in tensors.tensors
     for kind in ("weight", "bias"):
         tensors.take(f"from_rgb.{kind}", f"conv_img.{kind}")
@@ -315,10 +376,10 @@ def _down_block(tensors: _Tensors, ours: str, published: str) -> None:
             tensors.drop(name)
 
 
-def _in_block(name: str) -> bool:
-    return re.match(r"^block\d+\.", name) is not None
-
-
-def _plain(state: dict[str, Tensor]) -> dict[str, Tensor]:
-    """Take off what DataParallel puts before each name."""
-    return {name.removeprefix("module."): tensor for name, tensor in state.items()}
+def _blocks(tensors: _Tensors) -> int:
+    """Count the blocks by their numbers, which are those of a stranger."""
+    numbers = (re.match(r"^block(\d+)\.", name) for name in tensors.tensors)
+    count = 1 + max((int(number[1]) for number in numbers if number), default=0)
+    if count > MAX_BLOCKS:
+        raise ValueError(f"{tensors.what} has a block{count - 1}: it is from another model.")
+    return count

@@ -49,6 +49,10 @@ def load_foreign_pickle(content: bytes, what: str) -> Any:
         raise ValueError(
             f"{what} is refused: {len(content):,} bytes, at most {MAX_BYTES:,} are taken."
         )
+    from ratgan.file_kind import HEAD, PICKLE, refusal  # not in the process that runs this file
+
+    if not PICKLE.match(content) and (problem := refusal(content[:HEAD], "it", "a pickle")):
+        raise ValueError(f"{what} is refused: {problem}")
     command = [sys.executable, "-I", "-S", __file__]
     try:
         child = subprocess.run(

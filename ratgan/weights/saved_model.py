@@ -22,6 +22,7 @@ from safetensors.torch import save as save_tensors
 from torch import Tensor
 
 from ratgan.architectures import STANDARD, architecture_of, find_architecture
+from ratgan.file_kind import HEAD, refusal
 from ratgan.networks import TextDiscriminator, TextGenerator
 from ratgan.text.transform import SentenceTransform
 from ratgan.text_to_image import Device, TextToImage, find_device
@@ -121,16 +122,21 @@ def _read_checked(folder: Path, record_file: str, tensor_file: str) -> tuple[dic
     Raises:
         ValueError: If they are damaged or of another version.
     """
+    text = (folder / record_file).read_bytes()
     try:
-        record = json.loads((folder / record_file).read_text())
+        record = json.loads(text)
         version = record["format_version"]
     except (ValueError, KeyError, TypeError) as error:
-        raise ValueError(f"{folder / record_file} is damaged: {error!r}") from error
+        problem = refusal(text[:HEAD], str(folder / record_file), "a record of a saved model")
+        raise ValueError(problem or f"{folder / record_file} is damaged: {error!r}") from error
     if version != FORMAT_VERSION:
         raise ValueError(f"{folder} has format {version}, and this version reads {FORMAT_VERSION}.")
     content = (folder / tensor_file).read_bytes()
     if hashlib.sha256(content).hexdigest() != record["tensors_sha256"]:
-        raise ValueError(f"{folder / tensor_file} is damaged: its hash is not the recorded one.")
+        problem = refusal(content[:HEAD], str(folder / tensor_file), "weights")
+        raise ValueError(
+            problem or f"{folder / tensor_file} is damaged: its hash is not the recorded one."
+        )
     return record, content
 
 

@@ -101,6 +101,35 @@ def test_pickled_weights_and_missing_folders_are_refused(tmp_path):
         load_encoder("clip", str(tmp_path / "nowhere"))
 
 
+POINTER = b"version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 1\n"
+
+
+@pytest.mark.parametrize("file", ["model.safetensors", "config.json", "vocab.json"])
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (POINTER, "is a pointer of git-lfs, not the file. Run git lfs pull"),
+        (b"<!doctype html><html></html>", "is a web page, not a part of a saved model. Open the"),
+        (b"", "is an empty file"),
+    ],
+)
+def test_a_file_that_is_something_else_is_named_with_what_to_do(tmp_path, file, content, message):
+    folder = Path(write_clip(tmp_path / "clip"))
+    (folder / file).write_bytes(content)
+
+    with pytest.raises(ValueError, match=f"{file} {message}"):
+        load_encoder("clip", str(folder))
+
+
+def test_weights_that_are_cut_short_are_said_to_be(tmp_path):
+    folder = Path(write_clip(tmp_path / "clip"))
+    weights = folder / "model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:-100])
+
+    with pytest.raises(ValueError, match=r"clip are cut short or damaged .*Download them again"):
+        load_encoder("clip", str(folder))
+
+
 def test_code_beside_the_weights_is_not_run_whatever_is_answered(tmp_path, monkeypatch):
     folder = Path(write_clip(tmp_path / "theirs"))
     marker = tmp_path / "ran"

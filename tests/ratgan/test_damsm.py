@@ -170,7 +170,7 @@ def test_what_is_not_an_encoder_file_is_refused(file, tmp_path):
     }
 
     for case, bad in damaged.items():
-        with pytest.raises(ValueError, match="bad is not a text encoder file"):
+        with pytest.raises(ValueError, match=r"bad is (a zip archive, )?not a text encoder file"):
             pytest.fail(case) if unpack(bad, "bad") else None
     with pytest.raises(ValueError, match="has format 9"):
         unpack(changed(content, format_version=9), "bad")

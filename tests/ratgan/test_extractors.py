@@ -168,7 +168,7 @@ def test_missing_and_foreign_files_are_refused(tmp_path):
 
     with pytest.raises(FileNotFoundError, match=r"the weights for inception-2015 .*nowhere\.pth"):
         load("nowhere.pth")
-    with pytest.raises(ValueError, match=r"page\.pth is not a file of tensors"):
+    with pytest.raises(ValueError, match=r"page\.pth is a web page, not weights"):
         load("page.pth")
     with pytest.raises(ValueError, match=r"checkpoint\.pth is not a state dict"):
         load("checkpoint.pth")
@@ -177,6 +177,16 @@ def test_missing_and_foreign_files_are_refused(tmp_path):
     for extractor in ("clip", "dinov2"):
         with pytest.raises(FileNotFoundError, match="Nothing is downloaded here"):
             load("nowhere", extractor)
+
+
+@pytest.mark.parametrize("file", ["model.safetensors", "config.json"])
+def test_a_folder_with_a_pointer_in_place_of_a_file_is_said_to_have_one(tmp_path, file):
+    folder = tmp_path / "dinov2"
+    write_dinov2(folder)
+    (folder / file).write_bytes(b"version https://git-lfs.github.com/spec/v1\noid sha256:0\n")
+
+    with pytest.raises(ValueError, match=f"{file} is a pointer of git-lfs.* Run git lfs pull"):
+        load_extractor("dinov2", folder)
 
 
 def test_resizing_is_that_of_the_libraries_it_is_named_for():

@@ -109,7 +109,7 @@ def test_malicious_weights_are_refused_and_do_not_run(tmp_path):
 
     with pytest.raises(
         ValueError,
-        match=r"text_encoder\.pth is not a file of tensors: it asks for posix\.mkdir\.$",
+        match=r"text_encoder\.pth is not a file of tensors: it asks for posix\.mkdir, and code is",
     ):
         read_weights(tmp_path / "text_encoder.pth")
 
@@ -131,6 +131,16 @@ def test_a_pickle_of_something_else_is_refused(tmp_path, value):
 
     with pytest.raises(ValueError, match=r"is not a captions\.pickle"):
         read_captions_pickle(tmp_path / "captions.pickle")
+
+
+def test_a_web_page_in_place_of_either_file_is_said_to_be_one(tmp_path):
+    captions = write_captions(tmp_path / "captions.pickle")
+    weights, _ = write_weights(tmp_path / "text_encoder.pth")
+    (tmp_path / "page").write_bytes(b"<!doctype html><html><body>Quota exceeded</body></html>")
+
+    for pair in ((tmp_path / "page", captions), (weights, tmp_path / "page")):
+        with pytest.raises(ValueError, match=r"page .*is a web page, not .* Open the link"):
+            import_damsm(*pair)
 
 
 def test_weights_of_something_else_are_refused(tmp_path):

@@ -9,6 +9,7 @@ from typing import IO, Any, Literal
 
 from pipeline.preparation.decoding.images import format_of
 from pipeline.storage.folder import Folder
+from ratgan.file_kind import HEAD, file_kind
 
 Format = Literal["csv", "tsv", "jsonl", "json", "parquet", "arrow"]
 BY_ENDING: dict[str, Format] = {
@@ -20,23 +21,23 @@ BY_ENDING: dict[str, Format] = {
     ".parquet": "parquet",
     ".arrow": "arrow",
 }
-HEAD = 4096  # bytes that are looked at
 GZIP = b"\x1f\x8b"
-# First bytes → what it is, and what to do.
-FOREIGN = {
-    b"\x28\xb5\x2f\xfd": ("compressed with zstd", "Unpack it with zstd -d"),
-    b"BZh": ("compressed with bzip2", "Unpack it with bunzip2"),
-    b"\xfd7zXZ\0": ("compressed with xz", "Unpack it with unxz"),
-    b"PK\x03\x04": ("a zip archive or a spreadsheet", "Unpack it, or save the sheet as CSV"),
-    b"\xff\xfe": ("UTF-16", "Save it as UTF-8"),
-    b"\xfe\xff": ("UTF-16", "Save it as UTF-8"),
-    b"SQLite format 3": ("an SQLite database", "Export the rows as CSV"),
-    b"\x89HDF": ("HDF5", "Save the rows as parquet"),
-    b"version https://git-lfs": ("a pointer of git-lfs, not the file", "Run git lfs pull"),
-    b"%PDF-": ("a PDF", "Save the rows as CSV"),
+# What a file is, and what to do to have a table.
+TO_DO = {
+    "an empty file": "Copy it again, or remove it",
+    "compressed with zstd": "Unpack it with zstd -d",
+    "compressed with bzip2": "Unpack it with bunzip2",
+    "compressed with xz": "Unpack it with unxz",
+    "a zip archive": "Unpack it; if it is a spreadsheet, save the sheet as CSV",
+    "UTF-16": "Save it as UTF-8",
+    "an SQLite database": "Export the rows as CSV",
+    "HDF5": "Save the rows as parquet",
+    "a pointer of git-lfs, not the file": "Run git lfs pull",
+    "a PDF": "Save the rows as CSV",
+    "a pickle": "It can run code: save the rows as parquet where they come from",
+    "a web page": "Open the link in a browser, and download the file itself",
+    "a tar archive": "Prepare images in tars with jobs/prepare.py webdataset",
 }
-PICKLE = re.compile(rb"\x80[\x02-\x05]")
-WEB_PAGE = re.compile(rb"\s*<(!doctype html|html|\?xml)", re.IGNORECASE)
 
 
 def table_format(folder: Folder, file: str, given: Format | None) -> tuple[Format, bool]:
@@ -99,19 +100,8 @@ def without_mark(content: Any) -> io.BufferedReader:
 
 
 def _foreign(head: bytes) -> tuple[str, str] | None:
-    if not head:
-        return "an empty file", "Copy it again, or remove it"
-    found = next((said for start, said in FOREIGN.items() if head.startswith(start)), None)
-    if found:
-        return found
-    if len(head) > 8 and not any(head[1:40:2]):
-        return FOREIGN[b"\xff\xfe"]
-    if PICKLE.match(head):
-        return "a pickle, which can run code", "Save the rows as parquet where they come from"
-    if WEB_PAGE.match(head):
-        return "a web page, not a table", "Download the file itself"
-    if head[257:262] == b"ustar":
-        return "a tar archive", "Prepare images in tars with jobs/prepare.py webdataset"
+    if kind := file_kind(head):
+        return kind, TO_DO.get(kind, "Unpack it")
     if kind := format_of(head):
         return f"an image ({kind})", "Name a table with --root"
     return None

@@ -2,6 +2,7 @@
 
 from typing import Any
 
+from pipeline.common.commands import MORE, job_command
 from pipeline.common.console import print_line
 from pipeline.distributed.elastic import train_with_restarts
 from pipeline.storage.folder import Folder, absolute
@@ -54,10 +55,7 @@ def pretrain(config: PretrainConfig) -> Folder:
     encoder = f"{start.run}/{TEXT_ENCODER}"
     purpose = Purpose(
         "DAMSM text encoder",
-        (
-            f"Encoder: `{encoder}`; use it with "
-            f"`python jobs/prepare.py … --encoder damsm --encoder-path {encoder}`",
-        ),
+        (f"Encoder: `{encoder}`; use it with `{_use(encoder)}`",),
     )
     with running_job(start, purpose) as job:
         train_with_restarts(
@@ -84,6 +82,9 @@ def _export(run: Folder, checkpoint: Folder, state: dict[str, Any], tracker: Tra
             if measured
             else "R-precision not measured: the held-out images have fewer than 2 classes"
         )
-        + "\n  use it: python jobs/prepare.py … --encoder damsm "
-        f"--encoder-path {run}/{TEXT_ENCODER}"
+        + f"\n  use it: {_use(f'{run}/{TEXT_ENCODER}')}"
     )
+
+
+def _use(encoder: str) -> str:
+    return job_command("prepare", MORE, "--encoder", "damsm", "--encoder-path", encoder)

@@ -1,6 +1,9 @@
 """The real images of an evaluation."""
 
-from pipeline.evaluation.reference_images import _of_folder
+import numpy as np
+import pytest
+
+from pipeline.evaluation.reference_images import _of_folder, _of_statistics
 from tests.pipeline.preparation.sources.layouts import jpeg, write
 
 
@@ -15,3 +18,23 @@ def test_original_images_behind_links_are_all_found(tmp_path):
 
     assert found.images.names == ("2.jpg", "3.jpg", "birds/1.jpg")
     assert found.count == 3
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (b"<html>Quota exceeded</html>", "s.npz is a web page, not statistics. Open the link"),
+        (b"version https://git-lfs.github.com/spec/v1\n", "is a pointer of git-lfs"),
+        (b"", "is an empty file"),
+        (b"PK\x03\x04", "does not hold mu and sigma"),
+        (None, "does not hold mu and sigma: Python objects, which are not read$"),
+    ],
+)
+def test_what_is_no_file_of_statistics_is_named(tmp_path, content, message):
+    if content is None:
+        np.savez(tmp_path / "s.npz", mu=np.array([{}]), sigma=np.zeros(1))
+    else:
+        (tmp_path / "s.npz").write_bytes(content)
+
+    with pytest.raises(ValueError, match=message):
+        _of_statistics(str(tmp_path / "s.npz"))

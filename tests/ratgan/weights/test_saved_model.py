@@ -213,3 +213,24 @@ def test_sizes_in_the_record_take_no_memory_before_the_tensors_have_them(saved, 
 
     with pytest.raises(ValueError, match=r"does not fit the network|image_size"):
         ratgan.load(saved)
+
+
+@pytest.mark.parametrize("file", [MODEL_JSON, MODEL_TENSORS, TEXT_ENCODER])
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (b"version https://git-lfs.github.com/spec/v1\n", "is a pointer of git-lfs.*git lfs pull"),
+        (b"<html></html>", "is a web page, not .*Open the link in a browser"),
+        (b"", "is an empty file. Copy or download it again"),
+    ],
+)
+def test_a_file_that_is_something_else_is_named_with_what_to_do(tmp_path, file, content, message):
+    vocabulary = Vocabulary.of(["a red bird"])
+    encoder = pack(CaptionNetwork(len(vocabulary.words), 3, 4), vocabulary)
+    record = {"name": "damsm", "sha256": hashlib.sha256(encoder).hexdigest()}
+    files = pack_model(small_generator(), SentenceTransform.identity(9), record, {}, encoder)
+    for name, whole in files.items():
+        (tmp_path / name).write_bytes(content if name == file else whole)
+
+    with pytest.raises(ValueError, match=f"{file} {message}"):
+        ratgan.load(tmp_path)
