@@ -144,6 +144,6 @@ def test_a_preparation_whose_terminal_is_closed_leaves_no_process_and_no_lock(tm
         )
 
     assert ended == 128 + signal.SIGHUP, said.decode()
-    locks = [path.read_text() for path in output.glob("*lock*")]
+    locks = [path.read_text() for path in output.glob(".lock-*")]
     assert locks
     assert all('"released": true' in lock for lock in locks)
