@@ -15,6 +15,8 @@ from collections import deque
 from collections.abc import Callable
 from typing import Any, TextIO
 
+from pipeline.common.terminal import without_colours
+
 NO_READER = frozenset({errno.EPIPE, errno.EIO})  # who read there has left
 EARLY_LINES = 1000  # that are kept before there is a log
 
@@ -138,11 +140,12 @@ class LostStream:
 
     def write(self, text: str) -> int:
         """Add to the log; without one, keep the text for it."""
+        shown = without_colours(text)
         with _locked:
             if _log is None:
-                _early.append(text)
+                _early.append(shown)
             else:
-                _log(text)
+                _log(shown)
         return len(text)
 
     def writelines(self, lines: list[str]) -> None:

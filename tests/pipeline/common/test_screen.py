@@ -225,7 +225,7 @@ def test_what_libraries_print_in_a_worker_cannot_fail(log, monkeypatch):
     try:
         redact_process()
         redact_process()
-        sys.stdout.write("printed with token=hush\n")
+        sys.stdout.write("\x1b[36mprinted\x1b[0m with token=hush\n")
         sys.stdout.flush()
         sys.stdout.writelines(iter(["a\n", "b\n"]))
         sys.stderr.write("warned\n")
