@@ -26,13 +26,20 @@ def ensure_home() -> None:
     with contextlib.suppress(RuntimeError):
         Path.home()
         return
-    folder = Path(tempfile.gettempdir()) / f"ratgan-home-{number}"
+    try:
+        folder = _folder(f"ratgan-home-{number}")
+    except OSError:  # nothing can be written anywhere, which is said when something must be
+        folder = Path("/")
+    os.environ["HOME"] = str(folder)
+    note = f"user {number} has no home folder: {folder} is used. Set HOME to choose another."
+
+
+def _folder(name: str) -> Path:
+    folder = Path(tempfile.gettempdir()) / name
     with contextlib.suppress(FileExistsError):
         folder.mkdir(mode=0o700)
     try:
         with own_folder(folder, closed_to=OTHERS_ENTER, remedy=""):
-            pass
+            return folder
     except ValueError:  # a stranger was there first
-        folder = Path(tempfile.mkdtemp(prefix="ratgan-home-"))
-    os.environ["HOME"] = str(folder)
-    note = f"user {number} has no home folder: {folder} is used. Set HOME to choose another."
+        return Path(tempfile.mkdtemp(prefix=f"{name}-"))

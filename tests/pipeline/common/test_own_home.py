@@ -78,3 +78,14 @@ def test_who_has_a_home_and_a_name_keeps_them(unknown, monkeypatch):
 
     assert (os.environ["HOME"], os.environ["USER"], own_home.note) == ("/nowhere", "me", "")
     assert list(unknown.iterdir()) == []
+
+
+def test_without_any_place_to_write_to_libraries_can_be_imported_all_the_same(unknown, monkeypatch):
+    def none() -> str:
+        raise FileNotFoundError("No usable temporary directory found")
+
+    monkeypatch.setattr("tempfile.gettempdir", none)
+
+    ensure_home()
+
+    assert Path.home() == Path("/")
