@@ -2,6 +2,12 @@
 
 import os
 
+from pipeline.common.own_home import ensure_home
+from pipeline.common.screen import open_closed_streams
+
+# Before anything else is imported: libraries open files, and ask for the home folder.
+open_closed_streams()
+ensure_home()
 # How often an OpenMP thread looks for work before it sleeps, read when torch is loaded. By default
 # 300,000 times, on cores that another training could use: of two at once on two cores each did 5.6
 # images a second, and one alone 88. With 10,000 two do 28 each, and one alone 88.

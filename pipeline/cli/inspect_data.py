@@ -11,7 +11,7 @@ import pyarrow.parquet as pq
 import torch
 from pydantic import Field
 
-from pipeline.common.console import DryRunReport, Progress, print_line, printable
+from pipeline.common.console import DryRunReport, Progress, print_result, printable
 from pipeline.common.settings import Settings
 from pipeline.data.dataset import PreparedDataset
 from pipeline.data.manifest import Shard
@@ -68,7 +68,7 @@ def inspect(config: InspectConfig) -> DatasetReport:
     if config.samples and dataset.manifest.rows(config.split):
         output.write("contact_sheet.png", contact_sheet(dataset, config))
         lines.append(f"\nsheet       {output}/contact_sheet.png")
-    print_line("\n".join([*lines, f"report      {output}/report.json"]))
+    print_result("\n".join([*lines, f"report      {output}/report.json"]))
     return report
 
 

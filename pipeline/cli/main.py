@@ -1,21 +1,27 @@
 """Parse a command line, call the job, and show errors that tell the user what to do."""
 
 import argparse
+import contextlib
+import signal
 import sys
+import threading
 import traceback
 from collections.abc import Callable, Iterator
 from itertools import islice
 from pathlib import Path
+from types import FrameType
 from typing import Any, TypeVar
 
 import tyro
 import yaml
 from pydantic import ValidationError
 
-from pipeline.common.console import print_line
+from pipeline.common import own_home
+from pipeline.common.console import print_line, print_result
 from pipeline.common.environment import ROOT, refuse_unsafe_loading
 from pipeline.common.errors import USER_ERRORS, root_cause, show_error
 from pipeline.common.redaction import redacted, redacted_output
+from pipeline.common.screen import say
 from pipeline.common.settings import Settings, explain
 from pipeline.common.terminal import escaped
 
@@ -44,14 +50,16 @@ def run(
     common.add_argument("--print-config", action="store_true")
     common.add_argument("--dry-run", action="store_true")
     common.add_argument("--debug", action="store_true")
-    options, flags = common.parse_known_args()
-    with redacted_output():
+    with redacted_output(), ended_by_signals():
+        options, flags = common.parse_known_args()
+        if own_home.note:
+            say(f"note: {own_home.note}\n", "stderr")
         try:
             refuse_unsafe_loading()
             config = parse(config_type, flags, options.preset)
             if options.print_config:
                 print_line(difference(config, options.preset))
-                print_line(yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False))
+                print_result(yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False))
             elif options.dry_run:
                 if plan is None:
                     raise ValueError("this job has no --dry-run; --print-config shows its options.")
@@ -65,9 +73,33 @@ def run(
         except Exception as error:
             cause = root_cause(error)
             if options.debug or not isinstance(cause, USER_ERRORS):
-                sys.stderr.write(escaped("".join(traceback.format_exception(error))))
+                say(escaped("".join(traceback.format_exception(error))), "stderr")
             show_error(cause)
             sys.exit(2 if isinstance(cause, USER_ERRORS) else 1)
+
+
+@contextlib.contextmanager
+def ended_by_signals() -> Iterator[None]:
+    """Let SIGTERM, and SIGHUP of a terminal that closes, end the work inside ``with`` in order.
+
+    One that is ignored, as under `nohup`, stays ignored.
+    """
+
+    def end(number: int, frame: FrameType | None) -> None:
+        if number == signal.SIGHUP:
+            signal.signal(number, signal.SIG_IGN)  # several come
+        sys.exit(128 + number)
+
+    main_thread = threading.current_thread() is threading.main_thread()
+    numbers = [n for n in (signal.SIGTERM, signal.SIGHUP) if signal.getsignal(n) == signal.SIG_DFL]
+    for number in numbers if main_thread else ():
+        signal.signal(number, end)
+    try:
+        yield
+    finally:
+        for number in numbers if main_thread else ():
+            if signal.getsignal(number) is end:
+                signal.signal(number, signal.SIG_DFL)
 
 
 def parse(config_type: type[Config], flags: list[str], preset: str | None = None) -> Config:

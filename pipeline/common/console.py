@@ -1,9 +1,9 @@
 """Print messages, progress with rate and time left, and dry-run reports to the console."""
 
-import sys
 import time
 
 from pipeline.common.redaction import redacted
+from pipeline.common.screen import refuse_loss, say
 from pipeline.common.terminal import escaped
 
 WIDTH = 9  # characters of the longest label
@@ -32,8 +32,17 @@ def printable(text: str, limit: int = 300) -> str:
 
 def print_line(text: str) -> None:
     """Write a line for the person who started the job, at once: no secret, nothing to obey."""
-    sys.stdout.write(escaped(redacted(text)) + "\n")
-    sys.stdout.flush()
+    say(escaped(redacted(text)) + "\n")
+
+
+def print_result(text: str) -> None:
+    """Write what a command is for: that it cannot be written is an error.
+
+    Raises:
+        OSError: If it cannot; not if its reader has left, as `head` does.
+    """
+    print_line(text)
+    refuse_loss()
 
 
 class Progress:
@@ -88,6 +97,6 @@ class DryRunReport:
         """Say what was kept, and that nothing was done."""
         for text in self.notes:
             print_line(f"note: {text}")
-        print_line(
+        print_result(
             "dry run: nothing was started, and nothing was kept. Without --dry-run it starts."
         )

@@ -1,9 +1,8 @@
 """Find the error a user can act on behind those that Ray wraps around it, and print it."""
 
-import sys
-
 from pydantic import ValidationError
 
+from pipeline.common.screen import say
 from pipeline.common.settings import explain
 from pipeline.common.terminal import escaped
 
@@ -31,5 +30,5 @@ def show_error(error: BaseException) -> None:
     text = escaped(explain(error) if isinstance(error, ValidationError) else str(error))
     ours = isinstance(error, ValueError) or (isinstance(error, OSError) and error.errno is None)
     name = "" if ours else f"{type(error).__name__}: "
-    sys.stdout.flush()
-    sys.stderr.write("\nerror: " + (name + text).replace("\n", "\n       ") + "\n")
+    say("")  # what waits on standard output comes first
+    say("\nerror: " + (name + text).replace("\n", "\n       ") + "\n", "stderr")

@@ -20,6 +20,8 @@ from collections.abc import Iterator
 from typing import Any, TextIO
 from urllib.parse import quote, unquote
 
+from pipeline.common import screen
+from pipeline.common.screen import put
 from pipeline.common.terminal import escaped_but_colours, without_colours
 
 HIDDEN = "***"
@@ -174,15 +176,25 @@ def redact_logs() -> None:
 
 
 class RedactedStream:
-    """Standard output or error that tells no secret and gives no order but colours."""
+    """Standard output or error that tells no secret, gives no order but colours, and cannot fail.
 
-    def __init__(self, stream: TextIO) -> None:
-        self._stream = stream
+    Args:
+        stream: None if there is none.
+        name: What a person calls it: stdout or stderr.
+    """
+
+    def __init__(self, stream: TextIO | None, name: str = "stdout") -> None:
+        self._stream, self._name = put(stream, "", name), name
 
     def write(self, text: str) -> int:
         """Write a text without what is known for a secret, or a terminal would obey."""
-        self._stream.write(escaped_but_colours(redacted(text)))
+        shown = escaped_but_colours(redacted(text))
+        self._stream = put(self._stream, shown, self._name)
         return len(text)
+
+    def flush(self) -> None:
+        """Write what waits."""
+        self._stream = put(self._stream, "", self._name)
 
     def writelines(self, lines: Iterator[str]) -> None:
         """Write several."""
@@ -193,15 +205,26 @@ class RedactedStream:
         return getattr(self._stream, name)
 
 
+def redact_process() -> None:
+    """Take secrets and orders out of what this process prints and logs, for good: in a worker."""
+    redact_logs()
+    for name in ("stdout", "stderr"):
+        if not isinstance(stream := getattr(sys, name), RedactedStream):
+            setattr(sys, name, RedactedStream(stream, name))
+
+
 @contextlib.contextmanager
 def redacted_output() -> Iterator[None]:
     """Take secrets and orders out of what this process prints and logs, tracebacks included."""
     redact_logs()
     with (
-        contextlib.redirect_stdout(RedactedStream(sys.stdout)),
-        contextlib.redirect_stderr(RedactedStream(sys.stderr)),
+        contextlib.redirect_stdout(RedactedStream(sys.stdout, "stdout")),
+        contextlib.redirect_stderr(RedactedStream(sys.stderr, "stderr")),
     ):
-        yield
+        try:
+            yield
+        finally:
+            screen.end()
 
 
 def _of_the_environment() -> list[str]:

@@ -1,8 +1,9 @@
-"""Graceful stop on SIGTERM and SIGINT: training ends at the next step with a checkpoint.
+"""Graceful stop on SIGTERM, SIGINT, SIGHUP: training ends at the next step with a checkpoint.
 
 `ray job stop` and schedulers send SIGTERM to the driver, not to its workers, and Ray's workers do
 not receive the SIGINT of Ctrl-C. So the driver writes the request into the run's folder, where rank
-0 polls for it; all workers then stop at the same step. A second signal stops at once.
+0 polls for it; all workers then stop at the same step. A second signal stops at once, but for
+SIGHUP: a terminal that closes sends several.
 """
 
 import contextlib
@@ -23,7 +24,7 @@ logger = logging.getLogger(__name__)
 
 REQUEST = "stop.json"  # in the run's folder
 LOOK_EVERY_S = 1.0
-SIGNALS = (signal.SIGTERM, signal.SIGINT)
+SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
 
 
 class StoppedError(SystemExit):
@@ -94,6 +95,10 @@ class StopRequests:
             self.tell_workers()
 
     def _take(self, number: int, frame: FrameType | None) -> None:
+        if number == signal.SIGHUP:
+            signal.signal(number, signal.SIG_IGN)  # of the next ones
+            if self.asked:
+                return
         if self.asked or self.trained:
             raise KeyboardInterrupt
         self.asked, self.number = True, number

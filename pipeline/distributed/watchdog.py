@@ -12,7 +12,6 @@ finds which worker hung, and restarts the training.
 
 import os
 import statistics
-import sys
 import threading
 import time
 from collections import deque
@@ -21,6 +20,7 @@ from contextlib import contextmanager
 
 from pipeline.common.console import print_line
 from pipeline.common.periodic_thread import PeriodicThread
+from pipeline.common.screen import say
 from pipeline.distributed import collective, hang_report
 from pipeline.storage.folder import Folder
 
@@ -115,5 +115,5 @@ class Watchdog(PeriodicThread):
 
 def _end_process() -> None:
     """End at once, as if killed: checkpoints are complete, and waiting for threads could hang."""
-    sys.stdout.flush()
+    say("")
     os._exit(HUNG)

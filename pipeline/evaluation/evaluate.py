@@ -31,6 +31,7 @@ from pipeline.ray_cluster.connection import connect, obtainable
 from pipeline.storage.disk_space import leaving_nothing
 from pipeline.storage.folder import Folder, absolute
 from pipeline.storage.lock import Lock
+from pipeline.storage.run_log import keep_log
 from pipeline.tracking.best_version import Quality
 from pipeline.tracking.late_metrics import record_numbers
 
@@ -58,6 +59,7 @@ def evaluate(config: EvaluateConfig) -> EvaluationReport:
     task.output.check_writable("output")
     actors, gpus = _actors(config)
     with Lock(task.output, "evaluate") as lock:
+        keep_log(task.output)
         if config.overwrite:
             (task.output / FEATURES).remove()
         _print_what_is_done(task, actors, gpus)

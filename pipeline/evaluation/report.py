@@ -8,7 +8,7 @@ import tyro
 from numpy.typing import NDArray
 from pydantic import Field
 
-from pipeline.common.console import print_line, printable
+from pipeline.common.console import print_result, printable
 from pipeline.common.settings import Settings
 from pipeline.common.terminal import escaped
 from pipeline.evaluation.image_sets import DrawnImages
@@ -204,7 +204,7 @@ def compare(config: CompareConfig) -> list[EvaluationReport]:
     """
     reports = [read_report(location) for location in config.reports]
     refuse_unlike(reports, config.reports)
-    print_line(table(reports))
+    print_result(table(reports))
     return reports
 
 

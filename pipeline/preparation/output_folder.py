@@ -15,6 +15,7 @@ from pipeline.preparation.sources.source import SPLITS
 from pipeline.preparation.text_encoders import EncoderRef
 from pipeline.storage.folder import Folder
 from pipeline.storage.lock import LOCK_NAME, Lock
+from pipeline.storage.run_log import LOG
 from ratgan.weights.saved_model import TEXT_ENCODER
 
 PLAN = f"{PROGRESS}/options.json"
@@ -25,7 +26,7 @@ ABANDONED = re.compile(
 OURS = {  # patterns of the names that preparation writes, by folder
     "": re.compile(
         rf"({re.escape(MANIFEST)}|{re.escape(TRANSFORM)}|{re.escape(TEXT_ENCODER)}"
-        rf"|rejects\.parquet){TEMPORARY}|{REJECTS}|{PROGRESS}|{'|'.join(SPLITS)}|{LOCK_NAME.pattern}(\..*)?|\.probe-.*"
+        rf"|rejects\.parquet|{re.escape(LOG)}){TEMPORARY}|{REJECTS}|{PROGRESS}|{'|'.join(SPLITS)}|{LOCK_NAME.pattern}(\..*)?|\.probe-.*"
     ),
     **{split: re.compile(rf"part-\d{{5,}}\.parquet{TEMPORARY}") for split in SPLITS},
     REJECTS: re.compile(rf"({'|'.join(SPLITS)})-\d{{5,}}\.parquet{TEMPORARY}"),
@@ -122,7 +123,7 @@ class OutputFolder:
 
         The lists of originals stay: they belong to the new dataset.
         """
-        names = [name for name in self.folder.names() if not LOCK_NAME.match(name)]
+        names = [name for name in self.folder.names() if name != LOG and not LOCK_NAME.match(name)]
         for name in sorted(names, key=lambda name: name != MANIFEST):
             if name != PROGRESS:
                 self._delete(name)

@@ -38,6 +38,7 @@ from pipeline.preparation.text_encoders import EncoderRef, find_encoder
 from pipeline.ray_cluster.connection import connect
 from pipeline.ray_cluster.parallel_map import RETRIES, on_each
 from pipeline.storage.folder import Folder
+from pipeline.storage.run_log import keep_log
 from ratgan.weights.saved_model import TEXT_ENCODER
 
 
@@ -95,6 +96,7 @@ def prepare(config: PrepareConfig) -> Manifest:
     encoder = place.loaded()  # before anything is written, so that its errors come first
     output.folder.check_writable("output")
     with output.lock() as lock:
+        keep_log(output.folder)
         if not config.overwrite:
             output.refuse_unlike(place)  # another preparation may have started before the lock
         manifest = _prepare(

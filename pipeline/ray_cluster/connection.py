@@ -1,9 +1,12 @@
 """Connect to Ray: the cluster that is named, or a private Ray of this process."""
 
+import contextlib
 import json
 import logging
 import os
 import re
+import signal
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import ray
@@ -58,15 +61,34 @@ def connect(*, cpus: int, least: int | None = None) -> None:
         address = os.environ.get("RAY_ADDRESS")
         if address:
             check_head(address)
-            ray.init(address=address, logging_level=logging.WARNING)
-        else:
-            private_ray.start(cpus=max(cpus, usable_cpus()))
+        with _own_signals():
+            if address:
+                ray.init(address=address, logging_level=logging.WARNING)
+            else:
+                private_ray.start(cpus=max(cpus, usable_cpus()))
     available, needed = obtainable("CPU"), least or cpus
     if available < needed:
         raise ValueError(
             f"the Ray cluster has {available} CPUs and this job needs {needed}: one for each "
             "worker and one that reads data. Use fewer workers (--workers) or a larger cluster."
         )
+
+
+@contextlib.contextmanager
+def _own_signals() -> Iterator[None]:
+    """Keep Ray from taking SIGTERM over, and a closing terminal from ending what Ray starts.
+
+    Its processes are of the terminal's too, and the workers are to save a checkpoint first. They
+    inherit that SIGHUP is blocked, and end with this process.
+    """
+    before = signal.getsignal(signal.SIGTERM)
+    blocked = signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGHUP])
+    try:
+        yield
+    finally:
+        if callable(before):
+            signal.signal(signal.SIGTERM, before)
+        signal.pthread_sigmask(signal.SIG_SETMASK, blocked)
 
 
 def obtainable(resource: str) -> int:

@@ -30,6 +30,7 @@ from pipeline.common.console import print_line
 from pipeline.common.errors import show_error
 from pipeline.common.machine import usable_cpus
 from pipeline.common.own_files import OTHERS_ENTER, own_folder, read_own_file
+from pipeline.common.redaction import redacted_output
 from pipeline.ray_cluster.loopback import ADDRESS, ENVIRONMENT, START_HOOK
 from pipeline.ray_cluster.port_audit import see_that_they_refuse
 from pipeline.ray_cluster.port_probe import Endpoint, count_nodes
@@ -376,6 +377,7 @@ def own_folders() -> list[Path]:
     return sorted(found, key=lambda path: not _read(path))  # those that run come first
 
 
+@redacted_output()
 def main() -> None:
     """Start or stop, as the command line says."""
     options = argparse.ArgumentParser(description=__doc__, prog="cluster/start-local.sh")

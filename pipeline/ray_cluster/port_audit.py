@@ -17,6 +17,7 @@ import ray
 
 from pipeline.common.console import print_line
 from pipeline.common.errors import show_error
+from pipeline.common.redaction import redacted_output
 from pipeline.ray_cluster.port_probe import Answer, Endpoint, knock
 
 ALL_ADDRESSES = ("0.0.0.0", "::")
@@ -89,6 +90,7 @@ def of_ray() -> set[psutil.Process]:
     return found
 
 
+@redacted_output()
 def main() -> None:
     """Knock, and say how it went."""
     try:

@@ -16,6 +16,7 @@ import ray._private.runtime_env.packaging as packaging
 
 from pipeline.common.environment import git_state
 from pipeline.common.errors import show_error
+from pipeline.common.redaction import redacted_output
 from pipeline.ray_cluster.authentication import check_dashboard
 
 LIMIT_MIB = 100  # Ray's dashboard accepts no more; the code is about one
@@ -55,6 +56,7 @@ def check_package(folder: Path) -> None:
     )
 
 
+@redacted_output()
 def main() -> None:
     """Make the checks, then replace this process with `ray job submit`."""
     given = sys.argv[1:]

@@ -3,7 +3,6 @@
 Anybody who has the token of a cluster can run programs on it.
 """
 
-import contextlib
 import os
 import secrets
 import stat
@@ -29,8 +28,15 @@ def token_file() -> Path:
         )
     path = token_path()
     if not os.environ.get(PATH_VARIABLE):
-        with contextlib.suppress(FileExistsError):
+        try:
             create_token(path)
+        except FileExistsError:
+            pass
+        except OSError as error:
+            raise ValueError(
+                f"the token of the cluster cannot be kept in {path} ({error.strerror}). Set HOME "
+                f"to a folder that you can write to, or name a file of mode 600 in {PATH_VARIABLE}."
+            ) from error
     try:
         found = path.stat()
         token = path.read_text().strip()

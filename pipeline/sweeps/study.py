@@ -22,6 +22,7 @@ from pipeline.distributed.elastic import RAY_RECORDS
 from pipeline.distributed.graceful_stop import StoppedError, StopRequests
 from pipeline.storage.folder import Folder
 from pipeline.storage.lock import FolderInUseError, Lock
+from pipeline.storage.run_log import keep_log
 from pipeline.sweeps.concurrency import Capacity, connect_for
 from pipeline.sweeps.config import RESUMABLE, StudyConfig
 from pipeline.sweeps.monitor import SweepMonitor
@@ -93,6 +94,7 @@ def run_study(study: Study, conclude: Callable[[Study, StudyFolder, ParentRun], 
         Lock(folder.folder, study.what) as lock,
         StopRequests(folder.folder).taken() as stop,
     ):
+        keep_log(folder.folder)
         options = study.config.model_dump(mode="json", exclude={"name", "train"})
         folder.open({**options, "name": study.name, "train": train.record()}, RESUMABLE)
         left = _plan(study, folder)

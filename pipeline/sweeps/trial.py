@@ -20,6 +20,7 @@ from ray import tune
 from pipeline.checkpoint.store import FILES, MARKER, newest_checkpoint
 from pipeline.common.console import print_line
 from pipeline.common.errors import USER_ERRORS, root_cause
+from pipeline.common.screen import say
 from pipeline.config import TrainConfig
 from pipeline.data.dataset import PreparedDataset
 from pipeline.distributed.graceful_stop import StoppedError, StopRequests
@@ -214,7 +215,7 @@ class TrialRun(tune.Trainable):  # type: ignore[misc]
             cause = root_cause(error)
             user = isinstance(cause, USER_ERRORS)
             if not user:
-                traceback.print_exception(error)
+                say("".join(traceback.format_exception(error)), "stderr")
             self.outcome = {
                 "outcome": "failed",
                 "why": str(cause) if user else f"{type(cause).__name__}: {cause}",

@@ -24,6 +24,7 @@ from pipeline.distributed.worker_count import WorkerRange, check_share, choose_c
 from pipeline.ray_cluster.connection import connect, obtainable
 from pipeline.storage.folder import Folder, absolute
 from pipeline.storage.lock import Lock
+from pipeline.storage.run_log import keep_log
 from pipeline.tracking.run_description import Purpose, note
 from pipeline.tracking.run_record import read_record, update_record
 from pipeline.tracking.sender import Sender, send_rest, what_is_left
@@ -237,6 +238,7 @@ def running_job(
     requests = stop or StopRequests(start.run)
     with Lock(start.run, "train", on_lost=_end_at_once) as lock, requests.taken() as stop:
         run, began = start.run, time.monotonic()
+        keep_log(run)
         run.remove_abandoned()
         known, uri = read_record(run).get("mlflow_run_id", "new"), _tracking_uri(start.config)
         tracker = introduce(start.config, run, start.dataset, uri, part_of)

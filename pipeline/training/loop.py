@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any, Generic, TypeVar
 
+import ray
 import ray.train.torch
 import torch
 
@@ -15,7 +16,7 @@ from pipeline.checkpoint.host_copy import Groups
 from pipeline.checkpoint.store import PREFIX, STATE, newest_checkpoint
 from pipeline.common.console import print_line
 from pipeline.common.environment import differences, refuse_skew, refuse_unsafe_loading
-from pipeline.common.redaction import redact_logs
+from pipeline.common.redaction import redact_logs, redact_process
 from pipeline.config import ROUNDING, RunConfig, refuse_changes
 from pipeline.data.dataset import PreparedDataset
 from pipeline.data.loader import BatchReader
@@ -27,6 +28,7 @@ from pipeline.distributed.watchdog import Watchdog
 from pipeline.ray_cluster.connection import configure_ray_data
 from pipeline.storage.folder import Folder
 from pipeline.storage.lock import refuse_if_taken_over
+from pipeline.storage.run_log import keep_log
 from pipeline.tracking.tracker import Tracker
 
 Config = TypeVar("Config", bound=RunConfig)
@@ -71,6 +73,9 @@ def begin(fields: dict[str, Any], config_type: type[Config]) -> tuple[Job, Confi
     redact_logs()
     refuse_unsafe_loading()
     job = Job(**fields)
+    if ray.get_runtime_context().get_actor_id():  # no process of the user's own
+        redact_process()
+        keep_log(job.folder)
     refuse_skew(job.versions)
     config = config_type.model_validate(job.config)
     configure_ray_data()

@@ -86,14 +86,15 @@ FAULTS = (
     Fault(
         4,
         "A stop is requested",
-        "Ctrl-C, SIGTERM; `ray job stop` on a real cluster",
-        "a checkpoint of the current step, no step lost, status 130 or 143",
+        "Ctrl-C, SIGTERM, a terminal that is closed; `ray job stop` on a real cluster",
+        "a checkpoint of the current step, no step lost, status 130, 143 or 129",
         (
             *_in(
                 CHAOS,
                 "training_faults",
                 "a_run_asked_to_stop_saves_its_step_and_goes_on_to_the_same_weights",
             ),
+            *_in(CHAOS, "lost_screen", "a_training_whose_terminal_is_closed_saves_its_step"),
             "tests/cluster/test_local_cluster.py::"
             "test_a_submitted_training_is_stopped_and_goes_on_by_the_same_command",
         ),
@@ -389,6 +390,33 @@ FAULTS = (
         "the same command resumes, shard by shard, to the same bytes",
         _in(PIPELINE, "preparation/test_prepare_again", "a_killed_preparation_goes_on"),
         _in(CHAOS, "prepare_faults", "a_preparation_killed_twenty_times_ends_in_the_same_bytes"),
+    ),
+    Fault(
+        25,
+        "The screen is gone",
+        "a pipe whose reader has left, /dev/full, closed standard streams",
+        "the work goes on and ends with its own status; its lines are in log.txt of its folder",
+        (
+            *_in(
+                PIPELINE,
+                "common/test_screen",
+                "work_goes_on_when_its_screen_is_gone_and_its_lines_are_in_its_log",
+            ),
+            *_in(
+                CHAOS,
+                "lost_screen",
+                "a_training_whose_reader_has_left_ends_well_and_says_so_in_its_log",
+                "a_preparation_whose_screen_is_a_full_disk_ends_well_and_again",
+            ),
+        ),
+    ),
+    Fault(
+        26,
+        "The environment is bare",
+        "no HOME, a user whom the system does not know, no git, a missing or long TMPDIR, "
+        "64 MB of /dev/shm",
+        "what is missing is replaced, with a line, or an error says what to set",
+        _in(CHAOS, "bare_environments", "a_user_without_anything_trains"),
     ),
 )
 

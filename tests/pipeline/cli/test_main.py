@@ -1,9 +1,14 @@
 """Command lines: presets, flags, and what bad ones get."""
 
 import ast
+import contextlib
+import errno
+import io
+import os
 import re
 import runpy
 import shlex
+import signal
 import sys
 from pathlib import Path
 
@@ -11,7 +16,9 @@ import pytest
 
 from pipeline.cli.main import PRESETS, difference, parse, run
 from pipeline.cli.quickstart import QuickstartConfig
+from pipeline.common.console import DryRunReport
 from pipeline.common.errors import root_cause
+from pipeline.common.settings import Settings
 from pipeline.config import TrainConfig, flatten, refuse_changes
 from pipeline.preparation.config import PrepareConfig
 from pipeline.preparation.sources.coco import CocoSource
@@ -37,6 +44,80 @@ def test_every_preset_is_accepted_and_says_its_source_and_command():
         assert any(line.startswith("# Run: python jobs/") for line in header), path.name
         seen += 1
     assert seen == 9
+
+
+class Empty(Settings):
+    """Nothing to choose."""
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP])
+def test_a_signal_ends_a_job_in_order_with_its_status(number, monkeypatch):
+    monkeypatch.setattr(sys, "argv", ["job"])
+    ended = []
+
+    def job(config: Empty) -> None:
+        try:
+            os.kill(os.getpid(), number)
+        finally:
+            ended.append("in order")
+            if number == signal.SIGHUP:  # a terminal that closes sends several
+                os.kill(os.getpid(), number)
+                ended.append("and in peace")
+
+    with pytest.raises(SystemExit) as end:
+        run(job, Empty)
+    signal.signal(number, signal.SIG_DFL)
+
+    assert end.value.code == 128 + number
+    assert ended == ["in order", "and in peace"][: 1 + (number == signal.SIGHUP)]
+
+
+def test_a_job_under_nohup_does_not_notice_that_the_terminal_is_closed(monkeypatch):
+    before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    monkeypatch.setattr(sys, "argv", ["job"])
+    try:
+        run(lambda config: os.kill(os.getpid(), signal.SIGHUP), Empty)
+        assert signal.getsignal(signal.SIGHUP) == signal.SIG_IGN
+    finally:
+        signal.signal(signal.SIGHUP, before)
+
+
+class Gone(io.StringIO):
+    def __init__(self, number: int) -> None:
+        super().__init__()
+        self.number = number
+
+    def write(self, text: str) -> int:
+        raise OSError(self.number, os.strerror(self.number))
+
+
+@pytest.mark.parametrize(
+    "flags", [["--print-config"], ["--dry-run"], ["--help"]], ids=lambda flags: flags[0]
+)
+def test_a_command_that_only_prints_ends_quietly_when_its_reader_has_left(
+    flags, monkeypatch, capsys
+):
+    monkeypatch.setattr(sys, "argv", ["job", *flags])
+    monkeypatch.setattr(sys, "stdout", Gone(errno.EPIPE))
+
+    ends = pytest.raises(SystemExit) if flags == ["--help"] else contextlib.nullcontext()
+    with ends as end:
+        run(lambda config: None, Empty, plan=lambda config: DryRunReport().end())
+
+    assert end is None or not end.value.code
+    assert capsys.readouterr().err == ""
+
+
+@pytest.mark.parametrize("flags", [["--print-config"], ["--dry-run"]], ids=lambda flags: flags[0])
+def test_a_command_that_only_prints_fails_when_the_disk_is_full(flags, monkeypatch, capsys):
+    monkeypatch.setattr(sys, "argv", ["job", *flags])
+    monkeypatch.setattr(sys, "stdout", Gone(errno.ENOSPC))
+
+    with pytest.raises(SystemExit) as end:
+        run(lambda config: None, Empty, plan=lambda config: DryRunReport().end())
+
+    assert end.value.code == 2
+    assert "error: standard output takes no more lines ([Errno 28]" in capsys.readouterr().err
 
 
 def test_flags_win_over_the_preset_and_the_preset_over_defaults():

@@ -28,7 +28,7 @@ class Looks:
         wait_until(lambda: self.begun >= after, "looks for a request")
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGHUP])
 def test_a_signal_reaches_the_worker_and_leaves_nothing_behind(number, tmp_path, capsys):
     run = Folder(str(tmp_path))
     requests = StopRequests(run)
@@ -56,6 +56,19 @@ def test_a_second_signal_stops_at_once(tmp_path):
         wait_until(lambda: run.exists(REQUEST), "the first one's thread writes")
 
 
+def test_a_terminal_that_closes_sends_several_signals_and_the_step_is_saved(tmp_path):
+    run = Folder(str(tmp_path))
+    before = signal.getsignal(signal.SIGHUP)
+
+    with StopRequests(run).taken() as requests:
+        for number in (signal.SIGINT, signal.SIGHUP, signal.SIGHUP):  # Ctrl-C, then it is closed
+            os.kill(os.getpid(), number)
+        wait_until(lambda: run.exists(REQUEST), "the first one's thread writes")
+
+    assert requests.number == signal.SIGINT
+    assert signal.getsignal(signal.SIGHUP) == before
+
+
 def test_after_the_training_a_signal_stops_at_once(tmp_path):
     with StopRequests(Folder(str(tmp_path))).taken() as requests:
         requests.trained = True
@@ -65,13 +78,14 @@ def test_after_the_training_a_signal_stops_at_once(tmp_path):
     assert not requests.asked
 
 
-def test_a_signal_that_is_ignored_stays_ignored(tmp_path):
-    before = signal.signal(signal.SIGINT, signal.SIG_IGN)
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGHUP], ids=["in a shell", "nohup"])
+def test_a_signal_that_is_ignored_stays_ignored(number, tmp_path):
+    before = signal.signal(number, signal.SIG_IGN)
     try:
         with StopRequests(Folder(str(tmp_path))).taken() as requests:
-            os.kill(os.getpid(), signal.SIGINT)
+            os.kill(os.getpid(), number)
     finally:
-        signal.signal(signal.SIGINT, before)
+        signal.signal(number, before)
 
     assert not requests.asked
 

@@ -109,3 +109,12 @@ def test_a_token_in_the_environment_is_refused(token, monkeypatch):
 
     with pytest.raises(ValueError, match="RAY_AUTH_TOKEN is set"):
         token_file()
+
+
+@pytest.mark.skipif(not Path("/proc/self").exists(), reason="nobody can make files in /proc")
+def test_a_home_that_cannot_be_written_to_is_an_error_that_says_what_to_set(monkeypatch):
+    monkeypatch.delenv("RAY_AUTH_TOKEN_PATH", raising=False)
+    monkeypatch.setenv("HOME", "/proc")
+
+    with pytest.raises(ValueError, match=r"cannot be kept in /proc/\.ray/auth_token \(.*Set HOME"):
+        token_file()

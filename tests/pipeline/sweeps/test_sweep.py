@@ -172,7 +172,10 @@ def test_a_killed_sweep_is_finished_by_the_same_command(shapes, tmp_path):
 
 
 @pytest.mark.thorough
-def test_ctrl_c_lets_the_trials_save_and_the_same_command_goes_on(shapes, tmp_path):
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGHUP])
+def test_ctrl_c_and_a_closed_terminal_let_the_trials_save_and_the_same_command_goes_on(
+    number, shapes, tmp_path
+):
     options = {
         "name": "rates",
         "space": ["optim.generator_lr=choice(1e-4,2e-4)"],
@@ -191,10 +194,10 @@ def test_ctrl_c_lets_the_trials_save_and_the_same_command_goes_on(shapes, tmp_pa
         environment | {VARIABLE: asked},
         log,
         lambda: "step 8/200" in said_in(log),
-        signal.SIGINT,
+        number,
     )
 
-    assert status == 128 + signal.SIGINT, said_in(log)
+    assert status == 128 + number, said_in(log)
     assert "stopped. The same command resumes the sweep." in said_in(log)
     (saved,) = (folder / "rates-000/checkpoints").glob("step-*/COMMITTED")
     step = int(saved.parent.name.removeprefix("step-"))
