@@ -69,6 +69,8 @@ def holds_run(file: Path, run_id: object) -> bool:
     if not run_id or not file.is_file():
         return False
     with contextlib.suppress(sqlite3.Error), _reading(file) as db:
+        if _trigger(db) is not None:  # a view of a stranger may never end
+            return False
         found = db.execute("SELECT 1 FROM runs WHERE run_uuid = ?", (run_id,)).fetchone()
         return found is not None
     return False
@@ -80,10 +82,14 @@ def trigger_of(file: Path) -> str | None:
     MLflow makes one trigger, on its table of secrets, which a run does not touch.
     """
     with _reading(file) as db:
-        found = db.execute(
-            "SELECT name FROM sqlite_master WHERE type = 'view' "
-            "OR (type = 'trigger' AND tbl_name <> 'secrets') LIMIT 1"
-        ).fetchone()
+        return _trigger(db)
+
+
+def _trigger(db: sqlite3.Connection) -> str | None:
+    found = db.execute(
+        "SELECT name FROM sqlite_master WHERE type = 'view' "
+        "OR (type = 'trigger' AND tbl_name <> 'secrets') LIMIT 1"
+    ).fetchone()
     return str(found[0]) if found else None
 
 
@@ -99,11 +105,12 @@ def name_places_beside(file: Path) -> None:
     beside = artifacts_beside(file)
     with _reading(file) as db:
         tables = {name for (name,) in db.execute("SELECT name FROM sqlite_master")}
-        if "experiments" not in tables:  # MLflow makes them in an empty file
+        # MLflow makes its tables in an empty file.
+        if "experiments" not in tables or _trigger(db) is not None:
             return
         rows = db.execute("SELECT DISTINCT artifact_location FROM experiments").fetchall()
     left = [str(place) for (place,) in rows if _was_left(str(place), file)]
-    if not left or trigger_of(file) is not None:
+    if not left:
         return
     with contextlib.closing(sqlite3.connect(file, timeout=LOCKED_S)) as db, db:
         for place in left:

@@ -3,6 +3,8 @@
 import contextlib
 import shutil
 import sqlite3
+import subprocess
+import sys
 from pathlib import Path
 
 import mlflow
@@ -18,6 +20,7 @@ from pipeline.tracking.run_record import read_record, update_record
 from pipeline.tracking.sender import send_rest
 from pipeline.tracking.store_file import (
     escaped_address,
+    holds_run,
     name_places_beside,
     store_address,
     store_file,
@@ -217,6 +220,63 @@ def test_a_place_for_files_that_the_user_chose_is_left(tmp_path, made_store):
     name_places_beside(store)
 
     assert store.read_bytes() == before
+
+
+@pytest.mark.slow
+def test_the_store_of_a_stranger_leads_nowhere_by_what_is_made_of_its_places(outputs, tmp_path):
+    store, run = outputs / "mlflow.db", outputs / "run"
+    home = tmp_path / "home"
+    home.mkdir()
+    theirs = (tmp_path / "theirs" / "mlflow-artifacts").as_uri()
+    run_id = read_record(Folder(str(run)))["mlflow_run_id"]
+    with contextlib.closing(sqlite3.connect(store)) as db:
+        db.execute("UPDATE experiments SET artifact_location = ? WHERE name = 'ratgan'", (theirs,))
+        db.execute("UPDATE runs SET artifact_uri = ?", (f"{theirs}/../../home",))
+        db.commit()
+    Tracker(Folder(str(run))).json({"evil": 1}, "evil.json")
+
+    sender = send_rest(Folder(str(run)), store_address(store))
+
+    assert sender.blocked
+    assert f"mlflow-artifacts/../../home, which is not below {outputs.as_uri()}" in sender.problem
+    assert list(home.iterdir()) == []
+    assert (
+        MlflowClient(store_address(store))
+        .get_run(run_id)
+        .info.artifact_uri.startswith(outputs.as_uri())
+    )
+
+
+@pytest.mark.slow
+def test_a_view_in_the_store_of_a_stranger_is_not_asked(outputs):
+    with contextlib.closing(sqlite3.connect(outputs / "mlflow.db")) as db:
+        db.execute("ALTER TABLE runs RENAME TO others")
+        db.execute(
+            "CREATE VIEW runs AS WITH RECURSIVE n(run_uuid) AS "
+            "(SELECT 1 UNION ALL SELECT run_uuid + 1 FROM n) SELECT * FROM n"  # has no end
+        )
+        db.commit()
+
+    assert not holds_run(outputs / "mlflow.db", "0")
+    name_places_beside(outputs / "mlflow.db")
+
+
+@pytest.mark.slow
+def test_the_ui_gets_the_address_of_a_moved_store_whose_places_are_beside_it(outputs, tmp_path):
+    new = tmp_path / "my%20runs"
+    outputs.rename(new)
+
+    said = subprocess.run(  # as the recipe of `make ui` does it
+        [sys.executable, "-m", "pipeline.tracking.store_file", str(new)],
+        cwd=Path(__file__).parents[3],
+        capture_output=True,
+        text=True,
+        check=True,
+    ).stdout
+
+    assert said == f"{store_address(new / 'mlflow.db')}\n"
+    assert len(shown(new / "mlflow.db", new / "run")[1]) == 3
+    assert not outputs.exists()
 
 
 @pytest.mark.slow
