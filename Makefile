@@ -28,14 +28,14 @@ $(READY): pyproject.toml requirements.lock
 	@touch $(READY)
 
 quickstart: $(READY)  ## shapes → prepare → train → generate, in minutes
-	$(BIN)/python jobs/quickstart.py --train.output $(OUTPUT)
+	$(BIN)/python jobs/quickstart.py --train.output '$(OUTPUT)'
 
 demo: $(READY)  ## a page that draws with the quickstart's model
 	$(BIN)/python jobs/serve.py --model $(OUTPUT)/quickstart
 
 # This machine only: on its loopback, and under no name that a page elsewhere could give it.
 ui: $(READY)  ## MLflow's UI on this machine's runs
-	MLFLOW_SERVER_ENABLE_JOB_EXECUTION=false MLFLOW_ALLOW_PICKLE_DESERIALIZATION=false $(BIN)/mlflow server --backend-store-uri sqlite:///$(OUTPUT)/mlflow.db --host 127.0.0.1 --allowed-hosts 127.0.0.1:$(PORT),localhost:$(PORT) --port $(PORT) --workers 1
+	MLFLOW_SERVER_ENABLE_JOB_EXECUTION=false MLFLOW_ALLOW_PICKLE_DESERIALIZATION=false $(BIN)/mlflow server --backend-store-uri "$$($(BIN)/python -m pipeline.tracking.store_file '$(OUTPUT)')" --host 127.0.0.1 --allowed-hosts 127.0.0.1:$(PORT),localhost:$(PORT) --port $(PORT) --workers 1
 
 test: $(READY)  ## the tests of each part, on real services, in minutes
 	$(PYTEST) -m "not rest and not thorough"

@@ -7,7 +7,8 @@ from pipeline.common.redaction import redacted
 from pipeline.common.settings import Settings
 from pipeline.storage.folder import Folder, absolute
 from pipeline.sweeps.study_folder import STUDY
-from pipeline.tracking.mlflow_run import UnavailableError, state_of
+from pipeline.tracking.mlflow_run import state_of
+from pipeline.tracking.refusals import BlockedError, UnavailableError
 from pipeline.tracking.run_record import RUN_RECORD
 from pipeline.tracking.sender import Delivery, send_rest, what_is_left
 from pipeline.tracking.spool import SPOOL
@@ -32,9 +33,10 @@ def sync(config: SyncConfig) -> None:
             the others are sent before.
         ConnectionError: If some could not be sent.
     """
-    runs, refused_runs = _runs(config), []
-    unsent = []
-    for run in runs:
+    refused_runs: list[str] = []
+    unsent: list[str] = []
+    blocked: list[str] = []
+    for run in _runs(config):
         try:
             uri = address(run, config.uri)
             sender = send_rest(run, uri)
@@ -50,14 +52,35 @@ def sync(config: SyncConfig) -> None:
             f"{f', {what_is_left(left)} left' if left else ''}"
         )
         if left:
-            unsent.append(f"{run}: {sender.problem or 'not all of it was sent in time'}")
-    if unsent:
-        raise ConnectionError(
+            reason = f"{run}: {sender.problem or 'not all of it was sent in time'}"
+            (blocked if sender.blocked else unsent).append(reason)
+    _refuse(
+        {
             "MLflow did not accept everything. Nothing is lost: make sure that it answers, and run "
-            "the same command again.\n" + "\n".join([*unsent, *refused_runs])
-        )
-    if refused_runs:
-        raise ValueError("\n".join(refused_runs))
+            "the same command again.": unsent,
+            "MLflow refuses what is left of these runs. Nothing is lost: do what each line says, "
+            "and run the same command again.": blocked,
+        },
+        refused_runs,
+    )
+
+
+def _refuse(unsent: dict[str, list[str]], refused: list[str]) -> None:
+    """Raise one error for all runs that were not sent.
+
+    Args:
+        unsent: Runs with their reasons, below what is said of all of them.
+        refused: Those that may not be sent.
+
+    Raises:
+        ConnectionError: If there are any of the first.
+        ValueError: If there are any of the second only.
+    """
+    lines = [line for head, runs in unsent.items() if runs for line in (head, *runs)]
+    if lines:
+        raise ConnectionError("\n".join([*lines, *refused]))
+    if refused:
+        raise ValueError("\n".join(refused))
 
 
 def plan_sync(config: SyncConfig) -> None:
@@ -67,7 +90,10 @@ def plan_sync(config: SyncConfig) -> None:
         ValueError: If there is no run, or if one would be refused; after all are printed.
         ConnectionError: If something would be sent to a tracker that does not answer.
     """
-    report, silent, refused = DryRunReport(), [], []
+    report = DryRunReport()
+    silent: list[str] = []
+    blocked: list[str] = []
+    refused: list[str] = []
     for run in _runs(config):
         try:
             uri = address(run, config.uri)
@@ -81,12 +107,10 @@ def plan_sync(config: SyncConfig) -> None:
             experiment = (run / SPOOL).read_json(START)["experiment"]
             report.line("tracker", f"{redacted(uri)} {state_of(uri, experiment)}")
         except UnavailableError as error:
-            silent += [f"{run}: {error}"] if left else []
+            if left:
+                (blocked if isinstance(error, BlockedError) else silent).append(f"{run}: {error}")
     report.end()
-    if silent:
-        raise ConnectionError("MLflow does not answer:\n" + "\n".join([*silent, *refused]))
-    if refused:
-        raise ValueError("\n".join(refused))
+    _refuse({"MLflow does not answer:": silent, "MLflow refuses these runs:": blocked}, refused)
 
 
 def _runs(config: SyncConfig) -> list[Folder]:

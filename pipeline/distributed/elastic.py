@@ -116,7 +116,7 @@ def _fit(
         # unique name, so that state of an earlier start has no effect.
         run_config=RunConfig(
             name=f"{name}-{uuid.uuid4().hex[:8]}",
-            storage_path=str(run / RAY_RECORDS),
+            storage_path=(run / RAY_RECORDS).uri,
             logging_config=LoggingConfig(log_level="CRITICAL"),
             # `train_with_restarts` handles failures; Ray would wait for a node without end.
             failure_config=FailureConfig(

@@ -1,6 +1,8 @@
 """Find the networks of an evaluation: generator, feature extractor, pair of encoders."""
 
+import contextlib
 import json
+import os
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -9,6 +11,7 @@ import torch
 
 from pipeline.checkpoint.load_model import load_from
 from pipeline.checkpoint.store import FILES, MARKER, PREFIX, STATE, newest_checkpoint, read_tensors
+from pipeline.data.manifest import read_manifest
 from pipeline.storage.folder import Folder, absolute
 from pipeline.storage.local_copy import local_copy
 from pipeline.tracking.run_record import RUN_RECORD
@@ -175,12 +178,32 @@ def _data_of(run: Folder | None, checkpoint: Folder | None) -> str | None:
     if checkpoint is None:
         return None
     try:
-        path: str = checkpoint.read_json(STATE)["config"]["data"]["path"]
+        state = checkpoint.read_json(STATE)
+        path, output = str(state["config"]["data"]["path"]), state["config"].get("output")
+        digest = state.get("dataset")
     except (FileNotFoundError, KeyError, TypeError, json.JSONDecodeError):
         return None
-    scheme, address, _ = str(path).rpartition("://")
+    if run is not None and run.local_path and output and "://" not in f"{path}{output}":
+        return _moved_along(path, output, run.local_path, digest)
+    scheme, address, _ = path.rpartition("://")
     known = ("s3", "s3a", checkpoint.location.rpartition("://")[0])
     return path if not address or scheme in known else None
+
+
+def _moved_along(path: str, output: str, run: str, digest: str) -> str:
+    """Return where a dataset is now: it may have been moved or copied together with the run.
+
+    Args:
+        path: Where it was.
+        output: Where the folder of the run's folder was.
+        run: Where the run is.
+        digest: Of the dataset.
+    """
+    near = Folder(os.path.normpath(os.path.join(run, "..", os.path.relpath(path, output))))
+    with contextlib.suppress(ValueError, OSError):
+        if read_manifest(near)[1] == digest:
+            return near.location
+    return path
 
 
 @dataclass(frozen=True)

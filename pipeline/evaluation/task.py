@@ -4,6 +4,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from pipeline.data.dataset import PreparedDataset
+from pipeline.data.manifest import MANIFEST
 from pipeline.evaluation.config import EvaluateConfig
 from pipeline.evaluation.features import digest
 from pipeline.evaluation.networks import (
@@ -129,6 +130,11 @@ def _dataset(config: EvaluateConfig, wanted: Protocol, model: ModelRef) -> Prepa
         raise ValueError(
             f"{config.model} does not say what it was trained on: name a prepared dataset, whose "
             "captions are drawn, with --data."
+        )
+    if config.data is None and not Folder(data).exists(MANIFEST):
+        raise ValueError(
+            f"{config.model} was trained on {data}, where no prepared dataset is now: name the "
+            "place that it was moved to with --data."
         )
     dataset = PreparedDataset(absolute(data, "data"))
     dataset.verify()

@@ -16,6 +16,7 @@ import uuid
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import IO, Any
+from urllib.parse import quote
 
 from pipeline.common.redaction import refuse_password
 from pipeline.storage.backend import OPENERS, Backend, register
@@ -90,6 +91,17 @@ class Folder:
     def local_path(self) -> str | None:
         """Path on this machine; None in a bucket."""
         return self.path if self.backend.on_this_machine else None
+
+    @property
+    def uri(self) -> str:
+        """Its place as Arrow and Ray read it: a path of this machine, or an address.
+
+        That of a bucket has escapes: in it they take a `%`, `#` or `?` for more than a character.
+        """
+        scheme, _, rest = self.location.partition("://")
+        if scheme in ("s3", "s3a", "gs"):
+            return f"{scheme.rstrip('a')}://{quote(rest)}"
+        return self.local_path or self.location
 
     def file(self, name: str) -> str:
         """Return the path of a file as the backend knows it.

@@ -1,7 +1,9 @@
 """Folders at any other address that fsspec opens: memory://, gs://, abfs://, hdfs://, ..."""
 
+import contextlib
 import errno
 from collections.abc import Iterator
+from glob import has_magic
 from typing import IO, Any
 
 import fsspec
@@ -79,11 +81,26 @@ class FsspecFiles(Backend):
 
     def remove(self, path: str) -> None:
         """Delete a folder and all in it."""
-        self.fs.rm(path, recursive=True)
+        if not has_magic(path):
+            self.fs.rm(path, recursive=True)
+            return
+        # `rm` takes the name for a pattern, and deletes what matches.
+        for name, _ in list(self.walk(path)):
+            self.fs.rm_file(f"{path}/{name}")
+        for folder in sorted([path, *self.fs.find(path, withdirs=True)], reverse=True):
+            with contextlib.suppress(FileNotFoundError):  # where folders are but names of files
+                self.fs.rmdir(folder)
 
     def rename(self, path: str, to: str) -> None:
         """Move each file of a folder by itself."""
-        self.fs.mv(path, to, recursive=True)
+        if not has_magic(path + to):
+            self.fs.mv(path, to, recursive=True)
+            return
+        for name, _ in list(self.walk(path)):
+            target = f"{to}/{name}"
+            self.fs.makedirs(target.rpartition("/")[0], exist_ok=True)
+            self.fs.cp_file(f"{path}/{name}", target)
+        self.remove(path)
 
     def explained(
         self, error: Exception, doing: str, address: str, path: str, size: int

@@ -120,11 +120,23 @@ class S3(Backend):
         patiently(lambda: self.fs.rm_file(path))
 
     def remove(self, path: str) -> None:
-        """Delete all objects below a prefix."""
-        patiently(lambda: self.fs.rm(path, recursive=True))
-        # s3fs passes over what S3 refuses to delete one by one.
+        """Delete all objects below a prefix, and one of its name."""
+        # `rm` of s3fs takes a name with `[`, `*` or `?` for a pattern, and deletes what matches.
+        bucket, _, key = path.partition("/")
+        for page in pages(self.fs, path):
+            found = [{"Key": each["Key"]} for each in page.get("Contents", ())]
+            if found:
+                objects = {"Objects": found, "Quiet": True}
+                patiently(
+                    lambda objects=objects: self.fs.call_s3(  # type: ignore[misc]
+                        "delete_objects", Bucket=bucket, Delete=objects
+                    )
+                )
+        if key and self.is_file(path):
+            self.delete(path)
+        # S3 answers that all is well, and lists what it refuses to delete.
         with contextlib.suppress(FileNotFoundError):
-            if self.exists(path):
+            if key and self.exists(path):
                 raise StillThereError(
                     f"deleting s3://{path}: some of it is there still. Allow s3:DeleteObject, or "
                     "see whether something writes to it."

@@ -203,7 +203,7 @@ def _run(
         ),
         run_config=tune.RunConfig(
             name=uuid.uuid4().hex[:8],
-            storage_path=str(folder.folder / RAY_RECORDS),
+            storage_path=(folder.folder / RAY_RECORDS).uri,
             failure_config=tune.FailureConfig(max_failures=study.config.train.max_restarts),
             callbacks=[watch],
             stop=watch.stopper,

@@ -1,13 +1,14 @@
 """Create or find a run in MLflow, and write records to it.
 
-Whatever can go wrong is one of three things: MLflow cannot take it now (`UnavailableError`), will
-never take it (`RefusedError`), or the run was deleted there (`GoneError`).
+Whatever can go wrong is one of four things: MLflow cannot take it now (`UnavailableError`), takes
+nothing before a person changes something (`BlockedError`), will never take it (`RefusedError`), or
+the run was deleted there (`GoneError`).
 """
 
 import hashlib
 import json
+import logging
 import os
-import sqlite3
 import tempfile
 import uuid
 from collections.abc import Iterator, Sequence
@@ -22,20 +23,42 @@ os.environ.setdefault("MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT", "true")
 os.environ.setdefault("GIT_PYTHON_REFRESH", "quiet")  # twenty lines where there is no git
 
 import mlflow
-import requests
 from mlflow import MlflowClient
-from mlflow.entities import Dataset, DatasetInput, InputTag, Metric, Param, RunTag
+from mlflow.entities import (
+    Dataset,
+    DatasetInput,
+    Experiment,
+    InputTag,
+    Metric,
+    Param,
+    RunTag,
+)
 from mlflow.exceptions import MlflowException
+from mlflow.tracking._tracking_service.utils import _artifact_repos_cache
 from mlflow.tracking.context.registry import resolve_tags
 
 from pipeline.common.commands import job_command
-from pipeline.common.redaction import redacted
 from pipeline.storage.folder import Folder
 from pipeline.tracking.best_version import Quality, qualities
 from pipeline.tracking.mlflow_model import log_model, mark_quality
-from pipeline.tracking.mlflow_sqlite import make_store, store_file, trigger_of
+from pipeline.tracking.mlflow_sqlite import make_store
+from pipeline.tracking.refusals import (
+    BlockedError,
+    GoneError,
+    NotYetError,
+    UnavailableError,
+    sorted_error,
+)
 from pipeline.tracking.run_description import with_qualities
 from pipeline.tracking.spool import Record
+from pipeline.tracking.store_file import (
+    artifacts_beside,
+    escaped_address,
+    name_places_beside,
+    store_address,
+    store_file,
+    trigger_of,
+)
 from pipeline.tracking.untrusted_records import (
     RefusedError,
     checked_sha256,
@@ -44,6 +67,8 @@ from pipeline.tracking.untrusted_records import (
     plain_name,
     read_file,
 )
+
+logger = logging.getLogger(__name__)
 
 OUR_TAG = "ratgan.run"  # holds the id that a run has with us from its start
 PARENT_TAG = "mlflow.parentRunId"  # by it the UI shows a run under another
@@ -61,16 +86,6 @@ COLUMNS = [  # of a prepared dataset, as the UI shows them
     {"name": "sentences", "type": "float"},
     {"name": "label", "type": "string"},
 ]
-NEVER = {"INVALID_PARAMETER_VALUE", "BAD_REQUEST", "MALFORMED_REQUEST"}
-NEVER_HTTP = {400, 413, 415, 422}
-
-
-class UnavailableError(ConnectionError):
-    """MLflow cannot take something now."""
-
-
-class GoneError(LookupError):
-    """The run is not there any more."""
 
 
 class Point(NamedTuple):
@@ -106,17 +121,18 @@ class MlflowRun:
         Raises:
             UnavailableError: If MLflow does not answer, or does not take the run.
         """
-        with _answers(refusal=UnavailableError):
-            make_store(uri)
-            client = MlflowClient(uri)
-            if known and _is_active(client, known):
+        with _answers(refusal=BlockedError):
+            open_store(uri)
+            file, client = store_file(uri), MlflowClient(uri)
+            if known and _stage(client, known) == "active":
                 client.set_tag(known, OUR_TAG, start["id"])
                 return cls(uri, known)
-            found = client.get_experiment_by_name(start["experiment"])
+            found = _experiment(client, start["experiment"])
             if found is None:
                 experiment = client.create_experiment(
                     start["experiment"],
-                    artifact_location=_artifact_location(uri),
+                    # Beside the file; a server decides itself.
+                    artifact_location=None if file is None else artifacts_beside(file),
                     # Or the UI shows what it has for language models.
                     tags={"mlflow.experimentKind": "custom_model_development"},
                 )
@@ -129,8 +145,16 @@ class MlflowRun:
             if parent := start.get("parent"):
                 above = client.search_runs([experiment], f"tags.`{OUR_TAG}` = '{parent}'")
                 if not above:  # it is sent by a process of its own
-                    raise UnavailableError("the run that this one is part of is not there yet")
+                    raise NotYetError("the run that this one is part of is not there yet")
                 tags[PARENT_TAG] = above[0].info.run_id
+            if known and _stage(client, known) == "deleted":
+                logger.warning(
+                    "run %s (%s) was deleted in MLflow: it is made anew there, with its whole "
+                    "history. The old one comes back with `mlflow runs restore --run-id %s`.",
+                    start["name"],
+                    known,
+                    known,
+                )
             run = client.create_run(
                 experiment, start_time=start["time"], run_name=start["name"], tags=tags
             )
@@ -142,7 +166,7 @@ class MlflowRun:
         Raises:
             UnavailableError: If MLflow does not answer.
         """
-        with _answers(refusal=UnavailableError):
+        with _answers(refusal=BlockedError):
             return {
                 key: max(p.step for p in self.client.get_metric_history(self.run_id, key))
                 for key in self.client.get_run(self.run_id).data.metrics
@@ -155,8 +179,8 @@ class MlflowRun:
             GoneError: If it was deleted.
             UnavailableError: If MLflow does not answer.
         """
-        with _answers(refusal=UnavailableError):
-            active = _is_active(self.client, self.run_id)
+        with _answers(refusal=BlockedError):
+            active = _stage(self.client, self.run_id) == "active"
         if not active:
             raise GoneError(self.run_id)
 
@@ -218,9 +242,28 @@ class MlflowRun:
     def _options(self, record: Record) -> None:
         params = [Param(k, v[:MAX_PARAM_LENGTH]) for k, v in record["params"].items()]
         tags = [RunTag(key, value) for key, value in record["tags"].items()]
-        for first in range(0, max(len(params), len(tags)), MAX_AT_ONCE):
-            some = slice(first, first + MAX_AT_ONCE)
-            self.client.log_batch(self.run_id, params=params[some], tags=tags[some])
+        refused: list[str] = []
+        for some in (params, tags):
+            for first in range(0, len(some), MAX_AT_ONCE):
+                self._log(some[first : first + MAX_AT_ONCE], refused)
+        if refused:
+            raise RefusedError("; ".join(refused))
+
+    def _log(self, some: Sequence[Param | RunTag], refused: list[str]) -> None:
+        """Log params or tags; one that is refused does not take the others with it."""
+        params = [each for each in some if isinstance(each, Param)]
+        tags = [each for each in some if isinstance(each, RunTag)]
+        try:
+            with _answers():
+                self.client.log_batch(self.run_id, params=params, tags=tags)
+        except RefusedError as reason:
+            self.check()  # a run that was deleted refuses everything
+            if len(some) == 1:
+                refused.append(f"{some[0].key}: {reason}")
+                return
+            half = len(some) // 2
+            self._log(some[:half], refused)
+            self._log(some[half:], refused)
 
     def _dataset(self, record: Record) -> None:
         location = record["location"]
@@ -242,31 +285,29 @@ class MlflowRun:
         that the environment names did not.
 
         Raises:
-            UnavailableError: If it does; a server for that store would take the files.
+            BlockedError: If it does; a server for that store would take the files.
+            UnavailableError: If it does not answer.
         """
-        beside = _artifact_location(self.uri)
-        if beside is None or self.uri == os.environ.get("MLFLOW_TRACKING_URI"):
+        file = store_file(self.uri)
+        if file is None or _is_trusted(self.uri):
             return
-        with _answers(refusal=UnavailableError):
+        with _answers(refusal=BlockedError):
             found = self.client.get_run(self.run_id).info
             experiment = self.client.get_experiment(found.experiment_id)
-        file = store_file(self.uri)
+            trigger = trigger_of(file)
+        beside = artifacts_beside(file)
         for place in (found.artifact_uri, experiment.artifact_location):
             if not lies_in(place, beside):
-                new = job_command("sync", "--run", run, "--uri", f"sqlite:///{file}.new.db")
-                raise UnavailableError(
+                new = job_command("sync", "--run", run, "--uri", store_address(f"{file}.new.db"))
+                raise BlockedError(
                     f"the store in {file} keeps files of this run in {place}, which is not below "
                     f"{beside}: files are not written where a store says that may have come with "
-                    "the run. If the folder was moved, send the whole run to a new store with "
-                    f"{new} ; if the place is right, name the store with MLFLOW_TRACKING_URI"
+                    "the run. If the place is right, name the store with MLFLOW_TRACKING_URI; else "
+                    f"send the whole run to a new store with {new}"
                 )
-        try:
-            name = None if file is None else trigger_of(file)
-        except sqlite3.Error as error:  # it is locked, or not there any more
-            raise UnavailableError(f"the store in {file}: {error}") from error
-        if name is not None:
-            raise UnavailableError(
-                f"the store in {file} has a trigger or view ({ascii(name)[:60]}), which MLflow "
+        if trigger is not None:
+            raise BlockedError(
+                f"the store in {file} has a trigger or view ({ascii(trigger)[:60]}), which MLflow "
                 "does not make, and which could change places while they are written. If it is "
                 "yours, name the store with MLFLOW_TRACKING_URI"
             )
@@ -348,6 +389,25 @@ def waiting_at_most(timeout_s: int, *, retries: int = 0) -> Iterator[None]:
                 os.environ[name] = value
 
 
+def open_store(uri: str) -> None:
+    """Make a store in a file that is not there; let one that was moved name the places beside it.
+
+    Raises:
+        sqlite3.Error: If its file cannot be read, or has to be changed and cannot.
+    """
+    # MLflow keeps by a run's id where its files go, and a copy of the run has the same id.
+    _artifact_repos_cache.clear()
+    make_store(uri)
+    file = store_file(uri)
+    if file is not None:
+        name_places_beside(file)
+
+
+def _is_trusted(uri: str) -> bool:
+    """Tell whether the environment names a store: it is the user's, and did not come with a run."""
+    return uri == escaped_address(os.environ.get("MLFLOW_TRACKING_URI", ""))
+
+
 def state_of(uri: str, experiment: str) -> str:
     """Say in words that a tracker answers, and change nothing there.
 
@@ -356,13 +416,15 @@ def state_of(uri: str, experiment: str) -> str:
         experiment: That is asked for.
 
     Raises:
-        UnavailableError: If it does not answer.
+        UnavailableError: If it does not answer, or refuses.
     """
     file = store_file(uri)
     if file is not None and not file.exists():
         return "is made with the first run"  # to look would be to make it
-    with waiting_at_most(ASK_TIMEOUT_S), _answers(refusal=UnavailableError):
-        found = MlflowClient(uri).get_experiment_by_name(experiment)
+    with waiting_at_most(ASK_TIMEOUT_S), _answers(refusal=BlockedError):
+        if file is not None:
+            trigger_of(file)  # MLflow asks for minutes again whether it is a database
+        found = _experiment(MlflowClient(uri), experiment)
     return f"answers; experiment {experiment} is {'there' if found else 'new'}"
 
 
@@ -391,34 +453,39 @@ def _answers(refusal: type[Exception] = RefusedError) -> Iterator[None]:
         yield
     except (RefusedError, GoneError, UnavailableError):
         raise
-    except MlflowException as error:
-        never = error.error_code in NEVER
-        raise (refusal if never else UnavailableError)(redacted(error.message)) from error
-    except requests.HTTPError as error:
-        never = error.response is not None and error.response.status_code in NEVER_HTTP
-        raise (refusal if never else UnavailableError)(redacted(str(error))) from error
     except json.JSONDecodeError as error:  # a page of whatever stands before MLflow
         raise UnavailableError(f"it does not answer in JSON: {error}") from error
-    except (TypeError, ValueError) as error:  # what its client finds wrong before it asks
-        raise refusal(redacted(str(error))) from error
     except Exception as error:  # of the store, the bucket, the network: each has its own kind
-        raise UnavailableError(redacted(f"{type(error).__name__}: {error}")) from error
+        raise sorted_error(error, refusal) from error
+
+
+def _experiment(client: MlflowClient, name: str) -> Experiment | None:
+    """Find an experiment by its name.
+
+    Raises:
+        BlockedError: If it was deleted: MLflow keeps its name, and takes no run for it.
+    """
+    found = client.get_experiment_by_name(name)
+    if found is not None and found.lifecycle_stage == "deleted":
+        number = found.experiment_id
+        raise BlockedError(
+            f"experiment {name} was deleted there. Restore it with `mlflow experiments restore "
+            f"--experiment-id {number}`, or delete it for good with `mlflow gc --experiment-ids "
+            f"{number}`: then it is made anew, with all of this run. A new run can have another, "
+            "with --tracking.experiment"
+        )
+    return found
 
 
 def _digest(text: str) -> str:
     return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
-def _is_active(client: MlflowClient, run_id: str) -> bool:
+def _stage(client: MlflowClient, run_id: str) -> str | None:
+    """Return "active" or "deleted"; None if there is no such run."""
     try:
-        return bool(client.get_run(run_id).info.lifecycle_stage == "active")
+        return str(client.get_run(run_id).info.lifecycle_stage)
     except MlflowException as error:
         if error.error_code == "RESOURCE_DOES_NOT_EXIST":
-            return False
+            return None
         raise
-
-
-def _artifact_location(uri: str) -> str | None:
-    """Put artifacts beside a sqlite file; a server decides itself."""
-    file = store_file(uri)
-    return None if file is None else (file.resolve().parent / "mlflow-artifacts").as_uri()

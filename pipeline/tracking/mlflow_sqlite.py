@@ -4,34 +4,13 @@ MLflow makes its tables one after the other, for seconds. A store that was cut s
 be opened again.
 """
 
-import contextlib
-import sqlite3
 import tempfile
 from pathlib import Path
 
 from mlflow import MlflowClient
 
 from pipeline.storage.local_disk import link
-
-SQLITE = "sqlite:///"
-
-
-def store_file(uri: str) -> Path | None:
-    """Return the file that a store is in; None if it is a server or another database."""
-    return Path(uri.removeprefix(SQLITE)) if uri.startswith(SQLITE) else None
-
-
-def trigger_of(file: Path) -> str | None:
-    """Return the name of a trigger or view in a store that MLflow did not make, if it has any.
-
-    MLflow makes one trigger, on its table of secrets, which a run does not touch.
-    """
-    with contextlib.closing(sqlite3.connect(f"{file.resolve().as_uri()}?mode=ro", uri=True)) as db:
-        found = db.execute(
-            "SELECT name FROM sqlite_master WHERE type = 'view' "
-            "OR (type = 'trigger' AND tbl_name <> 'secrets') LIMIT 1"
-        ).fetchone()
-    return str(found[0]) if found else None
+from pipeline.tracking.store_file import store_address, store_file
 
 
 def make_store(uri: str) -> None:
@@ -46,5 +25,5 @@ def make_store(uri: str) -> None:
     file.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix=".mlflow-", dir=file.parent) as folder:
         made = Path(folder) / file.name
-        MlflowClient(f"{SQLITE}{made}").search_experiments(max_results=1)
+        MlflowClient(store_address(made)).search_experiments(max_results=1)
         link(str(made), str(file), made.read_bytes())  # another start may have been faster

@@ -19,14 +19,8 @@ from dataclasses import asdict, dataclass, field
 from pipeline.common.redaction import redacted
 from pipeline.storage.folder import Folder
 from pipeline.storage.lock import FolderInUseError, Lock
-from pipeline.tracking.mlflow_run import (
-    UPLOAD_TIMEOUT_S,
-    GoneError,
-    MlflowRun,
-    Point,
-    UnavailableError,
-    waiting_at_most,
-)
+from pipeline.tracking.mlflow_run import UPLOAD_TIMEOUT_S, MlflowRun, Point, waiting_at_most
+from pipeline.tracking.refusals import BlockedError, GoneError, NotYetError, UnavailableError
 from pipeline.tracking.run_record import read_record, update_record
 from pipeline.tracking.spool import RECORDS, SPOOL, Entry, Position, Record, Spool, read
 from pipeline.tracking.tracker import START
@@ -109,7 +103,7 @@ class Delivery:
         except GoneError as error:
             # Someone deleted the run while it goes on. It is made anew, with its whole history.
             self._remote, self._sent = None, Sent(redacted(self.uri))
-            raise UnavailableError(f"run {error} was deleted there") from error
+            raise NotYetError(f"run {error} was deleted there, and is made anew") from error
         except BaseException:
             self._doubtful = True
             self.timeout_s = min(2 * self.timeout_s, MAX_TIMEOUT_S)
@@ -304,12 +298,15 @@ class Sender(threading.Thread):
 
     Attributes:
         problem: Why the last try failed; None if it did not.
+        blocked: Whether it failed because MLflow refuses the run, and a person must do something.
     """
 
     def __init__(self, run: Folder, uri: str, tell: Callable[[str], None] | None = None) -> None:
         super().__init__(name=f"sender of {run}", daemon=True)
         self.delivery = Delivery(run, uri)
         self.problem: str | None = None
+        self.blocked = False
+        self._told: str | None = None  # that it is away, or what it asks for
         self._tell = tell or (lambda line: None)
         self._ending = threading.Event()
         self._awake = threading.Event()
@@ -326,6 +323,8 @@ class Sender(threading.Thread):
                 if self.problem is None and not isinstance(error, UnavailableError):
                     logger.warning("records of %s wait", self.delivery.run, exc_info=error)
                 self._failed(error)
+                if ending and self.blocked:
+                    break  # nobody mends that in seconds
                 failures += 1
                 longest = 1.0 if ending else min(MAX_PAUSE_S, 2.0**failures)
                 pause_s = longest * random.uniform(0.5, 1)
@@ -359,18 +358,29 @@ class Sender(threading.Thread):
         return self.delivery.left()
 
     def _failed(self, error: Exception) -> None:
-        first, self.problem = self.problem is None, str(error)
-        if first:
+        self.problem, self.blocked = str(error), isinstance(error, BlockedError)
+        told = self.problem.partition(" (")[0] if self.blocked else "away"
+        if told == self._told or isinstance(error, NotYetError):
+            return
+        self._told = told
+        uri, spool = redacted(self.delivery.uri), self.delivery.spool
+        if self.blocked:
             self._tell(
-                f"MLflow at {redacted(self.delivery.uri)} does not answer; training goes on, and "
-                f"what is measured is kept in {self.delivery.spool}. It is sent as soon as MLflow "
-                f"does, or later by jobs/sync.py. ({error})"
+                f"MLflow at {uri} refuses the run: {error}. Training goes on, and what is measured "
+                f"is kept in {spool}. It is sent when MLflow takes it, or later by jobs/sync.py."
+            )
+        else:
+            self._tell(
+                f"MLflow at {uri} does not answer; training goes on, and what is measured is kept "
+                f"in {spool}. It is sent as soon as MLflow does, or later by jobs/sync.py. "
+                f"({error})"
             )
 
     def _succeeded(self) -> None:
-        if self.problem:
-            self._tell(f"MLflow at {redacted(self.delivery.uri)} answers again")
-        self.problem = None
+        if self._told:
+            now = "answers again" if self._told == "away" else "takes the run again"
+            self._tell(f"MLflow at {redacted(self.delivery.uri)} {now}")
+        self.problem, self.blocked, self._told = None, False, None
 
 
 def send_rest(run: Folder, uri: str) -> Sender:

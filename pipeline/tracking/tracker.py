@@ -20,6 +20,13 @@ from pipeline.storage.folder import Folder
 from pipeline.tracking.best_version import Quality
 from pipeline.tracking.run_record import RUN_RECORD, read_record
 from pipeline.tracking.spool import RECORDS, SPOOL, Spool
+from pipeline.tracking.store_file import (
+    STORE,
+    escaped_address,
+    holds_run,
+    store_address,
+    store_file,
+)
 
 logger = logging.getLogger(__name__)
 
@@ -39,7 +46,7 @@ def tracking_uri(configured: str | None, output: Folder, *, create: bool = True)
     """
     uri = configured or os.environ.get("MLFLOW_TRACKING_URI")
     if uri:
-        return uri
+        return escaped_address(uri)
     if output.local_path is None:
         raise ValueError(
             f"runs in {output} need an MLflow server that every node reaches: name it with "
@@ -47,7 +54,7 @@ def tracking_uri(configured: str | None, output: Folder, *, create: bool = True)
         )
     if create:
         Path(output.local_path).mkdir(parents=True, exist_ok=True)
-    return _file_in(output)
+    return store_address(f"{output.local_path}/{STORE}")
 
 
 @dataclass(frozen=True)
@@ -239,7 +246,8 @@ def address(run: Folder, configured: str | None = None, option: str = "--uri") -
     What is sent goes with the user and password of the environment, and a record may be of a
     stranger: so it only chooses between the environment and the file beside the run, or beside
     the sweep that the run is in. The record has no password; the environment may name the same
-    place with one.
+    place with one. The record of a run that was moved or copied with its store names the old place:
+    the store that lies beside it now is its own, if the run is in it.
 
     Args:
         run: Its folder.
@@ -250,24 +258,37 @@ def address(run: Folder, configured: str | None = None, option: str = "--uri") -
         ValueError: If the record names another place.
     """
     above = Folder(run.location.rpartition("/")[0])
-    recorded = read_record(run).get("mlflow_uri")
+    record = read_record(run)
+    recorded = record.get("mlflow_uri")
     if configured or recorded is None:
         return tracking_uri(configured, above)
-    known = [os.environ.get("MLFLOW_TRACKING_URI", "")]
+    recorded = str(recorded)
     # The file beside the runs, as `tracking_uri` names it where nothing else is said.
     folders = [above]
     if above.exists(RUN_RECORD):  # a sweep is a run too
         folders.append(Folder(above.location.rpartition("/")[0]))
-    known += [_file_in(each) for each in folders if each.local_path]
+    beside = [Path(f"{each.local_path}/{STORE}") for each in folders if each.local_path]
+    known = [escaped_address(os.environ.get("MLFLOW_TRACKING_URI", ""))]
+    known += [store_address(file) for file in beside]
     for each in filter(None, known):
-        if redacted(each) == recorded:
+        if redacted(each) == recorded or _is_file(each, recorded):
             return each
+    if store_file(recorded) is not None:
+        for file in beside:
+            if holds_run(file, record.get("mlflow_run_id")):
+                return store_address(file)
     raise ValueError(
         f"{run}/{RUN_RECORD} names the tracker {recorded}, and here it would be "
         f"{redacted(next(filter(None, known), 'none'))}. What is sent goes with your user name and "
         "password, so no address is taken from a file that others may have written. Name the one "
         f"you mean with {option}."
     )
+
+
+def _is_file(uri: str, recorded: str) -> bool:
+    """Tell whether an address is of the file that a record names, however that is written there."""
+    file, named = store_file(uri), store_file(recorded)
+    return file is not None and named is not None and file.resolve() == named.resolve()
 
 
 def sync_command(run: Folder, uri: str) -> str:
@@ -282,7 +303,3 @@ def sync_command(run: Folder, uri: str) -> str:
     except ValueError:
         known = False
     return job_command("sync", "--run", run, *(() if known else ("--uri", redacted(uri))))
-
-
-def _file_in(folder: Folder) -> str:
-    return f"sqlite:///{folder.local_path}/mlflow.db"

@@ -15,7 +15,8 @@ from pipeline.distributed.worker_count import WorkerRange, choose_crew, refuse_c
 from pipeline.ray_cluster.connection import Resources, find_resources
 from pipeline.storage.disk_space import free_bytes, leaving_nothing, readable
 from pipeline.storage.folder import Folder
-from pipeline.tracking.mlflow_run import UnavailableError, state_of
+from pipeline.tracking.mlflow_run import state_of
+from pipeline.tracking.refusals import BlockedError, UnavailableError
 from pipeline.tracking.tracker import tracking_uri
 from pipeline.training.damsm.config import PretrainConfig
 from pipeline.training.damsm.pretrain import check_pretraining
@@ -165,6 +166,12 @@ def tracker_state(config: RunConfig, report: DryRunReport) -> str:
     uri = tracking_uri(config.tracking.uri, Folder(config.output), create=False)
     try:
         return f"{redacted(uri)} {state_of(uri, config.tracking.experiment)}"
+    except BlockedError as error:
+        report.note(
+            "MLflow refuses the run. It continues without it and stores its metrics in its folder. "
+            "They are sent when MLflow takes them, or by jobs/sync.py."
+        )
+        return f"{redacted(uri)} refuses the run: {error}"
     except UnavailableError as error:
         report.note(
             "MLflow does not answer. A run continues without it and stores its metrics in its "

@@ -18,9 +18,11 @@ from dataclasses import dataclass, field
 from typing import BinaryIO
 
 ANSWERS = {
+    "401": ("401 Unauthorized", "Unauthorized", "Who are you?"),
     "403": ("403 Forbidden", "AccessDenied", "Access Denied"),
     "404": ("404 Not Found", "NotFound", "Nothing is here."),
     "409": ("409 Conflict", "ConcurrentModification", "Another write is under way."),
+    "413": ("413 Content Too Large", "EntityTooLarge", "That is too much."),
     "412": ("412 Precondition Failed", "PreconditionFailed", "It did not hold."),
     "429": ("429 Too Many Requests", "TooManyRequests", "Slow down."),
     "500": ("500 Internal Server Error", "InternalError", "We encountered an internal error."),

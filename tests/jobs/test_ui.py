@@ -23,7 +23,8 @@ ROOT = Path(__file__).parents[2]
 @pytest.fixture(scope="module")
 def port(tmp_path_factory):
     """Port and process of what the recipe of `make ui` starts."""
-    folder = tmp_path_factory.mktemp("ui")
+    folder = tmp_path_factory.mktemp("ui") / "my%20runs [v2]"  # no address by itself
+    folder.mkdir()
     for _ in range(5):  # somebody may take a free port before the server does
         (port,) = free_ports(1)
         server = started_at(port, folder)
@@ -51,9 +52,13 @@ def started_at(port: int, folder: Path) -> subprocess.Popen:
     ).stdout
     recipe = said.strip().splitlines()[-1]  # before it: how .venv is made, where it is older
     assert "venv/mlflow server" in recipe
-    command = recipe.replace("venv/mlflow", f"exec {shlex.quote(sys.executable)} -m mlflow")
+    python = shlex.quote(sys.executable)
+    command = recipe.replace("venv/mlflow", f"exec {python} -m mlflow")
+    command = command.replace("venv/python", python)
     with (folder / "log").open("wb") as log:
-        return subprocess.Popen(command, shell=True, stdout=log, stderr=log, process_group=0)
+        return subprocess.Popen(
+            command, shell=True, cwd=ROOT, stdout=log, stderr=log, process_group=0
+        )
 
 
 def answers(server: subprocess.Popen, port: int) -> bool:

@@ -4,6 +4,7 @@ import hashlib
 import io
 
 import fsspec
+import pyarrow.fs
 import pytest
 from fsspec.implementations.memory import MemoryFileSystem
 
@@ -123,6 +124,36 @@ def test_every_backend_keeps_files_alike(folder):
     moved.delete("y")
     moved.remove()
     assert not moved.exists()
+
+
+@pytest.mark.parametrize("name", ["a?", "[ab]", "a*", "my%20runs", "with # hash", "{a,b}", "ü'\""])
+def test_a_folder_of_any_name_is_itself_and_no_pattern(name, folder):
+    odd, others = folder / name, [folder / each for each in ("ab", "a", "b", "my runs", "with ")]
+    for each in (odd, *others):
+        each.write("deep/x", each.location.encode())
+
+    odd.rename(folder / f"{name}-moved")
+    moved = folder / f"{name}-moved"
+    moved.rename(odd)
+    assert odd.read("deep/x") == odd.location.encode()
+    odd.remove()
+
+    assert not odd.exists()
+    assert [each.read("deep/x") for each in others] == [o.location.encode() for o in others]
+    assert len(folder.names()) == len(others)
+
+
+@pytest.mark.parametrize("name", ["bucket/runs", "bucket/my%20runs/#1/a?b/[v2] {c} ü"])
+def test_arrow_and_ray_find_the_same_place_in_a_bucket(name, monkeypatch):
+    monkeypatch.setenv("AWS_ENDPOINT_URL", "http://127.0.0.1:9")  # or it asks where the bucket is
+    for scheme in ("s3", "s3a"):
+        _, path = pyarrow.fs.FileSystem.from_uri(Folder(f"{scheme}://{name}").uri)
+        assert path == name
+
+
+def test_arrow_and_ray_find_the_same_place_on_this_machine(tmp_path):
+    for location in (f"{tmp_path}/a%20b?c#d", f"file://{tmp_path}/a%20b?c#d"):
+        assert pyarrow.fs.FileSystem.from_uri(Folder(location).uri)[1] == f"{tmp_path}/a%20b?c#d"
 
 
 @pytest.mark.parametrize("name", ["a", "50%25 of it", "with space"])

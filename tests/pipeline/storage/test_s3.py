@@ -93,6 +93,19 @@ def test_what_was_removed_is_gone_at_once_from_every_look(folder):
     assert folder.names() == ["a"]
 
 
+def test_a_folder_with_the_name_of_a_pattern_is_removed_alone(folder):
+    names = ["a?", "[ab]", "my%20runs", "#1", "ab", "a", "my runs"]
+    for name in names:
+        (folder / name).write("deep/x", name.encode())
+
+    for name in names[:4]:
+        assert (folder / name).read("deep/x") == name.encode()
+        (folder / name).remove()
+        assert not (folder / name).exists()
+
+    assert folder.names() == ["a", "ab", "my runs"]
+
+
 def test_a_folder_whose_last_file_was_deleted_is_gone_too(folder):
     folder.write("a/x", b"1")
 

@@ -8,7 +8,7 @@ from pipeline.config import TrainConfig
 from pipeline.storage.folder import Folder
 from pipeline.sweeps.parent_run import ParentRun, finish_trial_run
 from pipeline.sweeps.study_folder import StudyFolder
-from pipeline.tracking.mlflow_run import UnavailableError
+from pipeline.tracking.refusals import UnavailableError
 from pipeline.tracking.run_record import read_record, update_record
 from pipeline.tracking.sender import Delivery
 from pipeline.tracking.tracker import PartOf, Tracker

@@ -14,6 +14,7 @@ from pipeline.storage.folder import Folder
 from pipeline.tracking.spool import read
 from pipeline.tracking.untrusted_records import lies_in
 from tests.corpus_runs import ATTACKS, SECRET, lay_run, of_file, of_image
+from tests.files import files
 
 pytestmark = pytest.mark.slow
 
@@ -42,15 +43,6 @@ def place(tmp_path, made_store, monkeypatch):
     (tmp_path / "outputs" / "mlflow.db").write_bytes(made_store.read_bytes())
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "tmp"))
     return tmp_path
-
-
-def files(folder: Path) -> dict[str, bytes]:
-    """Every file below a folder and its content, without those below links."""
-    return {
-        str(each.relative_to(folder)): each.read_bytes()
-        for each in sorted(folder.rglob("*"))
-        if each.is_file() and not each.is_symlink()
-    }
 
 
 @pytest.mark.parametrize("attack", ATTACKS, ids=lambda attack: attack.__name__.strip("_"))

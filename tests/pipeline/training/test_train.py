@@ -14,13 +14,18 @@ import pytest
 from mlflow import MlflowClient
 
 import ratgan
+from pipeline.cli.generate import GenerateConfig, generate
 from pipeline.config import TrainConfig
 from pipeline.data.manifest import MANIFEST
+from pipeline.evaluation.config import EvaluateConfig
+from pipeline.evaluation.evaluate import evaluate
 from pipeline.storage.folder import Folder
 from pipeline.tracking.mlflow_run import fluent_api
+from pipeline.tracking.store_file import store_address
 from pipeline.training.train import train
 from ratgan.architectures import ARCHITECTURES, STANDARD
 from tests.chaos.commands import Command, tell_losses
+from tests.files import files
 
 pytestmark = pytest.mark.slow
 
@@ -202,6 +207,42 @@ def test_a_finished_run_is_extended_from_its_end_and_says_so(whole, shapes, tmp_
     train(config(shapes, output, extend=4))  # the same command adds nothing
     train(config(shapes, output))
     assert capsys.readouterr().out.count("run run is finished: 12 of 12 steps") == 2
+
+
+@pytest.mark.rest
+def test_a_run_with_its_data_is_moved_between_folders_of_any_name_and_goes_on(shapes, tmp_path):
+    old, new = tmp_path / "my%20runs #1 [v2]? ü", tmp_path / "it's {a,b} 100%"
+    shutil.copytree(str(shapes.folder), old / "data")
+
+    def options(output: Path, **changes) -> TrainConfig:
+        data = {"path": f"{output}/data", "flip": False}
+        return config(shapes, output, data=data, total_steps=2, checkpoint_every=2, **changes)
+
+    train(options(old, workers=1))
+    before = files(old / "mlflow-artifacts")
+    old.rename(new)
+    train(options(new, extend=2))
+    model = str(new / "run" / "model")
+    drawn = generate(
+        GenerateConfig(captions=("a red circle",), model=model, output=str(new / "drawn"))
+    )
+    report = evaluate(EvaluateConfig(model=str(new / "run"), count=20, few_images=True, actors=1))
+
+    assert [each.name for each in tmp_path.iterdir()] == [new.name]
+    assert all(Path(each).is_file() for each in drawn)
+    assert report["data"]["location"] == f"{new}/data"
+    uri = store_address(new / "mlflow.db")
+    run_id = json.loads((new / "run" / "run.json").read_text())["mlflow_run_id"]
+    logged = MlflowClient(uri).get_run(run_id)
+    history = MlflowClient(uri).get_metric_history(run_id, "loss/generator")
+    assert [point.step for point in history] == [2, 4]
+    assert logged.data.metrics["eval/fd_builtin_20"] == report["numbers"]["fd_builtin"]
+    assert before.items() <= files(new / "mlflow-artifacts").items()
+    with fluent_api(uri):
+        found = Path(mlflow.artifacts.download_artifacts(run_id=run_id))
+        served = mlflow.pyfunc.load_model("models:/ratgan-shapes-32/1")
+    assert len(list((found / "images").glob("samples*.png"))) == 1
+    assert served.metadata.signature.inputs.input_names() == ["caption"]
 
 
 REFUSED = {
