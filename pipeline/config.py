@@ -122,13 +122,16 @@ class RunHealthConfig(Settings):
 
 
 class HealthConfig(RunHealthConfig):
-    """When a worker hangs; when losses or gradients are not finite: the step is always left out."""
+    """When a worker hangs, numbers are not finite (the step is always left out), or G is dead."""
 
     skipped_in_a_row: PositiveInt = 10
     """So many steps in a row left out send the run back to its last checkpoint, and on with the
     batches after them. Looked at whenever a line is written."""
     rollbacks: Annotated[int, Field(ge=0)] = 3
     """Times that a run may go back before it stops."""
+    on_dead_generator: Literal["stop", "warn"] = "stop"
+    """What happens when the generator has had no gradient for 200 steps, as when its output is
+    pure white: such a run does not come back. stop: it ends with an error and a checkpoint."""
 
 
 class TrackingConfig(Settings):
@@ -215,7 +218,7 @@ class TrainConfig(RunConfig):
     sample_every: PositiveInt = 1000
     """Steps between two sample grids."""
     samples: Annotated[int, Field(ge=1, le=64)] = 16
-    """Captions of the validation split in the sample grid."""
+    """Captions of the validation split in the sample grid, from all over it."""
     evaluate_every: Annotated[int, Field(ge=0)] = 0
     """Steps between two quick evaluations with the built-in extractor, a multiple of log_every; 0
     for none. Worker 0 draws alone and the others wait so long (speed/evaluation_s)."""
@@ -294,6 +297,7 @@ RESUMABLE_CHANGES = frozenset(
         "health.hang_s",
         "health.skipped_in_a_row",
         "health.rollbacks",
+        "health.on_dead_generator",
         "data.path",
         "data.decode_threads",
         "data.reader",

@@ -181,12 +181,22 @@ class Discriminator(TextDiscriminator):
 
         Returns:
             For each batch of sentences the logits [B]: above 0 for "real and matching".
+
+        Raises:
+            ValueError: If the images have another size than the discriminator is for.
         """
         features = self.features(images)
         return tuple(self.head(features, sentence) for sentence in sentences)
 
     def features(self, images: Tensor) -> Tensor:
         """Compute the head's input from images [B, 3, H, W]: [B, C, 8, 8], or 4 × 4 for `none`."""
+        height, width, size = *images.shape[2:], self.arguments["image_size"]
+        if (height, width) != (size, size):
+            # A larger image would give the score more places to look at, and each a logit.
+            raise ValueError(
+                f"images of {height} × {width} pixels, and this discriminator is for {size} × "
+                f"{size}: resize them, or build one with image_size={height}."
+            )
         # Equal to trunk(from_rgb(images)). No activation follows from_rgb, so it is folded into
         # the two steps that halve its output: the network's largest map is never computed.
         first: Any = self.trunk[0]

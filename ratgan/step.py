@@ -23,6 +23,7 @@ from ratgan.update import Synchronize, alone, update_network
 
 Update = Literal["fused", "separate"]
 Values = dict[str, Tensor]  # scalars by the names of their metrics
+SATURATED = 0.999  # of the range of an image
 
 
 @dataclass
@@ -117,10 +118,10 @@ def train_step(
             called before each update of a network.
 
     Returns:
-        Scalars on the device, by the names of their metrics: losses, mean logits and the
-        discriminator's accuracy of this worker's share, and over all workers the norm of each
-        network's last gradient and whether an update was skipped (1 or 0). Reading one waits for
-        the device.
+        Scalars on the device, by the names of their metrics: of this worker's share losses, mean
+        logits, the discriminator's accuracy and the share of generated values at the end of their
+        range; over all workers the norm of each network's last gradient and whether an update was
+        skipped (1 or 0). Reading one waits for the device.
 
     Raises:
         ValueError: If `update` or `accumulate` is invalid.
@@ -254,6 +255,8 @@ def _judge(discriminator: TextDiscriminator, part: _Part) -> tuple[Tensor, Value
         "logit/real": real.mean(),
         "logit/generated": drawn.mean(),
         "logit/mismatched": mismatched.mean(),
+        # Where tanh ends, its gradient does too.
+        "health/saturated_output": (part.drawn.detach().abs() > SATURATED).to(loss.dtype).mean(),
         "health/discriminator_accuracy": torch.cat([real > 0, drawn < 0]).to(loss.dtype).mean(),
     }
 

@@ -17,23 +17,28 @@ class VectorSums:
 
     Attributes:
         total: Σ x, float64, [D].
-        products: Σ x xᵀ, float64, [D, D].
+        scatter: Σ (x − mean)(x − mean)ᵀ, float64, [D, D]: about the mean of these vectors, since
+            products of vectors far from zero would round away how they differ.
     """
 
     count: int
     total: Tensor
-    products: Tensor
+    scatter: Tensor
 
     @classmethod
     def of(cls, vectors: Tensor) -> Self:
         """Sum vectors [N, D]."""
         wide = vectors.double()
-        return cls(len(wide), wide.sum(0), wide.T @ wide)
+        centred = wide - wide.mean(0) if len(wide) else wide
+        return cls(len(wide), wide.sum(0), centred.T @ centred)
 
     def __add__(self, other: Self) -> Self:
-        return type(self)(
-            self.count + other.count, self.total + other.total, self.products + other.products
-        )
+        count = self.count + other.count
+        scatter = self.scatter + other.scatter
+        if self.count and other.count:
+            apart = self.mean() - other.mean()
+            scatter = scatter + torch.outer(apart, apart) * (self.count * other.count / count)
+        return type(self)(count, self.total + other.total, scatter)
 
     def mean(self) -> Tensor:
         """Return the mean, [D]."""
@@ -41,5 +46,4 @@ class VectorSums:
 
     def covariance(self) -> Tensor:
         """Return the covariance over the N vectors, [D, D]."""
-        mean = self.mean()
-        return self.products / self.count - torch.outer(mean, mean)
+        return self.scatter / self.count

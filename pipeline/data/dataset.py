@@ -9,9 +9,10 @@ import json
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from itertools import islice
+from itertools import islice, pairwise
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import torch
@@ -22,6 +23,7 @@ from pipeline.data.rows import class_key, decode, image_key
 from pipeline.data.sample_order import RowGroup
 from pipeline.storage.folder import Folder
 
+SPREAD_GROUPS, SPREAD_ROWS = 16, 2048  # that are read to choose images from all over a split
 LISTERS = 16  # size requests at once
 EXAMPLE_COLUMNS = ["id", "label", "image", "captions", "sentences", "meaning"]
 BATCH = 16  # rows decoded at once, so that a value that repeats is counted before it fills memory
@@ -134,6 +136,41 @@ class PreparedDataset:
                 wanted = wanted[len(mine) :]
             start += unit.rows
 
+    def spread(self, split: str, count: int, seed: int) -> list[Example]:
+        """Choose images from all over a split, of different classes where there are such.
+
+        They follow from seed and dataset, and the first ones are the same whatever their number.
+        Few row groups are read: so many that they hold `SPREAD_ROWS`, or one for each image that
+        these do not have.
+
+        Args:
+            split: That has images.
+            count: Images to choose; all are, where there are fewer.
+            seed: Of the choice.
+        """
+        units = [unit for unit in self.units(split) if unit.rows]
+        most = min(SPREAD_GROUPS, len(units), max(1, SPREAD_ROWS // max(u.rows for u in units)))
+        edges = [number * len(units) // most for number in range(most + 1)]
+        rng = np.random.default_rng([seed, len(units)])
+        waiting = rng.permutation([rng.integers(*pair) for pair in pairwise(edges)]).tolist()
+        others = iter([n for n in range(len(units)) if n not in waiting])
+        tables: dict[int, pa.Table] = {}
+        left: dict[int, list[int]] = {}
+        found: list[Example] = []
+        classes: set[int] = set()
+        while len(found) < count and waiting:
+            unit = waiting.pop(0)
+            if unit not in tables:
+                tables[unit] = self.read(units[unit], EXAMPLE_COLUMNS)
+                order = np.random.default_rng([seed, len(units), unit])
+                left[unit] = order.permutation(units[unit].rows).tolist()
+            keys = [_class_of(tables[unit], row) for row in left[unit]]
+            place = next((n for n, key in enumerate(keys) if key not in classes), 0)
+            classes.add(keys[place])
+            found += map(self._example, tables[unit].take([left[unit].pop(place)]).to_pylist())
+            waiting += [unit] if left[unit] else islice(others, 1)
+        return found
+
     def _example(self, row: dict[str, Any]) -> Example:
         raw = torch.tensor(row["sentences"]).view(len(row["captions"]), -1)[:1]
         return Example(
@@ -153,6 +190,11 @@ class PreparedDataset:
         for unit in self.units(split):
             for texts in read_row_group(self.folder, unit, ["captions"])["captions"].to_pylist():
                 yield from texts
+
+
+def _class_of(table: pa.Table, row: int) -> int:
+    label, name = (table[column][row].as_py() for column in ("label", "id"))
+    return class_key(label, image_key(name))
 
 
 def read_row_group(folder: Folder, unit: RowGroup, columns: list[str]) -> pa.Table:

@@ -24,6 +24,7 @@ from pipeline.evaluation.features import (
 )
 from pipeline.evaluation.protocols import Protocol
 from ratgan.metrics.diversity import diversity, mean_distance
+from ratgan.metrics.features import check_finite
 from ratgan.metrics.frechet import frechet_distance
 from ratgan.metrics.inception_score import ScoreSums, inception_score
 from ratgan.metrics.kernel import kernel_distance
@@ -80,7 +81,11 @@ class Measured:
 
 
 def summed(features: FeatureSet, protocol: Protocol) -> Sums:
-    """Sum a set, chunk after chunk in their order."""
+    """Sum a set, chunk after chunk in their order.
+
+    Raises:
+        ValueError: If a feature is not finite.
+    """
     chosen = evenly(features.count, protocol.kernel_images)
     parts = min(protocol.score_parts, features.count)
     part = part_of(features.count, parts, protocol.seed)
@@ -92,6 +97,8 @@ def summed(features: FeatureSet, protocol: Protocol) -> Sums:
     for tensors in features.each():
         vectors = tensors[VECTORS]
         stop = start + len(vectors)
+        for name in tensors.keys() - {SECONDS, CLASSES}:
+            check_finite(tensors[name], f"{name} of {features.folder}", start)
         some = torch.from_numpy(chosen[start:stop])
         sums = FeatureStatistics.of(vectors)
         statistics = sums if statistics is None else statistics + sums

@@ -19,6 +19,8 @@ ATTRIBUTES = {
     "colour": tuple(COLOURS),
     "shape": SHAPES,
 }
+# Mean agreement of images that know nothing of their captions.
+CHANCE = sum(1 / len(values) for values in ATTRIBUTES.values()) / len(ATTRIBUTES)
 
 
 MOST_KNOWN = 5000  # real images the reader learns from: more teach it nothing new

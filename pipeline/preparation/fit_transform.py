@@ -42,7 +42,7 @@ class SumSentences:
         self.folder, self.dim = folder, dim
 
     def __call__(self, item: dict[str, Any]) -> dict[str, Any]:
-        """Return count, sum `x` and sum of products `xx` (float64 bytes) of one shard."""
+        """Return count, sum `x` and scatter `xx` (float64 bytes) of one shard."""
         with self.folder.open(item["file"]) as stream:
             column = pq.read_table(stream, columns=["sentences"])["sentences"]
         vectors = torch.from_numpy(column.combine_chunks().values.to_numpy().copy())
@@ -50,5 +50,5 @@ class SumSentences:
         return {
             "count": sums.count,
             "x": sums.total.numpy().tobytes(),
-            "xx": sums.products.numpy().tobytes(),
+            "xx": sums.scatter.numpy().tobytes(),
         }

@@ -1,17 +1,34 @@
-"""Detect mode collapse, a discriminator that has won, and stragglers."""
+"""Detect a run that does not learn, or learns no more, and stragglers."""
 
+import math
 import statistics
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field, fields
+from typing import Any
 
 from torch import Tensor
 from torch.nn import functional
 
+# Root mean square over parameters. Adam adds 1e-8 to it before it divides: so small a one moves
+# nothing. (Any larger one does, however small: the rest of Adam does not depend on its size.)
+DEAD_GRADIENT = 1e-9
+SATURATED = 0.9999  # share of the generator's output values
+DEAD_STEPS = 200  # in a row, after which a generator does not come back
 WON_LOSS = 0.05  # of the discriminator; it is 2 if it distinguishes nothing
 WON_ACCURACY = 0.99
 LOST_GRADIENT = 1e-3  # share of the generator's largest gradient
 CONSTANT_LOSS = 1e-3  # change of the generator's loss from one interval to the next, relative
 SILENT_INTERVALS = 5
+# Of the generator: drawn images have logits below −2 on average, twice what the hinge asks for.
+FAR_LOSS = 2.0
+FAR_STEPS = 500  # in a row
 ALIKE = 0.25  # distance of generated images, as a share of that of real ones
+# What has not begun by this step is told: the quickstart has it all in half of the time.
+LEARNING_FROM = 1000
+NEVER_APART = 0.1  # as ALIKE, of images that have not differed yet
+NO_TEXT = 0.02  # share of the caption in what makes images differ; the rest is the noise's
+AT_CHANCE = 0.1  # of the way from chance to full agreement
+CHANCE_MEASURES = 2  # in a row
 THUMBNAIL = 16  # pixels: shows differences of images, without their noise
 SLOW = 1.5  # times the step time of the other workers
 SLOW_INTERVALS = 3  # in a row
@@ -19,58 +36,145 @@ SLOW_INTERVALS = 3  # in a row
 Tell = Callable[[str, str, str], None]  # takes the name of a tag, its value and the message
 
 
-class CollapseDetector:
-    """Logs once, and tags the run, when a GAN collapses; training continues.
+@dataclass
+class Seen:
+    """What has been seen of a run so far; stored in its checkpoints."""
+
+    largest_gradient: float = 0.0
+    last_loss: float | None = None
+    dead_steps: int = 0
+    silent: int = 0
+    ahead_steps: int = 0
+    differed: bool = False
+    at_chance: int = 0
+    told: list[str] = field(default_factory=list)
+
+    @classmethod
+    def of(cls, record: Mapping[str, Any]) -> "Seen":
+        """Read a record; those of older checkpoints have less in them, or nothing."""
+        return cls(**{each.name: record[each.name] for each in fields(cls) if each.name in record})
+
+    def record(self) -> dict[str, Any]:
+        """Return it as JSON types."""
+        return asdict(self)
+
+
+class LearningWatch:
+    """Logs once, and tags the run, each thing that shows that a GAN does not learn.
 
     Args:
-        tell: Logs a message and tags the run.
-        real: Real images of the sample grid's captions, uint8, [N, 3, H, W].
+        record: Of `Seen`, from the checkpoint that the run goes on from.
+        parameters: Of the generator, their number.
+        tanh: Whether its output is bounded, and can saturate.
+
+    Attributes:
+        tell: Logs a message and tags the run; does nothing but on worker 0.
+        seen: What has been seen so far.
     """
 
-    def __init__(self, tell: Tell, real: Tensor) -> None:
-        self.tell = tell
-        self.real_distance = distance(real)
-        self.silent = 0
-        self.largest_gradient = 0.0
-        self.last_loss: float | None = None
-        self.differed = False
-        self.told: set[str] = set()
+    def __init__(self, record: Mapping[str, Any], *, parameters: int, tanh: bool) -> None:
+        self.tell: Tell = lambda tag, value, text: None
+        self.seen = Seen.of(record)
+        self.dead_gradient = DEAD_GRADIENT * parameters**0.5
+        self.tanh = tanh
+        self.saturated = 0.0  # share of its output in the last interval
 
-    def interval(self, step: int, measured: dict[str, float]) -> dict[str, float]:
+    @property
+    def dead(self) -> bool:
+        """Whether the generator gets no gradient any more; the same on every worker."""
+        return self.seen.dead_steps >= DEAD_STEPS
+
+    def interval(
+        self, step: int, steps: int, measured: Mapping[str, float], chance: float | None = None
+    ) -> dict[str, float]:
         """Check the means of an interval, and return metrics to log with them.
 
         Args:
             step: Step at its end.
+            steps: Steps in it.
             measured: Metrics by name, with those of `train_step`.
+            chance: Agreement that blind images reach; None if it was not measured.
         """
+        seen = self.seen
         loss, gradient = measured["loss/generator"], measured["gradient/generator"]
+        self.saturated = measured.get("health/saturated_output", 0.0) if self.tanh else 0.0
+        faint = gradient < LOST_GRADIENT * seen.largest_gradient
+        lifeless = gradient <= self.dead_gradient or (self.saturated >= SATURATED and faint)
+        seen.dead_steps = seen.dead_steps + steps if lifeless else 0
         won = (
             measured["loss/discriminator"] < WON_LOSS
             or measured["health/discriminator_accuracy"] > WON_ACCURACY
         )
-        constant = self.last_loss is not None and (
-            abs(loss - self.last_loss) < CONSTANT_LOSS * max(1.0, abs(loss))
+        constant = seen.last_loss is not None and (
+            abs(loss - seen.last_loss) < CONSTANT_LOSS * max(1.0, abs(loss))
         )
-        lost = constant or gradient < LOST_GRADIENT * self.largest_gradient
-        self.largest_gradient, self.last_loss = max(self.largest_gradient, gradient), loss
-        self.silent = self.silent + 1 if won and lost else 0
-        collapsed = self.silent >= SILENT_INTERVALS
+        lost = constant or faint
+        seen.largest_gradient = max(seen.largest_gradient, gradient)
+        seen.last_loss = loss if math.isfinite(loss) else None
+        seen.silent = seen.silent + 1 if won and lost else 0
+        collapsed = seen.silent >= SILENT_INTERVALS
+        if self.dead:
+            self._tell_once("health.dead_generator", step, self.death())
         if collapsed:
             self._tell_once(
                 "health.discriminator_collapse",
                 step,
-                f"the discriminator has won for {self.silent} intervals, and the generator learns "
+                f"the discriminator has won for {seen.silent} intervals, and the generator learns "
                 "nothing from it any more. Try a lower --optim.discriminator-lr or a larger "
                 "--optim.penalty-weight, in a new run.",
             )
+        ahead = measured["health/discriminator_accuracy"] > WON_ACCURACY and loss > FAR_LOSS
+        seen.ahead_steps = seen.ahead_steps + steps if ahead else 0
+        if seen.ahead_steps >= FAR_STEPS:
+            self._tell_once(
+                "health.discriminator_ahead",
+                step,
+                f"the discriminator has been far ahead for {seen.ahead_steps:,} steps: it knows "
+                f"{measured['health/discriminator_accuracy']:.1%} of images for real or drawn, and "
+                f"its logits of drawn ones are {-loss:.1f} on average. Try a lower "
+                "--optim.discriminator-lr or a larger --optim.penalty-weight, in a new run.",
+            )
+        if chance is not None:
+            self._agreement(step, measured["eval/agreement"], chance)
         return {"health/discriminator_collapse": float(collapsed)}
 
-    def samples(self, step: int, images: Tensor) -> dict[str, float]:
-        """Check images of the sample grid, uint8, [N, 3, H, W], and return metrics to log."""
-        if not self.real_distance:  # one image, or several equal ones
+    def death(self) -> str:
+        """Say that the generator is dead, and what helps."""
+        causes = ["a lower --optim.generator-lr and --optim.discriminator-lr"]
+        if self.tanh:  # large areas of white or black pull it to the end of its range
+            causes.insert(0, "--model.output linear")
+        return (
+            f"the generator has died: for {self.seen.dead_steps:,} steps its gradient was 0, or "
+            f"nearly so, and {self.saturated:.0%} of its output values were at the end of their "
+            f"range. It does not learn any more. Start a new run, with another --name, and with "
+            f"{' or '.join(causes)}."
+        )
+
+    def _agreement(self, step: int, agreement: float, chance: float) -> None:
+        blind = agreement < chance + AT_CHANCE * (1 - chance)
+        self.seen.at_chance = self.seen.at_chance + 1 if blind else 0
+        if step >= LEARNING_FROM and self.seen.at_chance >= CHANCE_MEASURES:
+            self._tell_once(
+                "health.agreement_at_chance",
+                step,
+                f"images agree with their captions in {agreement:.0%}, and blind ones would in "
+                f"{chance:.0%}. Try lower --optim.generator-lr and --optim.discriminator-lr, in a "
+                "new run.",
+            )
+
+    def samples(self, step: int, images: Tensor, real: Tensor) -> dict[str, float]:
+        """Check images of the sample grid, and return metrics to log.
+
+        Args:
+            step: When they were drawn.
+            images: uint8, [N, 3, H, W].
+            real: Real images of their captions, uint8, [N, 3, H, W].
+        """
+        real_distance = distance(real)
+        if not real_distance:  # one image, or several equal ones
             return {}
-        share = distance(images) / self.real_distance
-        if self.differed and share < ALIKE:
+        share = distance(images) / real_distance
+        if self.seen.differed and share < ALIKE:
             self._tell_once(
                 "health.mode_collapse",
                 step,
@@ -78,12 +182,51 @@ class CollapseDetector:
                 "as real ones. Try a lower --optim.generator-lr or a larger --optim.batch-size, in "
                 "a new run.",
             )
-        self.differed = self.differed or share >= ALIKE
+        self.seen.differed = self.seen.differed or share >= ALIKE
+        if not self.seen.differed and step >= LEARNING_FROM and share < NEVER_APART:
+            self._tell_once(
+                "health.samples_alike",
+                step,
+                f"the images of the sample grid have been alike from the start: they differ "
+                f"{share:.0%} as much as real ones. Try another --optim.generator-lr"
+                + (", or --model.output linear for images on white or black" if self.tanh else "")
+                + ", in a new run.",
+            )
         return {"health/sample_distance": share}
 
+    def text(
+        self, step: int, images: Tensor, crossed: Tensor, different: Tensor
+    ) -> dict[str, float]:
+        """Check whether captions change the images, and return metrics to log.
+
+        Args:
+            step: When they were drawn.
+            images: Image n has noise n and caption n, uint8, [N, 3, H, W].
+            crossed: Image n has noise n and caption n + 1, the last one the first caption.
+            different: Whether captions n and n + 1 differ, [N].
+        """
+        if not bool(different.any()):
+            return {}
+        by_text, by_noise = (
+            float(_apart(crossed[different], others[different]))
+            for others in (images, images.roll(-1, 0))
+        )
+        if by_text + by_noise == 0:  # all alike, which is told by the samples
+            return {}
+        share = by_text / (by_text + by_noise)
+        if step >= LEARNING_FROM and share < NO_TEXT:
+            self._tell_once(
+                "health.text_without_effect",
+                step,
+                f"captions change nothing: of what makes images differ {share:.1%} is the caption "
+                "and the rest the noise. Look at whether captions fit their images "
+                "(jobs/inspect_data.py), and prepare with --transform whiten or another --encoder.",
+            )
+        return {"health/text_effect": share}
+
     def _tell_once(self, tag: str, step: int, text: str) -> None:
-        if tag not in self.told:
-            self.told.add(tag)
+        if tag not in self.seen.told:
+            self.seen.told.append(tag)
             self.tell(tag, f"step {step}", f"step {step:,}: {text}")
 
 
@@ -129,5 +272,15 @@ def distance(images: Tensor) -> float:
     """
     if len(images) < 2:
         return 0.0
+    return float(functional.pdist(_thumbnails(images)).mean())
+
+
+def _apart(one: Tensor, other: Tensor) -> Tensor:
+    """Return the mean distance of image n of one set from image n of the other."""
+    return (_thumbnails(one) - _thumbnails(other)).norm(dim=1).mean()
+
+
+def _thumbnails(images: Tensor) -> Tensor:
+    """Shrink images, and scale them so that distances are root mean squares."""
     small = functional.adaptive_avg_pool2d(images.double(), THUMBNAIL).flatten(1)
-    return float(functional.pdist(small).mean()) / small.shape[1] ** 0.5
+    return small / small.shape[1] ** 0.5

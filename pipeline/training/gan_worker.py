@@ -16,8 +16,10 @@ from pipeline.data.dataset import PreparedDataset
 from pipeline.data.loader import Batch, prefetch
 from pipeline.data.sample_order import SampleOrder
 from pipeline.distributed import collective
-from pipeline.evaluation.quick_evaluation import QuickEvaluation, score
+from pipeline.evaluation.quick_evaluation import AGREEMENT, QuickEvaluation, score
+from pipeline.evaluation.shapes_classifier import CHANCE
 from pipeline.training.device import compile_blocks, configure_precision
+from pipeline.training.diagnostics import LearningWatch
 from pipeline.training.gan_step import build, do_step
 from pipeline.training.loop import (
     Worker,
@@ -65,7 +67,9 @@ def work(fields: dict[str, Any]) -> str:
             if due.sample:
                 training.draw_samples()
             quality = training.log(measure=due.measure) if due.log else {}
-            if due.log and training.diverges():
+            if due.log and training.is_hopeless():
+                training.give_up(due, quality)
+            elif due.log and training.diverges():
                 training.roll_back()
                 watchdog.warm_up()
             elif due.save:
@@ -130,8 +134,19 @@ class GanTraining:
         state = self._restore()
         self.offset = BatchOffset.of(state)
         self.skips = Skips(device, state.get("skipped_steps", 0))
-        self.reporter = Reporter(config, job, dataset, device) if collective.rank() == 0 else None
-        if self.reporter:
+        generator = self.gan.generator
+        self.watch = LearningWatch(
+            state.get("watch", {}),
+            parameters=sum(each.numel() for each in generator.parameters()),
+            tanh=generator.arguments.get("output", "tanh") == "tanh",
+        )
+        # Runs of earlier versions keep the captions that their grids began with.
+        self.spread_samples: bool = state.get("spread_samples", not state)
+        self.reporter = None
+        if collective.rank() == 0:
+            self.reporter = Reporter(
+                config, job, dataset, device, self.watch, spread=self.spread_samples
+            )
             print_line(f"  {exactness}")
             if self.step == 0:
                 self.reporter.sample(self.gan, 0)
@@ -213,11 +228,41 @@ class GanTraining:
         measured = self.interval.close(self.step, self.config.optim.batch_size, self.device)
         measured["health/skipped_steps"] = self.skips.total()
         quality = self.evaluation.measure(self.gan.average) if self.evaluation and measure else {}
+        chance = CHANCE if AGREEMENT in quality else None
+        steps = self.step - self.interval.first
+        measured |= self.watch.interval(self.step, steps, measured | quality, chance)
         if self.reporter:
             self.reporter.line(self.step, self.last, measured | quality)
             self.reporter.stragglers.interval(self.step, self.interval.own_s)
         self.interval = Interval(self.step)
         return quality
+
+    def is_hopeless(self) -> bool:
+        """Tell whether the generator is dead, and the run is to end for it before its last step."""
+        stops = self.config.health.on_dead_generator == "stop"
+        return self.watch.dead and stops and self.step < self.last
+
+    def give_up(self, due: Due, quality: dict[str, float]) -> None:
+        """End the run, with samples and a checkpoint of this step.
+
+        Args:
+            due: What was due after this step.
+            quality: Of this step, if it was measured.
+
+        Raises:
+            ValueError: Always.
+        """
+        if self.reporter:
+            if not due.sample:
+                self.draw_samples()
+            self.save(quality)
+            self.reporter.tracker.flush()
+            self.saver.finish()
+        collective.from_rank_zero(self.step, self.device)  # nobody ends before all is saved
+        raise ValueError(
+            f"step {self.step:,}: {self.watch.death()} To train this one on anyway, use "
+            "--health.on-dead-generator warn."
+        )
 
     def diverges(self) -> bool:
         """Tell whether so many of the last steps were skipped that the run must be rolled back."""
@@ -261,6 +306,7 @@ class GanTraining:
             return
         state = run_state(self.job, config, self.dataset, self.order, self.device, step)
         state |= {**self.offset.record(), "skipped_steps": self.skips.total()}
+        state |= {"watch": self.watch.seen.record(), "spread_samples": self.spread_samples}
         extra = step % config.checkpoint_every != 0
         # One of a stop is not there in a run that was not stopped, so it is not its best.
         scored = config.keep_best and (not extra or step == self.last)

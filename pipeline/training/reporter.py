@@ -11,12 +11,14 @@ from pipeline.data.dataset import Example, PreparedDataset
 from pipeline.evaluation.quick_evaluation import said
 from pipeline.storage.local_disk import NO_ROOM
 from pipeline.tracking.tracker import Tracker
-from pipeline.training.diagnostics import CollapseDetector, StragglerDetector
+from pipeline.training.diagnostics import LearningWatch, StragglerDetector
 from pipeline.training.loop import Job
 from ratgan.randomness import sample_noise
 from ratgan.sampling import sample
 from ratgan.step import Gan
 from ratgan.visualize import attention_overlay, grid, png
+
+CROSSED = 8  # images of the grid that are drawn again from the caption of the next one
 
 
 class RunReporter:
@@ -41,21 +43,34 @@ class Reporter(RunReporter):
     Args:
         job: Has the run's folder.
         dataset: Has the captions of the samples.
+        watch: Looks at the samples too, and tells what it sees here.
+        spread: Take the captions from all over the dataset; otherwise its first ones, as runs of
+            earlier versions do to their end.
     """
 
     def __init__(
-        self, config: TrainConfig, job: Job, dataset: PreparedDataset, device: torch.device
+        self,
+        config: TrainConfig,
+        job: Job,
+        dataset: PreparedDataset,
+        device: torch.device,
+        watch: LearningWatch,
+        *,
+        spread: bool,
     ) -> None:
         super().__init__(job)
+        self.watch, watch.tell = watch, self._warn
         self.folder = job.folder / "samples"
         self.folder.remove_abandoned()  # by a worker that was lost during this start
         self.device = device
         split = "validation" if dataset.manifest.rows("validation") else "train"
-        examples: list[Example] = dataset.examples(split, config.samples)
-        self.captions = [example.caption for example in examples]
-        self.collapse = CollapseDetector(
-            self._warn, torch.stack([example.image for example in examples])
+        examples: list[Example] = (
+            dataset.spread(split, config.samples, config.seed)
+            if spread
+            else dataset.examples(split, config.samples)
         )
+        self.captions = [example.caption for example in examples]
+        self.real = torch.stack([example.image for example in examples])
         self.sentences = torch.stack([example.sentence for example in examples])
         self.noise = sample_noise(config.seed, len(examples), config.model.noise_dim)
         # Small images are enlarged, so that images and captions are readable.
@@ -73,7 +88,6 @@ class Reporter(RunReporter):
             f"data wait {measured['speed/data_wait_share']:.0%}  mem {memory:.1f} GiB  "
             f"ETA {duration((last - step) * per_step / speed)}" + said(measured)
         )
-        measured |= self.collapse.interval(step, measured)
         finite = {name: value for name, value in measured.items() if math.isfinite(value)}
         self.tracker.metrics(step, finite)
 
@@ -90,7 +104,11 @@ class Reporter(RunReporter):
         images = sample(gan.average, self.sentences, self.noise)
         picture = grid(images, self.captions, scale=self.scale)
         self._picture("samples", step, picture)
-        seen = self.collapse.samples(step, images)
+        seen = self.watch.samples(step, images, self.real)
+        sentences, noise = self.sentences[:CROSSED], self.noise[:CROSSED]
+        others = sentences.roll(-1, 0)
+        crossed, different = sample(gan.average, others, noise), (others != sentences).any(1)
+        seen |= self.watch.text(step, images[:CROSSED], crossed, different)
         if seen:
             self.tracker.metrics(step, seen)
         with torch.no_grad():

@@ -100,7 +100,7 @@ def _export(
 ) -> None:
     """Put the last checkpoint's model into the run's folder and into MLflow, with its card."""
     run, dataset = start.run, start.dataset
-    captions = [example.caption for example in dataset.examples("train", 4)]
+    captions = [example.caption for example in dataset.spread("train", 4, config.seed)]
     model = checkpoint / "model"
     # The file that names the hashes of others comes last.
     names = sorted(model.names(), key=lambda name: (name == MODEL_JSON, name))

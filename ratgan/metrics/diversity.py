@@ -9,15 +9,18 @@ from collections.abc import Iterable
 import torch
 from torch import Tensor
 
+from ratgan.metrics.features import check_finite
+
 
 def mean_distance(features: Tensor) -> float:
     """Return the mean distance of two of some images, given their features [K, D].
 
     Raises:
-        ValueError: If there are fewer than 2.
+        ValueError: If there are fewer than 2, or a feature is not finite.
     """
     if len(features) < 2:
         raise ValueError(f"{len(features)} images have no distance; at least 2 are needed.")
+    check_finite(features, "features of images")
     return float(torch.pdist(features.double()).mean())
 
 
@@ -28,7 +31,8 @@ def diversity(captions: Iterable[Tensor]) -> float:
         captions: For each caption the features of its images, [K, D].
 
     Raises:
-        ValueError: If there is no caption, or one with fewer than 2 images.
+        ValueError: If there is no caption, or one with fewer than 2 images, or a
+            feature is not finite.
     """
     distances = [mean_distance(features) for features in captions]
     if not distances:

@@ -1,8 +1,28 @@
-"""What every extractor of image features gives."""
+"""What every extractor of image features gives, and what every measure checks in it."""
 
 from typing import NamedTuple, Protocol
 
 from torch import Tensor
+
+
+def check_finite(vectors: Tensor, what: str, first: int = 0) -> None:
+    """Refuse vectors of which no measure can be taken.
+
+    Args:
+        vectors: One of each image or caption, [N, …].
+        what: Set that they are of, for the message.
+        first: Number of the first one in that set.
+
+    Raises:
+        ValueError: If a number is NaN or infinite.
+    """
+    wrong = (~vectors.isfinite()).flatten(1).any(1).nonzero().flatten()
+    if len(wrong):
+        raise ValueError(
+            f"{what}: row {first + int(wrong[0]):,} holds numbers that are not finite, and so do "
+            f"{len(wrong) - 1:,} others of {len(vectors):,}. Look at these images, and at the "
+            "weights of the network that looked at them."
+        )
 
 
 class Features(NamedTuple):

@@ -39,7 +39,8 @@ def frechet_distance(one: FeatureStatistics, other: FeatureStatistics) -> float:
     covariances = few.unbiased_covariance(), many.unbiased_covariance()
     means = few.mean() - many.mean()
     spread = covariances[0].trace() + covariances[1].trace()
-    return float(means @ means + spread - 2 * trace_of_root(*covariances))
+    # Rounding may leave a little less than 0 of equal sets.
+    return float((means @ means + spread - 2 * trace_of_root(*covariances)).clamp_min(0))
 
 
 def trace_of_root(few: Tensor, many: Tensor) -> Tensor:

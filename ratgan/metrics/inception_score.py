@@ -15,6 +15,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from ratgan.metrics.features import check_finite
+
 
 @dataclass(frozen=True)
 class ScoreSums:
@@ -32,7 +34,12 @@ class ScoreSums:
 
     @classmethod
     def of(cls, logits: Tensor) -> "ScoreSums":
-        """Sum over images, given the classifier's logits [N, C]."""
+        """Sum over images, given the classifier's logits [N, C].
+
+        Raises:
+            ValueError: If a logit is not finite.
+        """
+        check_finite(logits, "logits of images")
         log_shares = logits.double().log_softmax(1)
         shares = log_shares.exp()
         return cls(len(logits), shares.sum(0), float((shares * log_shares).sum()))

@@ -14,6 +14,8 @@ Dimensions in this file:
 import torch
 from torch import Tensor
 
+from ratgan.metrics.features import check_finite
+
 ROWS_AT_ONCE = 1024
 
 
@@ -25,7 +27,8 @@ def kernel_distance(one: Tensor, other: Tensor) -> float:
         other: Features of at least 2 images, by the same extractor, [M, D].
 
     Raises:
-        ValueError: If a set has fewer than 2 images, or the features are of different sizes.
+        ValueError: If a set has fewer than 2 images, the features are of different sizes, or one
+            is not finite.
     """
     if min(len(one), len(other)) < 2:
         raise ValueError(
@@ -35,6 +38,8 @@ def kernel_distance(one: Tensor, other: Tensor) -> float:
         raise ValueError(
             f"features of {one.shape[1]} and of {other.shape[1]} numbers cannot be compared."
         )
+    check_finite(one, "features of the first set of images")
+    check_finite(other, "features of the second set of images")
     one, other = one.double(), other.double()
     within = _mean_of_pairs(one) + _mean_of_pairs(other)
     return within - 2 * _kernel_sum(one, other) / (len(one) * len(other))

@@ -19,6 +19,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from ratgan.metrics.features import check_finite
+
 ROWS_AT_ONCE = 1024
 
 
@@ -43,14 +45,20 @@ def neighbours(
         nearest_for_density: The same for density and coverage.
 
     Raises:
-        ValueError: If a set has no more images than neighbours are asked for.
+        ValueError: If a set has no more images than neighbours are asked for, or a feature is not
+            finite.
     """
+    check_finite(real, "features of real images")
+    check_finite(generated, "features of generated images")
     most = max(nearest, nearest_for_density)
     if min(len(real), len(generated)) <= most:
         raise ValueError(
             f"the {most} nearest neighbours need more than {most} images of each set; there are "
             f"{len(real)} and {len(generated)}."
         )
+    # Far from zero, a distance by products of float32 vectors would be rounding.
+    centre = real.double().mean(0)
+    real, generated = real.double() - centre, generated.double() - centre
     around_real = _radii(real, (nearest, nearest_for_density))  # [2, N]
     around_generated = _radii(generated, (nearest,))[0]  # [M]
     inside = torch.zeros(len(generated), dtype=torch.int64, device=real.device)

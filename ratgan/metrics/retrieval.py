@@ -18,6 +18,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from ratgan.metrics.features import check_finite
+
 
 class RPrecision(NamedTuple):
     """What came out, with what it must be compared with.
@@ -55,7 +57,8 @@ def r_precision(
         candidates: Captions to choose from, at least 2.
 
     Raises:
-        ValueError: If the images do not differ in class: nothing is wrong then.
+        ValueError: If the images do not differ in class (nothing is wrong then), or a number is not
+            finite.
     """
     wrong = (classes[:, None] != classes).sum(1)  # [N]
     drawn = min(candidates - 1, int(wrong.min()) if len(wrong) else 0)
@@ -80,7 +83,12 @@ def nearer_ones(queries: Tensor, answers: Tensor, classes: Tensor) -> Tensor:
 
     Returns:
         int64, [N]: 0 where the own answer is found first.
+
+    Raises:
+        ValueError: If a number is not finite.
     """
+    check_finite(queries, "vectors of what is asked")
+    check_finite(answers, "vectors of the answers")
     queries, answers = functional.normalize(queries, dim=1), functional.normalize(answers, dim=1)
     counts = []
     for rows in torch.arange(len(queries)).split(512):
@@ -110,7 +118,12 @@ def mean_cosine(images: Tensor, captions: Tensor) -> float:
     Args:
         images: Vectors of the images, [N, D].
         captions: Vectors of their captions, [N, D].
+
+    Raises:
+        ValueError: If a number is not finite.
     """
+    check_finite(images, "vectors of images")
+    check_finite(captions, "vectors of captions")
     return float(functional.cosine_similarity(images.double(), captions.double(), dim=1).mean())
 
 

@@ -1,4 +1,4 @@
-"""What a set of images is, as far as a Fréchet distance sees it: count, Σ x and Σ x xᵀ.
+"""What a set of images is, as far as a Fréchet distance sees it: count, mean and covariance.
 
 Parts of a set, whoever holds them, add up to the whole; nothing is approximated on the way.
 
@@ -16,12 +16,23 @@ from safetensors.torch import load as load_tensors
 from safetensors.torch import save as save_tensors
 from torch import Tensor
 
+from ratgan.metrics.features import check_finite
 from ratgan.vector_sums import VectorSums
 
 
 @dataclass(frozen=True)
 class FeatureStatistics(VectorSums):
     """Sums over the feature vectors of images, in float64."""
+
+    @classmethod
+    def of(cls, vectors: Tensor) -> Self:
+        """Sum feature vectors [N, D].
+
+        Raises:
+            ValueError: If a number is not finite.
+        """
+        check_finite(vectors, "features of images")
+        return super().of(vectors)
 
     @classmethod
     def empty(cls, dim: int) -> Self:
@@ -37,10 +48,13 @@ class FeatureStatistics(VectorSums):
             count: Images N they were taken from, at least 2.
             mean: [D].
             covariance: Unbiased, [D, D].
+
+        Raises:
+            ValueError: If a number is not finite.
         """
-        mean, covariance = mean.double(), covariance.double()
-        products = covariance * (count - 1) + count * torch.outer(mean, mean)
-        return cls(count, count * mean, products)
+        check_finite(mean[None], "mean of features")
+        check_finite(covariance, "covariance of features")
+        return cls(count, count * mean.double(), covariance.double() * (count - 1))
 
     @property
     def dim(self) -> int:
@@ -63,8 +77,7 @@ class FeatureStatistics(VectorSums):
         """
         if self.count < 2:
             raise ValueError(f"{self.count} images have no covariance; at least 2 are needed.")
-        mean = self.mean()
-        return (self.products - self.count * torch.outer(mean, mean)) / (self.count - 1)
+        return self.scatter / (self.count - 1)
 
     def mean_square_distance(self) -> float:
         """Return the mean squared distance of two different images: twice the total variance."""
@@ -75,7 +88,7 @@ class FeatureStatistics(VectorSums):
         tensors = {
             "count": torch.tensor(self.count),
             "total": self.total.contiguous(),
-            "products": self.products.contiguous(),
+            "scatter": self.scatter.contiguous(),
         }
         content: bytes = save_tensors(tensors)
         return content
@@ -92,15 +105,14 @@ class FeatureStatistics(VectorSums):
             ValueError: If it is another file.
         """
         try:
-            tensors = load_tensors(content)
-            return cls._checked(int(tensors["count"]), tensors["total"], tensors["products"])
+            return cls._checked(load_tensors(content))
         except (SafetensorError, KeyError, ValueError) as error:
             raise ValueError(f"{where} does not hold feature statistics: {error!r}") from error
 
     def to_json(self) -> str:
         """Write them as JSON; every number comes back as it was."""
         return json.dumps(
-            {"count": self.count, "total": self.total.tolist(), "products": self.products.tolist()}
+            {"count": self.count, "total": self.total.tolist(), "scatter": self.scatter.tolist()}
         )
 
     @classmethod
@@ -116,16 +128,22 @@ class FeatureStatistics(VectorSums):
         """
         try:
             record: dict[str, Any] = json.loads(text)
-            total, products = (
-                torch.tensor(record[name], dtype=torch.float64) for name in ("total", "products")
+            return cls._checked(
+                {name: torch.tensor(each, dtype=torch.float64) for name, each in record.items()}
             )
-            return cls._checked(int(record["count"]), total, products)
-        except (ValueError, KeyError, TypeError) as error:
+        except (ValueError, KeyError, TypeError, AttributeError) as error:
             raise ValueError(f"{where} does not hold feature statistics: {error!r}") from error
 
     @classmethod
-    def _checked(cls, count: int, total: Tensor, products: Tensor) -> Self:
-        shapes = list(total.shape), list(products.shape)
+    def _checked(cls, tensors: dict[str, Tensor]) -> Self:
+        count, total = int(tensors["count"]), tensors["total"]
+        # Σ x xᵀ in files of earlier versions
+        square = tensors["scatter" if "scatter" in tensors else "products"]
+        shapes = list(total.shape), list(square.shape)
         if total.dim() != 1 or shapes[1] != shapes[0] * 2:
             raise ValueError(f"sums of shapes {shapes[0]} and {shapes[1]} do not belong together")
-        return cls(count, total, products)
+        if "scatter" not in tensors:
+            square = square - torch.outer(total, total) / max(count, 1)
+        check_finite(total[None], "sums")
+        check_finite(square, "sums of products")
+        return cls(count, total, square)

@@ -12,7 +12,6 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.autograd.function import once_differentiable
 from torch.nn import functional
 
 from ratgan.ops.precision import full_precision
@@ -22,7 +21,28 @@ Gradients = tuple[Tensor | None, Tensor | None, Tensor | None]
 
 
 class Conv2d(nn.Conv2d):
-    """Equal to ``nn.Conv2d`` with zeros around the image, one group and no dilation."""
+    """Equal to ``nn.Conv2d`` with zeros around the image, one group and no dilation.
+
+    Raises:
+        ValueError: If another kind of convolution is asked for.
+    """
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        stride, padding = self.stride[0], self.padding[0]
+        wanted = {
+            "stride": (stride,) * 2,
+            "padding": (padding,) * 2,
+            "dilation": (1, 1),
+            "groups": 1,
+            "padding_mode": "zeros",
+        }
+        for name, value in wanted.items():
+            if (found := getattr(self, name)) != value:
+                raise ValueError(
+                    f"{name}={found!r}: this convolution has equal strides, equal numbers of zeros "
+                    "around the image, one group and no dilation; use nn.Conv2d for another."
+                )
 
     def forward(self, features: Tensor) -> Tensor:
         """Convolve features [B, C_in, H, W]."""
@@ -38,7 +58,7 @@ def convolve(
     stride: int = 1,
     padding: Any = 0,
 ) -> Tensor:
-    """Compute ``functional.conv2d``, under autocast too; differentiable twice.
+    """Compute ``functional.conv2d``, under autocast too; differentiable any number of times.
 
     Args:
         features: [B, C_in, H, W].
@@ -109,7 +129,6 @@ class _Gradients(torch.autograd.Function):
         return _gradients(gradient, features, kernel, stride, padding, wanted)
 
     @staticmethod
-    @once_differentiable
     def backward(
         ctx: Any, to_features: Tensor | None, to_kernel: Tensor | None, to_bias: Tensor | None
     ) -> tuple[Tensor | None, ...]:
@@ -118,18 +137,20 @@ class _Gradients(torch.autograd.Function):
         of_gradient = of_features = of_kernel = None
         with full_precision(gradient):  # all are of one type already
             if to_features is not None:
-                of_gradient = functional.conv2d(to_features, kernel, None, *layout)
+                of_gradient = _Convolution.apply(to_features, kernel, None, *layout)
                 if _is_wanted(ctx, 2):
                     only_kernel = [False, True, False]
-                    of_kernel = _gradients(gradient, to_features, kernel, *layout, only_kernel)[1]
+                    of_kernel = _Gradients.apply(
+                        gradient, to_features, kernel, *layout, only_kernel
+                    )[1]
             if to_kernel is not None:
-                term = functional.conv2d(features, to_kernel, None, *layout)
+                term = _Convolution.apply(features, to_kernel, None, *layout)
                 of_gradient = term if of_gradient is None else of_gradient + term
                 if _is_wanted(ctx, 1):
                     only_features = [True, False, False]
-                    of_features = _gradients(gradient, features, to_kernel, *layout, only_features)[
-                        0
-                    ]
+                    of_features = _Gradients.apply(
+                        gradient, features, to_kernel, *layout, only_features
+                    )[0]
             if to_bias is not None:
                 term = to_bias[:, None, None].expand_as(gradient)
                 of_gradient = term if of_gradient is None else of_gradient + term

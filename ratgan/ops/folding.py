@@ -60,7 +60,15 @@ def convolve_twice(images: Tensor, first: nn.Conv2d, second: nn.Conv2d) -> Tenso
 
     Returns:
         [B, C_out, H/2, W/2].
+
+    Raises:
+        ValueError: If H or W is odd or below 6: the border would be another one.
     """
+    if any(side % 2 or side < 6 for side in images.shape[2:]):
+        raise ValueError(
+            f"images of {images.shape[2]} × {images.shape[3]} pixels: height and width must be "
+            "even, and 6 or more; 32 × 32 are."
+        )
     with full_precision(images):
         kernel = functional.conv_transpose2d(second.weight, first.weight)  # [C_out, C_in, 6, 6]
         bias = None if first.bias is None else second.weight.sum((2, 3)) @ first.bias

@@ -97,6 +97,15 @@ def test_without_attention_there_are_no_maps():
     assert discriminator.attention_maps(torch.randn(1, 3, 32, 32), torch.randn(1, 9)) is None
 
 
+@pytest.mark.parametrize("attention", ATTENTIONS)
+@pytest.mark.parametrize("size", [(64, 64), (32, 64), (31, 32)])
+def test_images_of_another_size_are_refused(size, attention):
+    discriminator = small_discriminator(attention=attention)
+
+    with pytest.raises(ValueError, match=f"{size[0]} × {size[1]} pixels.*is for 32 × 32.*resize"):
+        discriminator(torch.zeros(2, 3, *size), torch.zeros(2, 9))
+
+
 def test_impossible_architectures_are_refused():
     with pytest.raises(ValueError, match="image_size=48 must be one of"):
         Discriminator(image_size=48)

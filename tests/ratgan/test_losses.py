@@ -21,6 +21,17 @@ def test_hinge_losses_are_those_of_the_paper():
     assert generator_hinge_loss(generated) == 1.0
 
 
+def test_far_ahead_the_discriminator_gets_no_gradient_and_the_generator_still_does():
+    logits = torch.tensor([-1.5, -9.0], requires_grad=True)
+
+    of_discriminator = discriminator_hinge_loss(-logits, logits, logits)
+    of_generator = generator_hinge_loss(logits)
+
+    assert of_discriminator == 0
+    assert torch.equal(torch.autograd.grad(of_discriminator, logits)[0], torch.zeros(2))
+    assert torch.equal(torch.autograd.grad(of_generator, logits)[0], torch.full((2,), -0.5))
+
+
 def test_pairs_without_weight_are_not_in_the_mean():
     mismatched = torch.tensor([-0.5, 7.0, -3.0])
     weights = torch.tensor([1.5, 0.0, 1.5])

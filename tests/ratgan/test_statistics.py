@@ -1,5 +1,6 @@
 """Sums over features: any split adds up, files bring them back, and closed forms."""
 
+import json
 from itertools import pairwise
 
 import numpy as np
@@ -7,6 +8,7 @@ import pytest
 import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from safetensors.torch import save
 
 from ratgan.metrics.statistics import FeatureStatistics
 
@@ -32,7 +34,7 @@ def test_statistics_of_parts_add_up_to_the_whole(cuts, random):
     assert isinstance(added, FeatureStatistics)
     assert added.count == 60
     torch.testing.assert_close(added.total, WHOLE.total, rtol=1e-13, atol=1e-13)
-    torch.testing.assert_close(added.products, WHOLE.products, rtol=1e-13, atol=1e-13)
+    torch.testing.assert_close(added.scatter, WHOLE.scatter, rtol=1e-13, atol=1e-13)
 
 
 def test_covariance_is_that_of_numpy():
@@ -48,7 +50,7 @@ def test_published_moments_become_sums_that_have_them():
     again = FeatureStatistics.of_moments(60, mean, covariance)
 
     torch.testing.assert_close(again.total, WHOLE.total, rtol=1e-12, atol=0)
-    torch.testing.assert_close(again.products, WHOLE.products, rtol=1e-12, atol=0)
+    torch.testing.assert_close(again.scatter, WHOLE.scatter, rtol=1e-12, atol=0)
 
 
 def test_rank_is_what_so_many_images_can_span_and_mean_square_distance_is_over_pairs():
@@ -68,7 +70,21 @@ def test_a_file_and_json_bring_back_every_bit():
     for again in (packed, told):
         assert again.count == 60
         assert torch.equal(again.total, WHOLE.total)
-        assert torch.equal(again.products, WHOLE.products)
+        assert torch.equal(again.scatter, WHOLE.scatter)
+
+
+def test_files_with_sums_of_products_are_still_read():
+    """Earlier versions wrote Σ x xᵀ."""
+    wide = FEATURES.double()
+    raw = {"count": torch.tensor(60), "total": wide.sum(0), "products": wide.T @ wide}
+    text = json.dumps({name: each.tolist() for name, each in raw.items()})
+
+    found = FeatureStatistics.unpack(save(raw), "here"), FeatureStatistics.from_json(text, "here")
+
+    for again in found:
+        assert again.count == 60
+        assert torch.equal(again.total, raw["total"])
+        torch.testing.assert_close(again.scatter, WHOLE.scatter, rtol=1e-12, atol=1e-10)
 
 
 @pytest.mark.parametrize("content", [b"", b"\0" * 40, FeatureStatistics.empty(3).pack()[:-9]])

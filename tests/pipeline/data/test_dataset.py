@@ -84,6 +84,61 @@ def test_a_loader_decodes_no_image_that_is_larger_than_the_dataset_says(shapes, 
         dataset.examples("train", 1)
 
 
+@pytest.fixture
+def by_class(shapes, tmp_path):
+    """A dataset of 120 training images in 9 row groups, sorted by class, 12 of each."""
+    shutil.copytree(str(shapes.folder), tmp_path / "data")
+    manifest = json.loads((tmp_path / "data/manifest.json").read_text())
+    start = 0
+    for shard in manifest["splits"]["train"]:
+        file = tmp_path / "data" / shard["file"]
+        table = pq.read_table(file)
+        labels = [f"class {row // 12}" for row in range(start, start + len(table))]
+        start += len(table)
+        options = {"compression": "ZSTD", "row_group_size": shard["row_groups"][0]}
+        pq.write_table(with_column(table, "label", labels).cast(SHARD_SCHEMA), file, **options)
+        shard["bytes"] = file.stat().st_size
+    (tmp_path / "data/manifest.json").write_text(json.dumps(manifest))
+    return PreparedDataset(str(tmp_path / "data"))
+
+
+def test_chosen_images_are_of_all_classes_of_a_sorted_dataset(by_class):
+    first, spread = by_class.examples("train", 9), by_class.spread("train", 9, seed=7)
+
+    assert len({each.class_key for each in first}) == 1
+    assert len({each.class_key for each in spread}) == 9
+
+
+def test_the_choice_follows_from_seed_and_dataset_and_begins_the_same_for_more(by_class):
+    few, again, more, other = (
+        [each.sentence.tolist() for each in by_class.spread("train", count, seed)]
+        for count, seed in ((5, 7), (5, 7), (30, 7), (5, 8))
+    )
+
+    assert few == again == more[:5]
+    assert few != other
+
+
+def test_all_images_of_a_small_split_are_chosen_once(by_class):
+    chosen = by_class.spread("train", 500, seed=7)
+
+    everyone = {tuple(each.image.flatten().tolist()) for each in by_class.examples("train")}
+    assert len(chosen) == 120
+    assert {tuple(each.image.flatten().tolist()) for each in chosen} == everyone
+
+
+def test_few_row_groups_are_read_for_a_choice(by_class, monkeypatch):
+    monkeypatch.setattr("pipeline.data.dataset.SPREAD_ROWS", 40)
+    read, units = by_class.read, []
+    monkeypatch.setattr(
+        by_class, "read", lambda unit, names: units.append(unit) or read(unit, names)
+    )
+
+    assert len(by_class.spread("train", 16, seed=7)) == 16
+
+    assert len(units) == 2
+
+
 @pytest.mark.parametrize("column", ["captions", "sentences", "label", "image"])
 def test_a_row_group_that_grows_in_memory_is_refused(shapes, tmp_path, column):
     vector = np.zeros(2**21, np.float32)

@@ -1,17 +1,25 @@
 """Steps left out, the way back, and what is said when a GAN is dying."""
 
+import json
+
 import pytest
 import torch
 
 from pipeline.training.diagnostics import (
+    DEAD_STEPS,
+    FAR_STEPS,
+    LEARNING_FROM,
     SILENT_INTERVALS,
     SLOW_INTERVALS,
-    CollapseDetector,
+    LearningWatch,
+    Seen,
     StragglerDetector,
     distance,
 )
 from pipeline.training.rollback import BatchOffset, Skips, refuse_to_go_back
 from pipeline.training.step_metrics import Interval
+from ratgan.step import Gan, train_step
+from tests.ratgan.networks import small_discriminator, small_generator
 
 
 def test_skips_are_counted_in_all_and_in_a_row():
@@ -67,6 +75,7 @@ HEALTHY = {
     "loss/generator": 0.3,
     "gradient/generator": 0.2,
     "health/discriminator_accuracy": 0.8,
+    "health/saturated_output": 0.6,
 }
 WON = {"loss/discriminator": 0.0, "health/discriminator_accuracy": 1.0}
 
@@ -82,19 +91,25 @@ def told():
     return []
 
 
+def new_watch(told: list, record: dict | None = None, *, tanh: bool = True) -> LearningWatch:
+    watch = LearningWatch(record or {}, parameters=10_000, tanh=tanh)
+    watch.tell = lambda tag, value, text: told.append((tag, value, text))
+    return watch
+
+
 @pytest.fixture
 def watch(told):
-    return CollapseDetector(lambda tag, value, text: told.append((tag, value, text)), pictures(1))
+    return new_watch(told)
 
 
 @pytest.mark.parametrize(
     "signs", [{"gradient/generator": 1e-6}, {"loss/generator": 0.3}], ids=["gradient", "constant"]
 )
 def test_a_discriminator_that_has_won_is_told_once(signs, watch, told):
-    watch.interval(50, HEALTHY)
+    watch.interval(50, 50, HEALTHY)
 
     seen = [
-        watch.interval(100 + n, HEALTHY | WON | {"loss/generator": 0.3 + n} | signs)
+        watch.interval(100 + n, 1, HEALTHY | WON | {"loss/generator": 0.3 + n} | signs)
         for n in range(SILENT_INTERVALS + 3)
     ]
 
@@ -112,23 +127,23 @@ def test_a_discriminator_that_has_won_is_told_once(signs, watch, told):
     ids=["wins while the generator learns", "gradient alone", "well"],
 )
 def test_a_run_that_is_well_is_not_told_off(signs, watch, told):
-    watch.interval(50, HEALTHY)
+    watch.interval(50, 50, HEALTHY)
     for n in range(20):
-        watch.interval(100 + n, HEALTHY | {"loss/generator": 0.1 * n} | signs)
+        watch.interval(100 + 50 * n, 50, HEALTHY | {"loss/generator": 0.1 * n} | signs)
 
     assert not told
 
 
 def test_a_loss_that_is_not_finite_ends_no_watch(watch, told):
     for n in range(20):
-        watch.interval(n, dict.fromkeys(HEALTHY, float("nan")))
+        watch.interval(n, 50, dict.fromkeys(HEALTHY, float("nan")))
 
     assert not told
 
 
 def test_images_that_become_alike_are_told_once(watch, told):
     shares = [
-        watch.samples(step, pictures(spread))["health/sample_distance"]
+        watch.samples(step, pictures(spread), pictures(1))["health/sample_distance"]
         for step, spread in ((0, 0.01), (10, 0.8), (20, 0.02), (30, 0.02))
     ]
 
@@ -139,9 +154,211 @@ def test_images_that_become_alike_are_told_once(watch, told):
 
 
 def test_one_image_is_not_watched_for_likeness(told):
-    watch = CollapseDetector(lambda *words: told.append(words), pictures(1, count=1))
+    one = pictures(1, count=1)
 
-    assert watch.samples(10, pictures(1, count=1)) == {}
+    assert new_watch(told).samples(10, one, one) == {}
+
+
+def test_a_discriminator_that_is_far_ahead_from_the_start_is_told_once(watch, told):
+    ahead = HEALTHY | {"health/discriminator_accuracy": 0.999}
+
+    for n in range(1, 30):
+        loss = 1.0 if n == 3 else 2.5 + 0.1 * n  # and it comes back once
+        watch.interval(100 * n, 100, ahead | {"loss/generator": loss})
+
+    ((tag, value, text),) = told
+    assert (tag, value) == ("health.discriminator_ahead", f"step {300 + FAR_STEPS}")
+    assert "99.9% of images" in text
+    assert "logits of drawn ones are -3.3 on average" in text
+    assert "--optim.discriminator-lr" in text
+
+
+DEAD = {
+    "no gradient": {"gradient/generator": 0.0},
+    "one that Adam takes for none": {"gradient/generator": 1e-8},
+    "output at the end of its range": {
+        "gradient/generator": 1e-5,
+        "health/saturated_output": 1.0,
+    },
+}
+
+
+@pytest.mark.parametrize("every", [10, 50, 1000])
+@pytest.mark.parametrize("signs", DEAD)
+def test_a_dead_generator_is_told_once_with_what_helps(signs, every, watch, told):
+    watch.interval(every, every, HEALTHY)
+    steps = range(2 * every, 2 * every + 2 * DEAD_STEPS + every, every)
+
+    dead = [watch.interval(n, every, HEALTHY | DEAD[signs]) and watch.dead for n in steps]
+
+    ((tag, value, text),) = told
+    assert tag == "health.dead_generator"
+    assert value == f"step {every + max(DEAD_STEPS, every)}"
+    assert "--model.output linear or a lower --optim.generator-lr" in text
+    assert dead[-1]
+    assert dead.index(True) == len(dead) - sum(dead)
+
+
+@pytest.mark.parametrize(
+    ("signs", "tanh"),
+    [
+        ({"health/saturated_output": 1.0}, True),  # black and white, and still learning
+        ({"gradient/generator": 1e-5}, True),
+        (DEAD["output at the end of its range"], False),  # a linear one has a gradient there too
+    ],
+    ids=["learns", "faint", "linear"],
+)
+def test_a_generator_that_gets_a_gradient_is_not_dead(signs, tanh, told):
+    watch = new_watch(told, tanh=tanh)
+    watch.interval(50, 50, HEALTHY)
+
+    for n in range(20):
+        watch.interval(100 + 50 * n, 50, HEALTHY | {"loss/generator": 0.1 * n} | signs)
+
+    assert not watch.dead
+    assert not told
+
+
+def test_a_generator_that_comes_back_is_not_dead(watch, told):
+    for n in range(20):
+        watch.interval(150 * n, 150, HEALTHY | (DEAD["no gradient"] if n % 2 else {}))
+
+    assert not told
+
+
+def test_a_linear_generator_is_not_advised_to_be_linear(told):
+    watch = new_watch(told, tanh=False)
+
+    watch.interval(DEAD_STEPS, DEAD_STEPS, HEALTHY | DEAD["no gradient"])
+
+    assert watch.dead
+    assert "linear" not in told[0][2]
+
+
+def a_step(change) -> dict[str, float]:
+    """Do a step of small networks, and return its values.
+
+    Args:
+        change: Of generator and discriminator before it.
+    """
+    torch.manual_seed(0)
+    generator, discriminator = small_generator(), small_discriminator()
+    change(generator, discriminator)
+    first, second = torch.randn(2, 4, 9)
+    values = train_step(
+        Gan.create(generator, discriminator),
+        images=torch.rand(4, 3, 32, 32) * 2 - 1,
+        sentences=first,
+        mismatched=second,
+        noise=torch.randn(4, generator.noise_dim),
+    )
+    return {name: float(value) for name, value in values.items()}
+
+
+def white(generator, discriminator) -> None:
+    generator.to_rgb.bias.data.fill_(200.0)
+
+
+def residuals(value: float):
+    def change(generator, discriminator) -> None:
+        for network in (generator, discriminator):
+            for name, parameter in network.named_parameters():
+                if name.endswith("residual_scale"):
+                    parameter.data.fill_(value)
+
+    return change
+
+
+@pytest.mark.parametrize(
+    ("change", "dead"),
+    [(white, True), (residuals(0.0), False), (residuals(1.0), False)],
+    ids=["saturated", "residual scales at 0", "at 1"],
+)
+def test_where_a_gradient_is_exactly_0_the_generator_is_dead_and_nowhere_else(change, dead, told):
+    watch, measured = new_watch(told), a_step(change)
+
+    watch.interval(DEAD_STEPS, DEAD_STEPS, measured)
+
+    assert (measured["gradient/generator"] == 0) == dead
+    assert watch.dead == dead
+    assert measured["health/saturated_output"] == (change is white)
+
+
+def test_a_watch_goes_on_from_its_record():
+    def intervals(told: list, parts: int) -> tuple[list, dict]:
+        seen = Seen()
+        for part in range(parts):
+            watch = new_watch(told, json.loads(json.dumps(seen.record())))
+            for n in range(part * 12 // parts, (part + 1) * 12 // parts):
+                signs = WON | DEAD["no gradient"] if n > 3 else {}
+                watch.interval(50 * n, 50, HEALTHY | signs)
+                watch.samples(50 * n, pictures(0.8 if n < 5 else 0.02), pictures(1))
+            seen = watch.seen
+        return told, seen.record()
+
+    whole = intervals([], 1)
+
+    assert len(whole[0]) == 3
+    assert intervals([], 12) == intervals([], 5) == whole
+    assert Seen.of({}) == Seen()
+    assert Seen.of({"silent": 3, "newer": 1}) == Seen(silent=3)
+
+
+def test_images_that_never_came_apart_are_told_once_and_not_early(watch, told):
+    for step in range(0, 3 * LEARNING_FROM, LEARNING_FROM // 2):
+        watch.samples(step, pictures(0.01), pictures(1))
+
+    ((tag, value, text),) = told
+    assert (tag, value) == ("health.samples_alike", f"step {LEARNING_FROM}")
+    assert "1% as much as real ones" in text
+    assert "--model.output linear" in text
+
+
+def crossed(by_text: float, by_noise: float) -> tuple[torch.Tensor, torch.Tensor]:
+    """Make images of 6 captions and noises, and those of noise n with caption n + 1."""
+    torch.manual_seed(0)
+    captions, noises = (torch.rand(6, 3, 1, 1) for _ in range(2))
+
+    def image(captions: torch.Tensor) -> torch.Tensor:
+        flat = 100 * (by_text * captions + by_noise * noises)
+        return flat.expand(-1, -1, 32, 32).to(torch.uint8)
+
+    return image(captions), image(captions.roll(-1, 0))
+
+
+def test_the_effect_of_text_is_its_share_in_what_makes_images_differ(watch, told):
+    different = torch.ones(6, dtype=torch.bool)
+
+    shares = [
+        watch.text(9000, *crossed(*sizes), different)["health/text_effect"]
+        for sizes in ((1, 0), (1, 1), (0.1, 1))
+    ]
+
+    assert shares == pytest.approx([1, 0.5, 0.1], abs=0.1)
+    assert not told
+    assert watch.text(9000, *crossed(0, 0), different) == {}
+    assert watch.text(9000, *crossed(0, 1), ~different) == {}
+
+
+def test_text_that_changes_nothing_is_told_once_and_not_early(watch, told):
+    different = torch.arange(6) > 0
+
+    for step in range(0, 3 * LEARNING_FROM, LEARNING_FROM // 2):
+        watch.text(step, *crossed(0, 1), different)
+
+    ((tag, value, text),) = told
+    assert (tag, value) == ("health.text_without_effect", f"step {LEARNING_FROM}")
+    assert "--transform whiten" in text
+
+
+def test_agreement_at_chance_is_told_once_and_not_early(watch, told):
+    for n, agreement in enumerate((0.28, 0.3, 0.9, 0.29, 0.3, 0.3)):
+        measured = HEALTHY | {"loss/generator": 0.1 * n, "eval/agreement": agreement}
+        watch.interval(500 * n, 500, measured, chance=0.28)
+
+    ((tag, value, text),) = told
+    assert (tag, value) == ("health.agreement_at_chance", "step 2000")
+    assert "agree with their captions in 30%, and blind ones would in 28%" in text
 
 
 def test_distance_is_that_of_two_flat_colours():

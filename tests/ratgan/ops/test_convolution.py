@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import nn
 
-from ratgan.ops.convolution import Conv2d
+from ratgan.ops.convolution import Conv2d, convolve
 from ratgan.ops.op_counter import Counter
 
 LAYERS = {
@@ -71,11 +71,44 @@ def test_a_pass_to_one_side_does_not_compute_the_other(wanted):
     assert counts[0] == counts[1] > 0
 
 
-def test_a_third_derivative_is_refused():
-    _, ours = pair(kernel_size=3)
-    features = torch.randn(1, 3, 5, 5, dtype=torch.float64, requires_grad=True)
-    (first,) = torch.autograd.grad(ours(features).pow(2).sum(), features, create_graph=True)
-    (second,) = torch.autograd.grad(first.pow(2).sum(), features, create_graph=True)
+@pytest.mark.parametrize("layer", LAYERS)
+def test_a_third_derivative_is_torchs_too(layer):
+    found = []
+    for conv in pair(**LAYERS[layer]):
+        torch.manual_seed(1)
+        features = torch.randn(2, 3, 9, 8, dtype=torch.float64, requires_grad=True)
+        (first,) = torch.autograd.grad(conv(features).pow(2).sum(), features, create_graph=True)
+        # What comes back to this derivative is constant: its graph must not end there.
+        (second,) = torch.autograd.grad(first.sum(), features, create_graph=True)
+        found.append(torch.autograd.grad(second.sum(), conv.weight)[0])
 
-    with pytest.raises(RuntimeError, match="once_differentiable"):
-        second.sum().backward()
+    assert found[0].abs().max() > 1
+    torch.testing.assert_close(found[1], found[0], rtol=1e-12, atol=1e-12)
+
+
+def test_the_gradient_of_the_gradient_is_that_of_finite_differences():
+    torch.manual_seed(0)
+    shapes = (1, 2, 5, 4), (3, 2, 3, 3), (3,)
+    inputs = [torch.randn(*shape, dtype=torch.float64, requires_grad=True) for shape in shapes]
+
+    def gradients(*inputs):
+        result = convolve(*inputs, stride=2, padding=1).pow(3).sum()
+        return torch.autograd.grad(result, inputs, create_graph=True)
+
+    assert torch.autograd.gradgradcheck(gradients, inputs)
+
+
+@pytest.mark.parametrize(
+    ("option", "said"),
+    [
+        ({"dilation": 2}, r"dilation=\(2, 2\)"),
+        ({"groups": 3, "out_channels": 6}, "groups=3"),
+        ({"padding": 1, "padding_mode": "reflect"}, "padding_mode='reflect'"),
+        ({"padding": "same"}, "padding='same'"),
+        ({"stride": (1, 2)}, r"stride=\(1, 2\)"),
+        ({"padding": (0, 1)}, r"padding=\(0, 1\)"),
+    ],
+)
+def test_what_it_would_compute_wrongly_is_refused(option, said):
+    with pytest.raises(ValueError, match=f"{said}.*use nn.Conv2d"):
+        Conv2d(**{"in_channels": 3, "out_channels": 5, "kernel_size": 3} | option)

@@ -52,3 +52,11 @@ def test_folded_steps_equal_the_two_steps(case, size):
         strict=True,
     ):
         torch.testing.assert_close(ours, theirs, rtol=1e-12, atol=1e-12)
+
+
+@pytest.mark.parametrize("size", [(8, 9), (9, 8), (4, 8)])
+def test_sizes_whose_border_would_be_another_one_are_refused(size):
+    convs, folded, _ = CASES["convolve_twice"]
+
+    with pytest.raises(ValueError, match=f"images of {size[0]} × {size[1]} pixels.*even"):
+        folded(torch.zeros(1, 5, *size, dtype=torch.float64), *convs)
