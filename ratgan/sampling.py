@@ -27,7 +27,7 @@ def sample(
     """
     device = next(generator.parameters()).device
     parts = [
-        to_uint8(generator(z.to(device), s.to(device))).cpu()
+        to_uint8(generator.draw(z.to(device), s.to(device))).cpu()
         for z, s in zip(noise.split(batch_size), sentences.split(batch_size), strict=True)
     ]
     return torch.cat(parts)

@@ -97,6 +97,20 @@ def test_without_attention_there_are_no_maps():
     assert discriminator.attention_maps(torch.randn(1, 3, 32, 32), torch.randn(1, 9)) is None
 
 
+@pytest.mark.parametrize("attention", ATTENTIONS)
+def test_residual_scales_start_where_they_are_told_and_other_weights_where_they_did(attention):
+    torch.manual_seed(0)
+    published = Discriminator(32, 9, 2, attention).state_dict()
+    torch.manual_seed(0)
+    changed = Discriminator(32, 9, 2, attention, residual_start=0.5).state_dict()
+
+    scales = {name for name in published if name.endswith("residual_scale")}
+    assert len(scales) == 3
+    for name, weight in published.items():
+        expected = torch.tensor([0.5]) if name in scales else weight
+        assert torch.equal(changed[name], expected)
+
+
 def test_impossible_architectures_are_refused():
     with pytest.raises(ValueError, match="image_size=48 must be one of"):
         Discriminator(image_size=48)
