@@ -7,6 +7,7 @@ from pydantic import Field, ValidationError, model_validator
 from pipeline.common.settings import Settings
 from ratgan.architectures import STANDARD, find_architecture
 from ratgan.attention import AttentionKind
+from ratgan.generator import Output
 
 PositiveInt = Annotated[int, Field(ge=1)]
 LearningRate = Annotated[float, Field(gt=0, lt=1)]
@@ -53,6 +54,11 @@ class ModelConfig(Settings):
     attention: AttentionKind = "soft_threshold"
     """Spatial attention of the discriminator: the paper's, the published code's former one, or
     none, which that code trains with."""
+    output: Output = "tanh"
+    """Last operation of the generator: tanh as published, or none: values beyond black and white
+    are then clamped when images are drawn."""
+    residual_start: Annotated[float, Field(ge=0, le=1)] = 0.0
+    """Initial value of the residual scales of both networks; 0 in the published code."""
 
     @model_validator(mode="after")
     def _check_architecture(self) -> Self:

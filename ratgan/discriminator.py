@@ -20,14 +20,15 @@ from ratgan.ops.precision import full_precision
 
 
 class DownBlock(nn.Module):
-    """Residual block that halves height and width: ``shortcut(x) + g · R(x)``, g from 0.
+    """Residual block that halves height and width: ``shortcut(x) + g · R(x)``.
 
     Args:
         in_channels: Channels of the input.
         out_channels: Channels of the output.
+        residual_start: Initial value of g.
     """
 
-    def __init__(self, in_channels: int, out_channels: int) -> None:
+    def __init__(self, in_channels: int, out_channels: int, residual_start: float = 0.0) -> None:
         super().__init__()
         self.residual = nn.Sequential(
             Conv2d(in_channels, out_channels, 4, stride=2, padding=1, bias=False),
@@ -38,7 +39,7 @@ class DownBlock(nn.Module):
         self.shortcut = (
             nn.Identity() if in_channels == out_channels else Conv2d(in_channels, out_channels, 1)
         )
-        self.residual_scale = nn.Parameter(torch.zeros(1))
+        self.residual_scale = nn.Parameter(torch.full((1,), float(residual_start)))
 
     def forward(self, features: Tensor) -> Tensor:
         """Map [B, C_in, H, W] to [B, C_out, H/2, W/2]."""
@@ -96,6 +97,7 @@ class AttentionHead(PlainHead):
         hidden_channels: Channels of the hidden layers of attention and score.
         sentence_dim: Size S of the sentence.
         attention: Kind of attention.
+        residual_start: Initial residual scale of the last halving.
     """
 
     def __init__(
@@ -105,10 +107,11 @@ class AttentionHead(PlainHead):
         hidden_channels: int,
         sentence_dim: int,
         attention: AttentionKind,
+        residual_start: float,
     ) -> None:
         super().__init__(out_channels, hidden_channels, sentence_dim)
         self.attention = ATTENTIONS[attention](in_channels, sentence_dim, hidden_channels)
-        self.down = DownBlock(in_channels + sentence_dim, out_channels)
+        self.down = DownBlock(in_channels + sentence_dim, out_channels, residual_start)
 
     def forward(self, features: Tensor, sentence: Tensor) -> Tensor:
         """Score features [B, C, 8, 8] against sentences [B, S]: logits [B]."""
@@ -132,6 +135,7 @@ class Discriminator(TextDiscriminator):
         base_channels: Channels at full size; deeper levels have up to 16 × as many.
         attention: `soft_threshold` as in the paper, `softmax` as in an earlier version of the
             published code, `none` as that code trains.
+        residual_start: Initial value of the residual scales; 0 in the published code.
 
     Raises:
         ValueError: If the image size or the attention is invalid.
@@ -143,6 +147,7 @@ class Discriminator(TextDiscriminator):
         sentence_dim: int = 256,
         base_channels: int = 64,
         attention: AttentionKind = "soft_threshold",
+        residual_start: float = 0.0,
     ) -> None:
         super().__init__()
         if image_size not in IMAGE_SIZES:
@@ -159,7 +164,7 @@ class Discriminator(TextDiscriminator):
         }
         halvings = image_size.bit_length() - 3  # to 4 px
         channels = [base_channels * min(2**i, 16) for i in range(halvings + 1)]
-        blocks = [DownBlock(*pair) for pair in pairwise(channels)]
+        blocks = [DownBlock(*pair, residual_start) for pair in pairwise(channels)]
         self.from_rgb = Conv2d(3, base_channels, 3, padding=1)
         if attention == "none":
             self.trunk = nn.Sequential(*blocks)
@@ -167,7 +172,12 @@ class Discriminator(TextDiscriminator):
         else:  # the last halving is in the head, after the attention
             self.trunk = nn.Sequential(*blocks[:-1])
             self.head = AttentionHead(
-                channels[-2], channels[-1], 2 * base_channels, sentence_dim, attention
+                channels[-2],
+                channels[-1],
+                2 * base_channels,
+                sentence_dim,
+                attention,
+                residual_start,
             )
 
     def forward(self, images: Tensor, *sentences: Tensor) -> tuple[Tensor, ...]:

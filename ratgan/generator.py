@@ -6,7 +6,7 @@ Dimensions in this file:
 """
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, Literal, get_args
 
 import torch
 from torch import Tensor, nn
@@ -18,10 +18,11 @@ from ratgan.ops.folding import upsample_then_convolve
 
 IMAGE_SIZES = (32, 64, 128, 256, 512)  # pixels: 3 to 7 doublings of the 4 × 4 start
 LEAK = 0.2  # slope of every LeakyReLU below zero, as in DF-GAN and RAT-GAN
+Output = Literal["tanh", "linear"]
 
 
 class GeneratorBlock(nn.Module):
-    """Residual block: ``shortcut(x) + g · R(x)``, g starting at 0.
+    """Residual block: ``shortcut(x) + g · R(x)``.
 
     R is two halves of [affine, LeakyReLU] × n followed by a 3 × 3 convolution.
 
@@ -29,9 +30,12 @@ class GeneratorBlock(nn.Module):
         in_channels: Channels of the input.
         out_channels: Channels of the output.
         upsample: Double height and width (nearest neighbour).
+        residual_start: Initial value of g.
     """
 
-    def __init__(self, in_channels: int, out_channels: int, *, upsample: bool) -> None:
+    def __init__(
+        self, in_channels: int, out_channels: int, *, upsample: bool, residual_start: float = 0.0
+    ) -> None:
         super().__init__()
         self.upsample = upsample
         self.conv1 = nn.Conv2d(in_channels, out_channels, 3, padding=1)
@@ -41,7 +45,7 @@ class GeneratorBlock(nn.Module):
             if in_channels == out_channels
             else nn.Conv2d(in_channels, out_channels, 1)
         )
-        self.residual_scale = nn.Parameter(torch.zeros(1))
+        self.residual_scale = nn.Parameter(torch.full((1,), float(residual_start)))
 
     def forward(self, features: Tensor, affines: Sequence[Affine]) -> Tensor:
         """Compute one level.
@@ -91,6 +95,9 @@ class Generator(TextGenerator):
             2 in the paper's figure, 6 in the published code for flowers.
         recurrent: Condition the affine blocks on the states of the recurrent controller;
             otherwise each on noise and sentence alone, the paper's ablation.
+        output: `tanh` as published, which saturates on white and black grounds: its gradient can
+            become exactly 0. `linear` leaves values beyond [-1, 1] to `draw`, which clamps them.
+        residual_start: Initial value of the residual scales; 0 in the published code.
 
     Raises:
         ValueError: If the architecture does not permit an argument.
@@ -106,10 +113,14 @@ class Generator(TextGenerator):
         affine_dim: int = 256,
         affines_per_block: int = 4,
         recurrent: bool = True,
+        output: Output = "tanh",
+        residual_start: float = 0.0,
     ) -> None:
         super().__init__()
         if image_size not in IMAGE_SIZES:
             raise ValueError(f"image_size={image_size} must be one of {IMAGE_SIZES} pixels.")
+        if output not in get_args(Output):
+            raise ValueError(f"output={output!r} must be one of {', '.join(get_args(Output))}.")
         if affines_per_block < 2 or affines_per_block % 2:
             raise ValueError(
                 f"affines_per_block={affines_per_block} must be even and at least 2: half of them "
@@ -124,10 +135,12 @@ class Generator(TextGenerator):
             "affine_dim": affine_dim,
             "affines_per_block": affines_per_block,
             "recurrent": recurrent,
+            "output": output,
         }
         self.noise_dim = noise_dim
         self.sentence_dim = sentence_dim
         self.affines_per_block = affines_per_block
+        self.output = output
 
         levels = image_size.bit_length() - 2  # 4 px, 8 px, … image_size
         out_channels = [base_channels * min(2**i, 8) for i in reversed(range(levels))]
@@ -135,7 +148,7 @@ class Generator(TextGenerator):
 
         self.project = nn.Linear(noise_dim, in_channels[0] * 4 * 4)
         self.blocks = nn.ModuleList(
-            GeneratorBlock(c_in, c_out, upsample=level > 0)
+            GeneratorBlock(c_in, c_out, upsample=level > 0, residual_start=residual_start)
             for level, (c_in, c_out) in enumerate(zip(in_channels, out_channels, strict=True))
         )
         half = affines_per_block // 2
@@ -161,7 +174,7 @@ class Generator(TextGenerator):
             sentence: Transformed sentence vectors, [B, S].
 
         Returns:
-            Images in [-1, 1], [B, 3, image_size, image_size].
+            Images, [B, 3, image_size, image_size]; in [-1, 1] with the output `tanh`.
         """
         hidden = self.controller(noise, sentence, self.num_steps)  # [B, T, K]
         affines = self.affines(hidden)
@@ -172,4 +185,5 @@ class Generator(TextGenerator):
         for level, block in enumerate(self.blocks):
             first = level * self.affines_per_block
             features = block(features, affines[first : first + self.affines_per_block])
-        return torch.tanh(self.to_rgb(functional.leaky_relu(features, LEAK, inplace=True)))
+        images: Tensor = self.to_rgb(functional.leaky_relu(features, LEAK, inplace=True))
+        return images.tanh() if self.output == "tanh" else images

@@ -26,7 +26,12 @@ class TextGenerator(nn.Module, ABC):
 
     @abstractmethod
     def forward(self, noise: Tensor, sentence: Tensor) -> Tensor:
-        """Draw from noise [B, Z] and sentences [B, S]: images in [-1, 1], [B, 3, H, W]."""
+        """Draw from noise [B, Z] and sentences [B, S]: images around [-1, 1], [B, 3, H, W]."""
+
+    def draw(self, noise: Tensor, sentence: Tensor) -> Tensor:
+        """Draw as `forward` does, for all but training: black and white are the last values."""
+        images: Tensor = self(noise, sentence)
+        return images.clamp(-1, 1)
 
 
 class TextDiscriminator(nn.Module, ABC):

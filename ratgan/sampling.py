@@ -37,7 +37,7 @@ def sample(
         rows = torch.arange(-(-count // batch_size) * batch_size).clamp(max=count - 1)
         sentences, noise = sentences[rows], noise[rows]
     parts = [
-        to_uint8(generator(z.to(device), s.to(device))).cpu()
+        to_uint8(generator.draw(z.to(device), s.to(device))).cpu()
         for z, s in zip(noise.split(batch_size), sentences.split(batch_size), strict=True)
     ]
     return torch.cat(parts)[:count]

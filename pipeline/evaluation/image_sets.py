@@ -148,7 +148,7 @@ class OpenDrawnImages:
             captions = tuple(row["captions"][n] for row, n in zip(rows, chosen, strict=True))
             noise = drawn.plan.noise(some, self.model.generator.noise_dim, drawn.truncation)
             sentences = self._sentences(rows, chosen, captions)
-            images = self.model.generator(noise.to(self.device), sentences.to(self.device))
+            images = self.model.generator.draw(noise.to(self.device), sentences.to(self.device))
             classes = [class_key(row["label"], image_key(row["id"])) for row in rows]
             yield ImageBatch(as_pixels(images, drawn.rounding), captions, torch.tensor(classes))
 

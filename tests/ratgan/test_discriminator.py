@@ -106,6 +106,20 @@ def test_images_of_another_size_are_refused(size, attention):
         discriminator(torch.zeros(2, 3, *size), torch.zeros(2, 9))
 
 
+@pytest.mark.parametrize("attention", ATTENTIONS)
+def test_residual_scales_start_where_they_are_told_and_other_weights_where_they_did(attention):
+    torch.manual_seed(0)
+    published = Discriminator(32, 9, 2, attention).state_dict()
+    torch.manual_seed(0)
+    changed = Discriminator(32, 9, 2, attention, residual_start=0.5).state_dict()
+
+    scales = {name for name in published if name.endswith("residual_scale")}
+    assert len(scales) == 3
+    for name, weight in published.items():
+        expected = torch.tensor([0.5]) if name in scales else weight
+        assert torch.equal(changed[name], expected)
+
+
 def test_impossible_architectures_are_refused():
     with pytest.raises(ValueError, match="image_size=48 must be one of"):
         Discriminator(image_size=48)

@@ -88,9 +88,36 @@ def test_without_the_controller_every_affine_block_sees_noise_and_sentence():
         assert torch.equal(step, torch.cat([noise, sentence], dim=1))
 
 
+def test_the_linear_output_is_what_tanh_is_taken_of_and_is_drawn_clamped():
+    generator, linear = small_generator(), small_generator(output="linear")
+    for network in (generator, linear):
+        network.to_rgb.bias.data.copy_(torch.tensor([-3.0, 0.0, 3.0]))
+    noise, sentences = torch.randn(2, 7), torch.randn(2, 9)
+
+    images = linear(noise, sentences)
+
+    assert images.abs().max() > 2
+    assert torch.equal(images.tanh(), generator(noise, sentences))
+    assert torch.equal(linear.draw(noise, sentences), images.clamp(-1, 1))
+
+
+def test_residual_scales_start_where_they_are_told_and_other_weights_where_they_did():
+    torch.manual_seed(0)
+    published = Generator(32, base_channels=2).state_dict()
+    torch.manual_seed(0)
+    changed = Generator(32, base_channels=2, residual_start=0.5).state_dict()
+
+    scales = {name for name in published if name.endswith("residual_scale")}
+    assert len(scales) == 4
+    for name, weight in published.items():
+        expected = torch.tensor([0.5]) if name in scales else weight
+        assert torch.equal(changed[name], expected)
+
+
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
+        ({"output": "sigmoid"}, "output='sigmoid' must be one of tanh, linear"),
         ({"image_size": 100}, r"image_size=100 must be one of \(32, 64"),
         ({"affines_per_block": 3}, "affines_per_block=3 must be even"),
     ],

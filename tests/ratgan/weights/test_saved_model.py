@@ -49,6 +49,21 @@ def test_loaded_model_draws_what_the_saved_generator_draws(saved):
     assert model.transform.kind == "whiten"
 
 
+def test_a_model_with_a_linear_output_is_loaded_as_one_and_an_older_record_with_tanh(tmp_path):
+    transform = SentenceTransform.identity(384)
+    for name, changes in {"old": {}, "linear": {"output": "linear"}}.items():
+        generator = small_generator(sentence_dim=384, **changes)
+        for file, content in pack_model(generator, transform, ENCODER, {}).items():
+            (tmp_path / name).mkdir(exist_ok=True)
+            (tmp_path / name / file).write_bytes(content)
+    record = json.loads((tmp_path / "old/model.json").read_text())
+    del record["generator"]["output"]  # as written before there was a choice
+    (tmp_path / "old/model.json").write_text(json.dumps(record))
+
+    assert ratgan.load(tmp_path / "old").generator.output == "tanh"
+    assert ratgan.load(tmp_path / "linear").generator.output == "linear"
+
+
 def test_calling_a_model_gives_pillow_images_that_depend_on_the_seed(saved):
     model = ratgan.load(saved)
 

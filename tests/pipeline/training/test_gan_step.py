@@ -1,0 +1,78 @@
+"""A step of a worker: a generator learns pictures of any ground, and how it fails with tanh."""
+
+import pytest
+import torch
+
+from pipeline.config import TrainConfig
+from pipeline.data.loader import Batch
+from pipeline.training.gan_step import build, do_step
+from ratgan.text.transform import SentenceTransform
+
+GROUNDS = ("white", "black", "high contrast")
+CLASSES, IMAGES, BATCH, STEPS = 8, 300, 8, 100
+CPU = torch.device("cpu")
+
+
+def pictures(ground):
+    """Draw eight classes: squares of eight colours on a ground, or boards of black and white."""
+    random = torch.Generator().manual_seed(0)
+    classes = torch.arange(IMAGES) % CLASSES
+    if ground == "high contrast":
+        boards = torch.randint(0, 2, (CLASSES, 1, 4, 4), generator=random, dtype=torch.uint8) * 255
+        flips = 255 * torch.randint(0, 2, (IMAGES, 1, 1, 1), generator=random, dtype=torch.uint8)
+        large = boards.repeat_interleave(8, 2).repeat_interleave(8, 3).expand(-1, 3, -1, -1)
+        return large[classes] ^ flips, classes
+    images = torch.full((IMAGES, 3, 32, 32), 255 if ground == "white" else 0, dtype=torch.uint8)
+    for image, number in zip(images, classes.tolist(), strict=True):
+        top, left = torch.randint(4, 18, (2,), generator=random).tolist()
+        colour = torch.tensor([32 + 192 * (number >> bit & 1) for bit in range(3)])
+        image[:, top : top + 10, left : left + 10] = colour.to(torch.uint8)[:, None, None]
+    return images, classes
+
+
+def trained(ground, *, seed, **model):
+    """Train for a hundred steps; return the norm of G's last gradient, and what it draws."""
+    sizes = {"base_channels": 2, "noise_dim": 16, "controller_dim": 16, "affine_dim": 16}
+    config = TrainConfig(
+        total_steps=STEPS,
+        seed=seed,
+        model={"image_size": 32, "affines_per_block": 2} | sizes | model,
+        optim={"batch_size": BATCH, "generator_lr": 1e-3, "discriminator_lr": 2e-3},
+    )
+    images, classes = pictures(ground)
+    random = torch.Generator().manual_seed(seed)
+    words = torch.randn(CLASSES, CLASSES, generator=random)
+    gan, transform = build(config, CLASSES, CPU), SentenceTransform.identity(CLASSES)
+    for step in range(STEPS):
+        rows = torch.randint(0, IMAGES, (BATCH,), generator=random)
+        batch = Batch(images[rows], words[classes[rows]], rows, classes[rows])
+        values = do_step(gan, config, batch, transform, CPU, number=step, step=step)
+    noise = torch.randn(16, 16, generator=random)
+    with torch.no_grad():
+        drawn = gan.generator.draw(noise, words[torch.arange(16) % CLASSES])
+    return float(values["gradient/generator"]), drawn
+
+
+def difference(drawn):
+    """Return by how many of 255 levels pictures differ from their mean, on average."""
+    return float(127.5 * drawn.std(dim=0).mean())
+
+
+@pytest.mark.rest
+@pytest.mark.parametrize("seed", [0, 1, 2])
+@pytest.mark.parametrize("ground", GROUNDS)
+def test_a_linear_output_learns_pictures_of_any_ground(ground, seed):
+    gradient, drawn = trained(ground, seed=seed, output="linear")
+
+    assert gradient > 0.1
+    assert difference(drawn) > 1
+
+
+def test_tanh_dies_on_a_white_ground_where_a_linear_output_lives():
+    dead, white = trained("white", seed=0)
+    living, drawn = trained("white", seed=0, output="linear")
+
+    assert (white > 0.999).float().mean() > 0.9
+    assert difference(white) < 0.5
+    assert difference(drawn) > 1
+    assert dead < 0.1 * living
