@@ -9,7 +9,7 @@ import json
 import struct
 from collections.abc import Iterator
 from multiprocessing.connection import Connection
-from typing import Any
+from typing import IO, Any
 
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -230,7 +230,7 @@ class _Arrow:
         return batch
 
 
-def _batch_starts(file: io.BufferedReader) -> list[int] | None:
+def _batch_starts(file: IO[bytes]) -> list[int] | None:
     """Return where the batches of an Arrow stream start, by the heads of its messages.
 
     To read the batches before each one would read a file of 500 MB a hundred times. None if there
