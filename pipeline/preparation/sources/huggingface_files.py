@@ -16,8 +16,8 @@ from typing import Any
 
 from pipeline.common.console import print_line
 from pipeline.preparation.decoding.images import IMAGES, OTHERS
-from pipeline.preparation.sources.file_patterns import is_hidden
 from pipeline.preparation.sources.huggingface_card import CARD, Config, choose, matches, read_config
+from pipeline.preparation.sources.left_aside import is_hidden
 from pipeline.preparation.sources.read_original import some_names
 from pipeline.preparation.sources.table_rows import METADATA
 from pipeline.storage.folder import Folder
