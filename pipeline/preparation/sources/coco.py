@@ -123,7 +123,7 @@ def _read(
 ) -> None:
     """Stream a captions file: first images, then captions, joined by their ids."""
     images = captions = 0
-    entry = "images[0]"
+    entry = "its start"
     try:
         for image in _items(folder, file, "images"):
             entry = f"images[{images}]"

@@ -273,6 +273,8 @@ def composed(name: str) -> str:
 
 def _place(location: str) -> str:
     """Return the common form of a location: tables and lists have `./a.jpg`, too."""
+    if location.startswith("/") or "://" in location:
+        return location  # not below the root: `/a.jpg` is not `a.jpg`
     return "/".join(part for part in composed(location).split("/") if part not in ("", "."))
 
 

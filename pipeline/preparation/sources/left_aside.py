@@ -74,7 +74,8 @@ def leave_file(name: str) -> None:
 
 def is_hidden(name: str) -> bool:
     """Return whether a file is hidden or left by an operating system."""
-    return any(part.startswith(".") or part == "__MACOSX" for part in name.split("/"))
+    parts = [part for part in name.split("/") if part not in (".", "..")]
+    return any(part.startswith(".") or part == "__MACOSX" for part in parts)
 
 
 def walk(folder: Folder) -> Iterator[tuple[str, int]]:

@@ -152,7 +152,7 @@ def test_coco_ids_may_be_texts_or_floats_and_the_file_may_start_with_a_mark(tmp_
 
 
 BROKEN = {
-    "not json": ("{", "is not valid JSON"),
+    "not json": ("{", "is not valid JSON, after its start:"),
     "a list": ("[]", "is not a COCO captions file"),
     "without annotations": ('{"images": [{"id": 1, "file_name": "a.jpg"}]}', "and 0 'annotations'"),
     "instances": (

@@ -380,6 +380,8 @@ def test_rows_that_spell_the_name_of_one_image_in_several_ways_are_joined(tmp_pa
 
     assert (record.id, record.captions) == (forms[0], ("0", "1", "2", "3"))
     assert source.read_image(record) == jpeg()
+    rows = [{"image": name, "caption": name} for name in ("a.jpg", "/a.jpg", "//a.jpg")]
+    assert len(listed(write_table(tmp_path / "t.csv", rows))) == 3  # these lead elsewhere
 
 
 @pytest.mark.parametrize("nothing", sorted(NOTHING))
