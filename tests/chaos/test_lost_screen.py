@@ -120,7 +120,7 @@ def test_a_training_whose_reader_has_left_ends_well_and_says_so_in_its_log(shape
     assert ended == 0, log
     assert "stdout takes no more lines (Broken pipe)" in log
     assert "step 4/4" in log, "the lines of the worker too"
-    assert log.rstrip().endswith(f"finished. model {tmp_path}/run/model")
+    assert f"\nfinished. model {tmp_path}/run/model\n" in log
     assert status(tmp_path) == "FINISHED"
 
 
