@@ -62,6 +62,24 @@ def preset(run: TrainConfig, folder: Path) -> str:
     return f"--preset={folder}/preset.yaml"
 
 
+def read_until(terminal: int, wanted: str) -> str:
+    """Read what a job says on a terminal until it has said that."""
+    said = ""
+    while wanted not in said:
+        try:
+            said += os.read(terminal, 2**16).decode(errors="replace")
+        except OSError as error:
+            raise AssertionError(f"it ended before {wanted!r}:\n{said}") from error
+    return said
+
+
+def runs(process: psutil.Process) -> bool:
+    try:
+        return process.is_running() and process.status() != psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:
+        return False
+
+
 def log_of(folder: Path) -> str:
     return (folder / LOG).read_text() if (folder / LOG).exists() else ""
 
@@ -75,15 +93,13 @@ def test_a_training_whose_terminal_is_closed_saves_its_step(workers, shapes, tmp
         "train_coco", preset(run, tmp_path), screen=slave, **{VARIABLE: "slow@worker.step"}
     ) as job:
         os.close(slave)
-        said = b""
-        while b"step 4/" not in said:
-            said += os.read(master, 2**16)  # an error when the job has ended
+        said = read_until(master, "step 4/")
         os.close(master)
         with contextlib.suppress(ProcessLookupError):  # as a shell does, to all that it started
             os.killpg(job.pid, signal.SIGHUP)
         ended = job.wait(PATIENCE_S)
 
-    assert ended == 128 + signal.SIGHUP, said.decode()
+    assert ended == 128 + signal.SIGHUP, said
     _, state = newest_checkpoint(Folder(f"{tmp_path}/run/checkpoints"))
     assert 4 <= state["step"] < 10**6
     assert f"stopped at step {state['step']}. The same command goes on" in log_of(tmp_path / "run")
@@ -104,7 +120,7 @@ def test_a_training_whose_reader_has_left_ends_well_and_says_so_in_its_log(shape
     assert ended == 0, log
     assert "stdout takes no more lines (Broken pipe)" in log
     assert "step 4/4" in log, "the lines of the worker too"
-    assert log.rstrip().endswith(f"finished. model {tmp_path}/run/model")
+    assert f"\nfinished. model {tmp_path}/run/model\n" in log
     assert status(tmp_path) == "FINISHED"
 
 
@@ -133,17 +149,13 @@ def test_a_preparation_whose_terminal_is_closed_leaves_no_process_and_no_lock(tm
 
     with started("prepare", *flags, screen=slave) as job:
         os.close(slave)
-        said = b""
-        while b"preparing" not in said:
-            said += os.read(master, 2**16)
+        said = read_until(master, "preparing")
         children = psutil.Process(job.pid).children(recursive=True)
         os.close(master)
         ended = job.wait(PATIENCE_S)
-        wait_until(
-            lambda: not [child for child in children if child.is_running()], "the end of its Ray"
-        )
+        wait_until(lambda: not any(runs(child) for child in children), "the end of its Ray")
 
-    assert ended == 128 + signal.SIGHUP, said.decode()
+    assert ended == 128 + signal.SIGHUP, said
     locks = [path.read_text() for path in output.glob(".lock-*")]
     assert locks
     assert all('"released": true' in lock for lock in locks)
