@@ -44,11 +44,10 @@ def export_data(config: ExportConfig) -> Folder:
     export.check_room()
     lines = []
     for split, count in export.write().items():
-        written = f"{count.images:,} images, {count.captions:,} captions, {count.files:,} files"
-        lines += [
-            f"{split:12}{written}",
-            f"{'':12}{export.layout.usage(export.folder.location, split, count.files)}",
-        ]
+        files = f"{count.files:,} file{'' if count.files == 1 else 's'}"
+        lines.append(f"{split:12}{count.images:,} images, {count.captions:,} captions, {files}")
+        if export.folder.local_path:  # for a bucket both packages need more than an address
+            lines.append(f"{'':12}{export.layout.usage(export.folder.path, split, count.files)}")
     print_line("\n".join([*lines, f"exported to {export.folder}"]))
     return export.folder
 

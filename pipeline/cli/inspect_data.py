@@ -1,21 +1,18 @@
 """Report on a prepared dataset: counts, words, sizes, rejects, and a sheet of images."""
 
-import io
 import re
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from typing import Annotated, Any
 
 import numpy as np
-import pyarrow.parquet as pq
 import torch
 from pydantic import Field
 
 from pipeline.common.console import DryRunReport, Progress, print_result, printable
 from pipeline.common.settings import Settings
 from pipeline.data.dataset import PreparedDataset
-from pipeline.data.manifest import Shard
-from pipeline.preparation.reject_budget import top
+from pipeline.preparation.reject_budget import rejects_of, top
 from pipeline.preparation.sources.left_aside import describe
 from pipeline.storage.disk_space import leaving_nothing, readable
 from pipeline.storage.folder import Folder
@@ -208,21 +205,12 @@ def _reject_examples(dataset: PreparedDataset) -> dict[str, list[str]]:
     """Return some rejects of each reason."""
     examples: dict[str, list[str]] = {}
     for shard in dataset.manifest.shards:
-        for row in _rejects(dataset.folder, shard):
+        for row in rejects_of(dataset.folder, shard):
             shown = examples.setdefault(row["reason"], [])
             if len(shown) < SHOWN_REJECTS:
                 place = printable(row["location"] or row["id"], 80)
                 shown.append(f"{place}: {printable(row['detail'], 120)}")
     return dict(sorted(examples.items()))
-
-
-def _rejects(folder: Folder, shard: Shard) -> list[dict[str, Any]]:
-    if shard.rejects_file is None:
-        return []
-    rows: list[dict[str, Any]] = pq.read_table(
-        io.BytesIO(folder.read(shard.rejects_file))
-    ).to_pylist()
-    return rows
 
 
 def _lines(dataset: PreparedDataset, report: DatasetReport) -> list[str]:

@@ -3,7 +3,6 @@
 import tempfile
 import threading
 import time
-from collections import Counter
 from collections.abc import Iterator
 from dataclasses import asdict
 from itertools import islice
@@ -16,7 +15,7 @@ from pipeline.data.manifest import Shard, read_manifest
 from pipeline.preparation.config import PrepareConfig
 from pipeline.preparation.listing import Listing, list_originals
 from pipeline.preparation.prepare import check_preparation, refuse_nothing
-from pipeline.preparation.reject_budget import top
+from pipeline.preparation.reject_budget import first_of_commonest, reasons_of, top
 from pipeline.preparation.shards import MakeShard, Recipe
 from pipeline.preparation.sources.left_aside import describe
 from pipeline.preparation.sources.source import Record, Source
@@ -67,9 +66,9 @@ def _try_some(
     config: PrepareConfig, place: EncoderRef, listing: Listing | None, report: DryRunReport
 ) -> None:
     """Prepare a few originals in a temporary folder, and print an estimate for all of them."""
-    shards, seconds = _prepared(config, place)
+    shards, first, seconds = _prepared(config, place)
     seen, rows = sum(shard.seen for shard in shards), sum(shard.rows for shard in shards)
-    reasons = sum((Counter(shard.reasons) for shard in shards), Counter[str]())
+    reasons = reasons_of(shards)
     report.line(
         "sample",
         f"the first {seen} took {seconds:.1f} s on one CPU; {rows} can be used"
@@ -78,7 +77,7 @@ def _try_some(
     if reasons:
         report.note(
             f"{reasons.total()} of the first {seen} originals would be rejected; preparation stops "
-            f"at more than --max-rejects {config.max_rejects} of all."
+            f"at more than --max-rejects {config.max_rejects} of all. {first}".rstrip()
         )
     if listing is None or not rows:
         return
@@ -102,8 +101,12 @@ def _try_some(
         report.note("with --images-of it is faster: the images are copied.")
 
 
-def _prepared(config: PrepareConfig, place: EncoderRef) -> tuple[list[Shard], float]:
-    """Make shards of the first originals in a temporary folder, with one thread."""
+def _prepared(config: PrepareConfig, place: EncoderRef) -> tuple[list[Shard], str, float]:
+    """Make shards of the first originals in a temporary folder, with one thread.
+
+    Returns:
+        The shards, a line on the first reject if there is one, and seconds.
+    """
     threads = torch.get_num_threads()
     torch.set_num_threads(1)  # as Ray's tasks do
     try:
@@ -124,7 +127,8 @@ def _prepared(config: PrepareConfig, place: EncoderRef) -> tuple[list[Shard], fl
             )
             started = time.monotonic()
             made = [Shard.model_validate_json(make(asdict(part))["shard"]) for part in first.parts]
-            return made, time.monotonic() - started
+            seconds = time.monotonic() - started
+            return made, first_of_commonest(folder, made, reasons_of(made)), seconds
     finally:
         torch.set_num_threads(threads)
 

@@ -10,7 +10,7 @@
 import hashlib
 import json
 from collections import Counter
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from dataclasses import asdict, replace
 from importlib.metadata import version
 
@@ -30,7 +30,7 @@ from pipeline.preparation.duplicates import DropRepeats, find_repeats
 from pipeline.preparation.fit_transform import fit_transform
 from pipeline.preparation.listing import Listing, list_originals
 from pipeline.preparation.output_folder import OutputFolder
-from pipeline.preparation.reject_budget import Budget, top
+from pipeline.preparation.reject_budget import Budget, first_of_commonest, reasons_of, top
 from pipeline.preparation.shards import MakeShard, Recipe
 from pipeline.preparation.sources.left_aside import describe
 from pipeline.preparation.sources.source import SPLITS
@@ -174,12 +174,13 @@ def _manifest_of(
         split: tuple(shards[part.shard] for part in listing.parts if part.split == split)
         for split in SPLITS
     }
-    reasons = _reasons(shards.values())
+    reasons = reasons_of(shards.values())
     dropped = sum((Counter(shard.dropped) for shard in shards.values()), Counter[str]())
     if not any(shard.rows for shard in splits["train"]):
+        first = first_of_commonest(folder, shards.values(), reasons)
         raise ValueError(
             f"no training image is left of {listing.rows:,} records. Rejected: "
-            f"{top(reasons) or 'none'}."
+            f"{top(reasons) or 'none'}.\n{first}".rstrip()
         )
     transform = fit_transform(
         folder, splits["train"], config.chosen_transform, encoder.dim, config.sentence_dim
@@ -268,7 +269,7 @@ def _make_shards(
         check_owner()  # after a suspension, another process may own the folder
         _check_visible(recipe.folder, shard)
         reasons.update(shard.reasons)
-        budget.check(reasons, listing.rows, recipe.folder)
+        budget.check(reasons, listing.rows, recipe.folder, shards.values())
         progress.add(shard.seen, f"rejected {reasons.total():,}" if reasons else "")
     if kept:
         print_line(f"{kept:,} of {len(listing.parts):,} shards were complete and are kept")
@@ -297,13 +298,10 @@ def _drop_repeats(
     for row in on_each(DropRepeats(recipe), [each.as_item() for each in repeats]):
         shard = Shard.model_validate_json(row["shard"])
         shards[shard.file] = shard
-    reasons = _reasons(shards.values())
-    Budget.parse(config.max_rejects).check(reasons, listing.rows, recipe.folder)
+    reasons = reasons_of(shards.values())
+    budget = Budget.parse(config.max_rejects)
+    budget.check(reasons, listing.rows, recipe.folder, shards.values())
     return shards
-
-
-def _reasons(shards: Iterable[Shard]) -> Counter[str]:
-    return sum((Counter(shard.reasons) for shard in shards), Counter[str]())
 
 
 def _tell(folder: Folder, manifest: Manifest) -> None:

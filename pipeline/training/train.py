@@ -61,9 +61,9 @@ def train(
 
     size, name = config.model.image_size, _registered_name(config, start.dataset)
     architecture = find_architecture(config.model.architecture)
-    encoder, options, serving = start.dataset.manifest.encoder.location, (), ""
+    encoder, options, serving = start.dataset.manifest.encoder.location, list[str](), ""
     if encoder is not None:
-        options = ("--encoder-path", encoder)
+        options = ["--encoder-path", encoder]
         named = command(json.dumps({"encoder_path": encoder}))
         serving = f"MLFLOW_PYFUNC_INFERENCE_CONFIG={named} "
     draw = job_command("generate", "--model", f"{start.run}/model", *options, "a caption")

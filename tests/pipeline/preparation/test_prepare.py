@@ -172,7 +172,10 @@ def test_a_source_with_nothing_usable_says_why(ray_session, tmp_path):
     write_coco(tmp_path, "train2017", {1: ["one"], 2: ["two"]}, bad={1, 2})
     write_coco(tmp_path, "val2017", {3: ["three"]})
 
-    with pytest.raises(ValueError, match=r"no training image is left of 3.*IMG_TRUNCATED 2"):
+    with pytest.raises(
+        ValueError,
+        match=r"left of 3.*IMG_TRUNCATED 2\.\nThe first IMG_TRUNCATED: train2017/0+1\.jpg: .+",
+    ):
         prepare(options(CocoSource(root=str(tmp_path)), tmp_path / "out", max_rejects="100%"))
 
     assert not (tmp_path / "out" / MANIFEST).exists()

@@ -304,7 +304,11 @@ def test_two_preparations_do_not_share_a_folder(originals, tmp_path, monkeypatch
 def test_too_many_rejects_end_the_preparation_with_the_reasons(originals, tmp_path):
     config = options(Unreliable(root=str(originals)), tmp_path / "out", max_rejects="4")
 
-    with pytest.raises(ValueError, match=r"5 of 14 .*max_rejects=4 permits 4: IMG_TRUNCATED 5"):
+    with pytest.raises(
+        ValueError,
+        match=r"5 of 14 .*max_rejects=4 permits 4: IMG_TRUNCATED 5\.\n"
+        r"The first IMG_TRUNCATED: train2017/\d+\.jpg: .*\n",
+    ):
         prepare(config)
     assert list((tmp_path / "out/rejects").glob("train-*.parquet"))
     prepare(config.model_copy(update={"max_rejects": "5"}))
