@@ -19,6 +19,7 @@ from pipeline.distributed.graceful_stop import REQUEST
 from pipeline.sweeps.ablation import ablate
 from pipeline.sweeps.config import AblateConfig, SweepConfig
 from pipeline.sweeps.sweep import sweep
+from pipeline.tracking.store_file import store_address
 from tests.waiting import wait_until
 
 pytestmark = pytest.mark.slow
@@ -49,7 +50,7 @@ def run(shapes, output: Path, **changes) -> dict:
 
 def recorded(output: Path, name: str) -> tuple:
     """The run of a sweep in MLflow, and those under it by name."""
-    client = MlflowClient(f"sqlite:///{output}/mlflow.db")
+    client = MlflowClient(store_address(output / "mlflow.db"))
     runs = client.search_runs([client.get_experiment_by_name("ratgan").experiment_id])
     (parent,) = [each for each in runs if each.info.run_name == name]
     below = [r for r in runs if r.data.tags.get("mlflow.parentRunId") == parent.info.run_id]
@@ -235,27 +236,31 @@ def _check_record_of_killed_sweep(output: Path) -> None:
 
 
 @pytest.mark.rest
-def test_a_failing_trial_costs_itself_and_is_tried_again_on_request(shapes, tmp_path, capsys):
+def test_a_failing_trial_costs_itself_and_is_tried_again_where_it_was_moved(shapes, tmp_path):
+    old, new = tmp_path / "my%20runs #1?", tmp_path / "moved [v2]"
     options = {
         "name": "data",
         "space": [f"data.path=choice('{shapes.folder}','{tmp_path}/missing')"],
         "search": "grid",
         "scheduler": "none",
         "concurrent": 1,
-        "train": run(shapes, tmp_path),
+        "train": run(shapes, old),
     }
 
     sweep(SweepConfig.model_validate(options))
 
-    table = (tmp_path / "data/table.md").read_text()
+    table = (old / "data/table.md").read_text()
     assert "1 finished, 1 failed of 2 trials" in table
     assert "| failed | 0 |" in table
     assert "no manifest.json" in table
     (tmp_path / "missing").symlink_to(shapes.folder.path)
+    old.rename(new)
+    options["train"] = run(shapes, new)
     sweep(SweepConfig.model_validate(options | {"retry_failed": True}))
-    statuses = [each["status"] for each in summary_of(tmp_path / "data")["trials"]]
+    statuses = [each["status"] for each in summary_of(new / "data")["trials"]]
     assert statuses == ["finished", "finished"]
-    _, parent, named = recorded(tmp_path, "data")
+    assert {each.name for each in tmp_path.iterdir()} == {"moved [v2]", "missing"}
+    _, parent, named = recorded(new, "data")
     assert parent.info.status == "FINISHED"
     assert {child.info.status for child in named.values()} == {"FINISHED"}
     with pytest.raises(

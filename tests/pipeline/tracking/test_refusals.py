@@ -14,6 +14,8 @@ import pytest
 from mlflow import MlflowClient
 
 from pipeline.cli.sync import SyncConfig, plan_sync, sync
+from pipeline.common.console import DryRunReport
+from pipeline.config import TrainConfig
 from pipeline.storage.folder import Folder
 from pipeline.tracking.mlflow_run import MlflowRun, state_of
 from pipeline.tracking.refusals import BlockedError, UnavailableError, sorted_error
@@ -22,6 +24,7 @@ from pipeline.tracking.sender import Sender, send_rest
 from pipeline.tracking.spool import read
 from pipeline.tracking.tracker import Tracker
 from pipeline.tracking.untrusted_records import RefusedError
+from pipeline.training.dry_run import tracker_state
 from tests.chaos.proxy import ChaosProxy
 from tests.mlflow_server import patience
 from tests.pipeline.tracking.test_sender import arrived, new_run, told
@@ -120,6 +123,21 @@ def test_an_experiment_that_is_restored_meanwhile_takes_the_run_again(store, tmp
     sender.close()
     (run,) = client.search_runs([number])
     assert run.data.params == {"seed": "1"}
+
+
+@pytest.mark.slow
+def test_a_dry_run_says_that_mlflow_would_refuse_the_run(store, tmp_path, capsys):
+    client, report = MlflowClient(store), DryRunReport()
+    client.delete_experiment(client.create_experiment("a"))
+    config = TrainConfig(total_steps=1, output=str(tmp_path), tracking={"experiment": "a"})
+
+    said = tracker_state(config, report)
+    report.end()
+
+    assert said.startswith(f"{store} refuses the run: experiment a was deleted there. Restore it")
+    assert "It continues without it and stores its metrics in its folder" in " ".join(
+        capsys.readouterr().out.split()
+    )
 
 
 @pytest.mark.slow
