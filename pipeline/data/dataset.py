@@ -155,19 +155,25 @@ class PreparedDataset:
         waiting = rng.permutation([rng.integers(*pair) for pair in pairwise(edges)]).tolist()
         others = iter([n for n in range(len(units)) if n not in waiting])
         tables: dict[int, pa.Table] = {}
-        left: dict[int, list[int]] = {}
+        left: dict[int, list[tuple[int, int]]] = {}  # rows and their classes
+        later: list[int] = []  # row groups of which every class was chosen already
         found: list[Example] = []
         classes: set[int] = set()
-        while len(found) < count and waiting:
+        while len(found) < count and (waiting or later):
+            if not waiting:
+                waiting, later, classes = later, [], set()
             unit = waiting.pop(0)
             if unit not in tables:
-                tables[unit] = self.read(units[unit], EXAMPLE_COLUMNS)
-                order = np.random.default_rng([seed, len(units), unit])
-                left[unit] = order.permutation(units[unit].rows).tolist()
-            keys = [_class_of(tables[unit], row) for row in left[unit]]
-            place = next((n for n, key in enumerate(keys) if key not in classes), 0)
-            classes.add(keys[place])
-            found += map(self._example, tables[unit].take([left[unit].pop(place)]).to_pylist())
+                table = tables[unit] = self.read(units[unit], EXAMPLE_COLUMNS)
+                order = np.random.default_rng([seed, len(units), unit]).permutation(len(table))
+                left[unit] = [(row, _class_of(table, row)) for row in order.tolist()]
+            pick = next((each for each in left[unit] if each[1] not in classes), None)
+            if pick is None:
+                later.append(unit)
+                continue
+            left[unit].remove(pick)
+            classes.add(pick[1])
+            found += map(self._example, tables[unit].take([pick[0]]).to_pylist())
             waiting += [unit] if left[unit] else islice(others, 1)
         return found
 

@@ -27,7 +27,7 @@ ALIKE = 0.25  # distance of generated images, as a share of that of real ones
 LEARNING_FROM = 1000
 NEVER_APART = 0.1  # as ALIKE, of images that have not differed yet
 NO_TEXT = 0.02  # share of the caption in what makes images differ; the rest is the noise's
-AT_CHANCE = 0.1  # of the way from chance to full agreement
+AT_CHANCE = 0.1  # of the way from chance to all right; or twice chance, where that is less
 CHANCE_MEASURES = 2  # in a row
 THUMBNAIL = 16  # pixels: shows differences of images, without their noise
 SLOW = 1.5  # times the step time of the other workers
@@ -151,7 +151,7 @@ class LearningWatch:
         )
 
     def _agreement(self, step: int, agreement: float, chance: float) -> None:
-        blind = agreement < chance + AT_CHANCE * (1 - chance)
+        blind = is_at_chance(agreement, chance)
         self.seen.at_chance = self.seen.at_chance + 1 if blind else 0
         if step >= LEARNING_FROM and self.seen.at_chance >= CHANCE_MEASURES:
             self._tell_once(
@@ -259,6 +259,11 @@ class StragglerDetector:
                 f"{own:.3g} s for its part of a step; the others take {others:.3g} s. Check its "
                 "machine: other processes, clock rate and temperature, access to the data.",
             )
+
+
+def is_at_chance(share: float, chance: float) -> bool:
+    """Tell whether a share of right answers is hardly more than blind ones would reach."""
+    return share < chance + min(chance, AT_CHANCE * (1 - chance))
 
 
 def distance(images: Tensor) -> float:

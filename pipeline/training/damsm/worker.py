@@ -21,6 +21,7 @@ from pipeline.data.loader import Batch, prefetch
 from pipeline.data.sample_order import SampleOrder
 from pipeline.distributed import collective
 from pipeline.training.damsm.config import PretrainConfig
+from pipeline.training.diagnostics import LEARNING_FROM, is_at_chance
 from pipeline.training.loop import (
     flush_metrics_before,
     open_dataset,
@@ -66,6 +67,8 @@ def build(
 class PairReporter(RunReporter):
     """Logs of a pretraining: a line on the console, and metrics."""
 
+    at_chance = False  # whether that was told
+
     def line(self, step: int, last: int, measured: dict[str, float]) -> None:
         """Print and log the means of an interval."""
         speed = measured["speed/images_per_s"]
@@ -78,6 +81,20 @@ class PairReporter(RunReporter):
             f"data wait {measured['speed/data_wait_share']:.0%}  ETA {duration(left)}"
         )
         self.tracker.metrics(step, measured)
+
+    def retrieval(self, step: int, found: RPrecision) -> None:
+        """Print and log R-precision, and warn once if it has not left chance."""
+        self.tracker.metrics(step, {R_PRECISION: found.share})
+        print_line(f"step {step:,}  {describe(found)}")
+        blind = step >= LEARNING_FROM and is_at_chance(found.share, found.chance)
+        if blind and not self.at_chance:
+            self.at_chance = True
+            self._warn(
+                "health.retrieval_at_chance",
+                f"step {step}",
+                f"step {step:,}: images do not find their captions. Look at whether captions fit "
+                "their images (jobs/inspect_data.py), and try a lower --optim.lr, in a new run.",
+            )
 
 
 def work(fields: dict[str, Any]) -> str:
@@ -126,8 +143,7 @@ def work(fields: dict[str, Any]) -> str:
                 due = not extra or step == last
                 found = measure(config, pair, dataset, vocabulary, device) if due else None
                 if found:
-                    reporter.tracker.metrics(step, {R_PRECISION: found.share})
-                    print_line(f"step {step:,}  {describe(found)}")
+                    reporter.retrieval(step, found)
                 state = run_state(job, config, dataset, plan, device, step)
                 state["retrieval"] = found._asdict() if found else None
                 score = Score(R_PRECISION, found.share) if found and config.keep_best else None

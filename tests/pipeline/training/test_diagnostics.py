@@ -15,6 +15,7 @@ from pipeline.training.diagnostics import (
     Seen,
     StragglerDetector,
     distance,
+    is_at_chance,
 )
 from pipeline.training.rollback import BatchOffset, Skips, refuse_to_go_back
 from pipeline.training.step_metrics import Interval
@@ -359,6 +360,11 @@ def test_agreement_at_chance_is_told_once_and_not_early(watch, told):
     ((tag, value, text),) = told
     assert (tag, value) == ("health.agreement_at_chance", "step 2000")
     assert "agree with their captions in 30%, and blind ones would in 28%" in text
+
+
+def test_chance_is_left_at_twice_of_it_or_a_tenth_of_what_is_above_it():
+    assert [is_at_chance(share, 0.01) for share in (0.0, 0.019, 0.021)] == [True, True, False]
+    assert [is_at_chance(share, 0.5) for share in (0.5, 0.54, 0.56)] == [True, True, False]
 
 
 def test_distance_is_that_of_two_flat_colours():
