@@ -61,13 +61,16 @@ def find_captions(folder: Folder, given: str | None, usual: Sequence[str]) -> st
     return found.strip("/")
 
 
-def read_captions(root: str, record: Record, key: str | None = None) -> list[str | bytes]:
+def read_captions(
+    root: str, record: Record, key: str | None = None, *, whole: bool = False
+) -> list[str | bytes]:
     """Read the caption files of a record: text files, or JSON files if there are no others.
 
     Args:
         root: Folder or bucket address of the originals.
         record: Its texts are names below `root`.
         key: As for `captions_of`.
+        whole: As for `captions_of`.
 
     Raises:
         OSError: If a file cannot be read.
@@ -75,7 +78,7 @@ def read_captions(root: str, record: Record, key: str | None = None) -> list[str
     """
     raise_refusals(record)
     return first_captions(
-        record.texts, lambda name: captions_of(name, read_original(root, name), key)
+        record.texts, lambda name: captions_of(name, read_original(root, name), key, whole=whole)
     )
 
 
@@ -97,20 +100,24 @@ def first_captions(
     return []
 
 
-def captions_of(name: str, content: bytes, key: str | None = None) -> list[str | bytes]:
+def captions_of(
+    name: str, content: bytes, key: str | None = None, *, whole: bool = False
+) -> list[str | bytes]:
     """Read the captions in a file.
 
     Args:
         name: Name of the file; its ending is the format.
         key: Key of the captions in a JSON object, `a.b` for one deeper; by default the first of
             `KEYS` that exists.
+        whole: Take a text file as one caption, instead of each of its lines.
 
     Raises:
         RejectedError: If JSON is damaged, or has no captions.
     """
     if name.lower().endswith(".json"):
         return list(_from_json(name, content, key))
-    lines = content.removeprefix(codecs.BOM_UTF8).splitlines()
+    text = content.removeprefix(codecs.BOM_UTF8)
+    lines = [b" ".join(text.split())] if whole else text.splitlines()
     return [line for line in lines if line.strip()]  # many files end with a blank line
 
 

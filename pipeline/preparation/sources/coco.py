@@ -1,37 +1,33 @@
 """MS-COCO captions, 2014 or 2017: a captions JSON and an image folder per split."""
 
 import contextlib
-import re
-import shlex
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any, ClassVar
 
 import ijson
 
 from pipeline.common.console import print_line
-from pipeline.preparation.decoding.images import RejectedError
+from pipeline.preparation.sources.attngan_coco import attngan_records
+from pipeline.preparation.sources.caption_files import read_captions
+from pipeline.preparation.sources.filename_pickles import pickled_split
 from pipeline.preparation.sources.join_on_disk import Catalogue
+from pipeline.preparation.sources.json_items import json_items
 from pipeline.preparation.sources.read_original import (
     Root,
     below,
+    is_there,
     open_root,
     read_original,
-    safe_name,
 )
 from pipeline.preparation.sources.source import Record, Source
 from pipeline.storage.folder import Folder
 from pipeline.storage.safe_path import inside
 
-HALF_PAIR = re.compile(
-    rb"\\u[dD][89abAB][0-9a-fA-F]{2}(?!\\u[dD][c-fC-F])"
-    rb"|(?<!\\u[dD][89abAB][0-9a-fA-F]{2})\\u[dD][c-fC-F][0-9a-fA-F]{2}"
-)
 USUAL = ("images", "train", "data")  # folders in which others put the image folders
-BEFORE, AFTER = 6, 12  # bytes around an escape that may have its other half
 
 
 class CocoSource(Source):
-    """MS-COCO as downloaded: annotations/captions_<split>.json beside <split>/*.jpg.
+    """MS-COCO as downloaded: annotations/captions_<split>.json, <split>/*.jpg; or as AttnGAN has.
 
     python jobs/prepare.py coco --root data/coco --image-size 256 --output data/coco-256
     """
@@ -40,28 +36,29 @@ class CocoSource(Source):
     later: ClassVar[frozenset[str]] = frozenset({"images"})
 
     root: Root = "data/coco"
-    """Folder or bucket with `annotations` and the image folders."""
+    """Folder or bucket with `annotations` and the image folders. If it has no such captions, but
+    train/filenames.pickle and test/filenames.pickle, these are the split, and the captions are in
+    text/<name>.txt, or in train and test: AttnGAN's layout."""
     train: str = "train2017"
     """Name of the training split: captions in annotations/captions_NAME.json, images in NAME/."""
     validation: str = "val2017"
     """Name of the validation split, with the same layout."""
     images: str | None = None
-    """Folder of the image folders, below root. Default: root itself."""
+    """Folder of the image folders, below root. Default: root itself; images in AttnGAN's layout."""
 
     def records(self) -> Iterator[Record]:
         """List the images of both splits in the order of their ids."""
         folder = open_root(self.root, "your COCO copy")
         if self.train == self.validation:
             raise ValueError(f"--train and --validation name the same split {self.train!r}.")
+        official = folder.exists(f"annotations/captions_{self.train}.json")
+        if not official and (splits := pickled_split(folder)):
+            yield from attngan_records(folder, splits, self.images)
+            return
         for split, name in (("train", self.train), ("validation", self.validation)):
             file = f"annotations/captions_{name}.json"
             if not folder.exists(file):
                 found = [n for n in (folder / "annotations").names() if n.startswith("captions_")]
-                if folder.exists("train/filenames.pickle") and folder.exists("text"):
-                    raise ValueError(
-                        f"{folder} is COCO as AttnGAN lays it out. Prepare it with jobs/prepare.py "
-                        f"folder --root {shlex.quote(str(folder))} --images images --captions text"
-                    )
                 raise ValueError(
                     f"{folder}/{file} does not exist. Caption files there: "
                     f"{', '.join(found) or 'none'}. Name the splits with --train and --validation."
@@ -91,9 +88,9 @@ class CocoSource(Source):
         first = None
         with contextlib.suppress(ijson.JSONError):  # said where all of it is read
             if folder.exists(deeper):
-                first = next(_items(folder, file, "images"), None)
+                first = next(json_items(folder, file, "images"), None)
         if isinstance(first, dict) and isinstance(shown := first.get("file_name"), str):
-            found = [p for p in (place, deeper) if _is_there(folder, below(p, shown))]
+            found = [p for p in (place, deeper) if is_there(folder, below(p, shown))]
             if found == [deeper]:
                 print_line(f"the images of {name} are in {folder}/{deeper}")
                 return deeper
@@ -103,12 +100,9 @@ class CocoSource(Source):
         """Read the file of a record."""
         return read_original(self.root, record.location)
 
-
-def _is_there(folder: Folder, name: str) -> bool:
-    try:
-        return folder.exists(safe_name(folder, name))
-    except (OSError, RejectedError):
-        return False
+    def read_captions(self, record: Record) -> Sequence[str | bytes]:
+        """Return the captions of a record, or read them in AttnGAN's layout."""
+        return read_captions(self.root, record) if record.texts else record.captions
 
 
 def _read(
@@ -117,13 +111,13 @@ def _read(
     """Stream a captions file: first images, then captions, joined by their ids."""
     images = captions = 0
     try:
-        for image in _items(folder, file, "images"):
+        for image in json_items(folder, file, "images"):
             location = image["file_name"]
             if not isinstance(location, str):
                 raise TypeError(f"file_name {location!r} is not text")
             catalogue.image(_key(name, image["id"]), below(place, location), split=split)
             images += 1
-        for annotation in _items(folder, file, "annotations"):
+        for annotation in json_items(folder, file, "annotations"):
             text, number = annotation["caption"], annotation["id"]
             if not isinstance(text, str) or not isinstance(number, int):
                 raise TypeError(f"caption {number!r} is {type(text).__name__}, not text")
@@ -144,30 +138,6 @@ def _read(
             f"{folder}/{file} is not a COCO captions file: it lists {images:,} 'images' and "
             f"{captions:,} 'annotations'."
         )
-
-
-def _items(folder: Folder, file: str, name: str) -> Iterator[Any]:
-    # The fast parser silently replaces half a surrogate pair by a question mark.
-    parser = ijson.get_backend("python") if _has_half_pairs(folder, file) else ijson
-    with folder.open(file) as stream:
-        yield from parser.items(stream, f"{name}.item", use_float=True)
-
-
-def _has_half_pairs(folder: Folder, file: str) -> bool:
-    """Return whether a JSON file escapes half a surrogate pair, which is no character."""
-    window = b" " * BEFORE
-    with folder.open(file) as stream:
-        while chunk := stream.read(2**22):
-            window = window[-BEFORE - AFTER :] + chunk
-            if _half_pair(window):
-                return True
-    return _half_pair(window + b" " * AFTER)
-
-
-def _half_pair(window: bytes) -> bool:
-    """Search a window except its ends, where the other half may be missing."""
-    found = HALF_PAIR.finditer(window, BEFORE)
-    return any(match.start() < len(window) - AFTER for match in found)
 
 
 def _key(name: str, number: Any) -> str:

@@ -5,11 +5,11 @@ from typing import ClassVar
 
 from pipeline.common.console import print_line
 from pipeline.preparation.sources.caption_files import find_captions, listed, read_captions
+from pipeline.preparation.sources.filename_pickles import pickled_split
 from pipeline.preparation.sources.join_on_disk import Catalogue
 from pipeline.preparation.sources.read_original import Root, open_root, read_original, some_names
 from pipeline.preparation.sources.source import Record, Source
 from pipeline.storage.folder import Folder
-from ratgan.weights.restricted_pickle import load_foreign_pickle
 
 # The 50 of 200 classes that Reed et al. 2016 (https://arxiv.org/abs/1605.05396) hold out, from
 # AttnGAN's file lists.
@@ -47,7 +47,7 @@ class CubSource(Source):
         base = self._base(folder)
         texts = find_captions(folder, self.captions, CAPTIONS)
         names, boxes = _images(folder, base)
-        splits = _pickled_split(folder)
+        splits = pickled_split(folder)
         known = names.union(*splits.values())
         if not splits:
             splits = {"train": set(), "validation": set()}
@@ -136,37 +136,6 @@ def _table(folder: Folder, file: str, columns: int) -> Iterator[tuple[int, list[
             )
         if values:
             yield number, values
-
-
-def _pickled_split(folder: Folder) -> dict[str, set[str]]:
-    """Read the file lists of AttnGAN's layout, if they exist."""
-    files = {"train": "train/filenames.pickle", "validation": "test/filenames.pickle"}
-    there = {split: file for split, file in files.items() if folder.exists(file)}
-    if not there:
-        return {}
-    if len(there) < len(files):
-        (missing,) = set(files.values()) - set(there.values())
-        raise ValueError(
-            f"{folder}/{missing} does not exist, and {', '.join(there.values())} does. A split "
-            "needs both: add it, or remove the other to use the published split."
-        )
-    splits = {split: set(_names(folder, file)) for split, file in files.items()}
-    if both := splits["train"] & splits["validation"]:
-        raise ValueError(
-            f"{folder}: {len(both):,} images are in both filenames.pickle, for example "
-            f"{min(both)!r}. An image must be in one split."
-        )
-    return splits
-
-
-def _names(folder: Folder, file: str) -> list[str]:
-    names = load_foreign_pickle(folder.read(file), f"{folder}/{file}")
-    if not isinstance(names, list) or not all(isinstance(name, str) and name for name in names):
-        raise ValueError(
-            f"{folder}/{file} is not a list of file names. It must hold a list of texts such as "
-            "'001.Black_footed_Albatross/Black_Footed_Albatross_0046_18'."
-        )
-    return [name.removesuffix(".jpg") for name in names]
 
 
 def _published_split(name: str) -> str:

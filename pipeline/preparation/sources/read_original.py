@@ -129,6 +129,14 @@ def safe_name(folder: Folder, name: str) -> str:
     return plain
 
 
+def is_there(folder: Folder, name: str) -> bool:
+    """Return whether an untrusted name is that of a file or folder inside a folder."""
+    try:
+        return folder.exists(safe_name(folder, name))
+    except (OSError, RejectedError):
+        return False
+
+
 def _plain(name: str) -> str:
     return "/".join(part for part in name.split("/") if part not in ("", "."))
 

@@ -144,7 +144,7 @@ class TableSource(Source):
         if not rows:
             raise ValueError(f"{folder}: {', '.join(tables[:3])} holds no rows.")
         for value, count in left.most_common(8):
-            print_line(f"{count:,} rows are of split {value}: left out")
+            print_line(f"{count:,} rows are of {self.split} {value}: left out")
 
     def _enter(
         self, catalogue: Catalogue, table: str, row: TableRow, left: Counter[str], by_path: bool

@@ -4,7 +4,6 @@ Listing reads only headers; reading an image is one read of some bytes of its ta
 never become paths, and nothing is unpacked.
 """
 
-import codecs
 import posixpath
 import re
 import tarfile
@@ -98,11 +97,8 @@ class WebDatasetSource(Source):
         stem = posixpath.splitext(record.id)[0]
 
         def read(text: str) -> list[str | bytes]:
-            content = self._read(text)[1]
-            if self.text_lines == "one-caption" and not text.endswith(".json"):
-                whole = content.removeprefix(codecs.BOM_UTF8)
-                return [b" ".join(whole.split())] if whole.strip() else []
-            return captions_of(stem + posixpath.splitext(text)[1], content, self.caption_key)
+            name, whole = stem + posixpath.splitext(text)[1], self.text_lines == "one-caption"
+            return captions_of(name, self._read(text)[1], self.caption_key, whole=whole)
 
         return first_captions(record.texts, read)
 
