@@ -117,6 +117,11 @@ class Folder:
         with self._clear_errors("listing"):
             return sorted(set(self.backend.names(self.path)))
 
+    def entries(self, most: int) -> list[tuple[str, bool]]:
+        """List at most some names directly in the folder, each with whether it is a folder."""
+        with self._clear_errors("listing"):
+            return self.backend.entries(self.path, most)
+
     def walk(self, *, links: bool = False) -> Iterator[tuple[str, int]]:
         """Yield every file below: its name in this folder and its size in bytes, in no order.
 

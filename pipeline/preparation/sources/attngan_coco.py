@@ -35,7 +35,7 @@ def attngan_records(
     Raises:
         ValueError: If images or captions are in no known place.
     """
-    places = IMAGES
+    places: tuple[str, ...] = IMAGES
     if images and (named := images.strip("/")):
         inside(folder, named, by_links=True)
         places = (f"{named}/{{name}}.jpg", f"{named}/{{year}}/{{name}}.jpg")

@@ -121,6 +121,29 @@ def captions_of(
     return [line for line in lines if line.strip()]  # many files end with a blank line
 
 
+def key_of_captions(head: bytes) -> str | None:
+    """Find the key of the captions in a JSON file: dotted, empty if no option is needed, or None.
+
+    Args:
+        head: The file, or its start if it is large.
+    """
+    try:
+        queue = [("", json.loads(head.removeprefix(codecs.BOM_UTF8)))]
+    except (ValueError, RecursionError):
+        return None
+    while queue:
+        place, value = queue.pop(0)
+        if not isinstance(value, dict):
+            if not place and isinstance(value, str | list):
+                return ""
+            continue
+        for key in KEYS:
+            if value.get(key) and isinstance(value[key], str | list):
+                return f"{place}{key}" if place else ""
+        queue += [(f"{place}{key}.", inner) for key, inner in list(value.items())[:100]]
+    return None
+
+
 def _from_json(name: str, content: bytes, key: str | None) -> list[str]:
     try:
         value = json.loads(content.removeprefix(codecs.BOM_UTF8))

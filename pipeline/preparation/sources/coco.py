@@ -1,6 +1,7 @@
 """MS-COCO captions, 2014 or 2017: a captions JSON and an image folder per split."""
 
 import contextlib
+import re
 from collections.abc import Iterator, Sequence
 from typing import Any, ClassVar
 
@@ -9,9 +10,10 @@ import ijson
 from pipeline.common.console import print_line
 from pipeline.preparation.sources.attngan_coco import attngan_records
 from pipeline.preparation.sources.caption_files import read_captions
-from pipeline.preparation.sources.filename_pickles import pickled_split
+from pipeline.preparation.sources.filename_pickles import PICKLES, pickled_split
 from pipeline.preparation.sources.join_on_disk import Catalogue
 from pipeline.preparation.sources.json_items import json_items
+from pipeline.preparation.sources.look import Fit, Look
 from pipeline.preparation.sources.read_original import (
     Root,
     below,
@@ -23,6 +25,8 @@ from pipeline.preparation.sources.source import Record, Source
 from pipeline.storage.folder import Folder
 from pipeline.storage.safe_path import inside
 
+CAPTIONS = re.compile(r"^captions_(\w+)\.json$", re.MULTILINE)
+ATTNGAN = re.compile(r"(?:[^/]+/){1,2}COCO_(?:train|val)2014_\d+\.jpg")
 USUAL = ("images", "train", "data")  # folders in which others put the image folders
 
 
@@ -45,6 +49,36 @@ class CocoSource(Source):
     """Name of the validation split, with the same layout."""
     images: str | None = None
     """Folder of the image folders, below root. Default: root itself; images in AttnGAN's layout."""
+
+    @classmethod
+    def recognise(cls, look: Look) -> Iterator[Fit | str]:
+        """Recognise captions files with image folders of their names, and AttnGAN's layout."""
+        found = sorted(CAPTIONS.findall("\n".join(look.inside("annotations"))), reverse=True)
+        for split in found:
+            other = split.replace("train", "val")
+            if not split.startswith("train") or other not in found:
+                continue
+            file = f"annotations/captions_{split}.json and captions_{other}.json"
+            place = look.first([f"{p}/{split}".lstrip("/") for p in ("", *USUAL)])
+            if place is None or not look.has(place.removesuffix(split) + other):
+                yield f"{file} are there, and folders {split} and {other} with the images are not"
+                continue
+            names = {"train": split, "validation": other, "images": place.rpartition("/")[0]}
+            options = {k: v for k, v in names.items() if v != (cls.model_fields[k].default or "")}
+            yield Fit(
+                f"{file}, with images in {place} and {place.removesuffix(split)}{other}", options
+            )
+        if any(CAPTIONS.match(name) for name in look.files):
+            yield "captions of COCO: name the folder above, which has the folders of the images too"
+        if found and not any(split.startswith("train") for split in found):
+            yield f"annotations has no captions_train2017.json or the like, only of {found[0]}"
+        if look.has(*PICKLES.values()) and not look.first(
+            ("images.txt", "CUB_200_2011/images.txt")
+        ):
+            if any(ATTNGAN.fullmatch(name) for name in look.files):
+                yield Fit(f"{' and '.join(PICKLES.values())} of AttnGAN, with images of COCO")
+            else:
+                yield f"{' and '.join(PICKLES.values())} are there, and images of COCO are not"
 
     def records(self) -> Iterator[Record]:
         """List the images of both splits in the order of their ids."""

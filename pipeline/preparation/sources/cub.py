@@ -7,6 +7,7 @@ from pipeline.common.console import print_line
 from pipeline.preparation.sources.caption_files import find_captions, listed, read_captions
 from pipeline.preparation.sources.filename_pickles import pickled_split
 from pipeline.preparation.sources.join_on_disk import Catalogue
+from pipeline.preparation.sources.look import Fit, Look
 from pipeline.preparation.sources.read_original import Root, open_root, read_original, some_names
 from pipeline.preparation.sources.source import Record, Source
 from pipeline.storage.folder import Folder
@@ -40,6 +41,20 @@ class CubSource(Source):
     classes of Reed et al. 2016, which are the same."""
     captions: str | None = None
     """Folder of the captions, below root. Default: text or text_c10, the one that exists."""
+
+    @classmethod
+    def recognise(cls, look: Look) -> Iterator[Fit | str]:
+        """Recognise images.txt and bounding_boxes.txt with images and captions."""
+        for base in ("CUB_200_2011/", ""):
+            if look.has(*(base + file for file in FILES)):
+                there = {"images": look.images(f"{base}images"), "captions": look.first(CAPTIONS)}
+                missing = [name for name, found in there.items() if not found]
+                files = " and ".join(base + file for file in FILES)
+                if missing:
+                    yield f"{files} are there, and no {' and no '.join(missing)} (text or text_c10)"
+                else:
+                    yield Fit(f"{files}, with captions in {there['captions']}")
+                return
 
     def records(self) -> Iterator[Record]:
         """List the images of both splits in the order of their names."""

@@ -14,6 +14,7 @@ from pipeline.common.console import print_line
 from pipeline.preparation.decoding.isolated_parquet import open_table
 from pipeline.preparation.sources.caption_files import read_captions
 from pipeline.preparation.sources.folder import FolderSource
+from pipeline.preparation.sources.look import Fit, Look
 from pipeline.preparation.sources.read_original import Root, open_root, some_names
 from pipeline.preparation.sources.source import Record, Source, split_of
 from pipeline.preparation.sources.table import TableSource
@@ -41,6 +42,26 @@ class Img2datasetSource(Source):
     KEY.txt; if that is empty, the caption in KEY.json."""
     validation: Annotated[float, Field(ge=0, le=0.9)] = 0.1
     """Share of images held out, by a hash of their names."""
+
+    @classmethod
+    def recognise(cls, look: Look) -> Iterator[Fit | str]:
+        """Recognise shards with statistics or metadata beside."""
+        shards = [name for name in (*look.files, *look.folders) if SHARD.fullmatch(name)]
+        stats = [name for name in shards if name.endswith("_stats.json")]
+        if look.is_file or not (
+            stats or any(look.has(f"{posixpath.splitext(n)[0]}.parquet") for n in shards)
+        ):
+            return
+        try:
+            source = _source(look.root, 0.1)
+        except ValueError as error:
+            if stats:
+                yield str(error)
+            return
+        form = {FolderSource: "files", WebDatasetSource: "webdataset"}.get(type(source), "parquet")
+        if stats or form != "parquet":
+            beside = stats[0] if stats else "metadata of the same name"
+            yield Fit(f"shards of img2dataset's output_format {form}, with {beside} beside")
 
     def records(self) -> Iterator[Record]:
         """List the images in the order of their shards and keys."""

@@ -1,6 +1,8 @@
 """Karpathy's split files: a JSON file of images with their sentences, and the images elsewhere."""
 
 import contextlib
+import re
+import shlex
 from collections import Counter
 from collections.abc import Iterator
 from itertools import islice
@@ -13,12 +15,18 @@ from pipeline.common.console import print_line
 from pipeline.preparation.sources.file_patterns import base_folder, matching_files
 from pipeline.preparation.sources.join_on_disk import Catalogue
 from pipeline.preparation.sources.json_items import json_items
+from pipeline.preparation.sources.look import Fit, Look
 from pipeline.preparation.sources.read_original import Root, below, is_there, read_original
 from pipeline.preparation.sources.source import Record, Source
 from pipeline.preparation.sources.table_format import table_format
 from pipeline.storage.folder import Folder, absolute
 
 LOOKED_AT = 100  # images that are searched in their folders
+KEYS = re.compile(rb'"(\w+)"\s*:')
+LAYOUT = {b"images", b"sentences", b"filename", b"split", b"raw"}
+FILE = re.compile(rb'"filename"\s*:\s*"([^"\\]+)"')
+YEARS = ("train2014", "val2014")  # folders that the file names
+PLACES = ("", *(f"{year}/" for year in YEARS))
 
 
 class KarpathySource(Source):
@@ -38,6 +46,28 @@ class KarpathySource(Source):
     """Splits of the file whose images are training images."""
     validation_values: tuple[str, ...] = ("val", "test")
     """Splits whose images are held out. Images of other splits are counted and left out."""
+
+    @classmethod
+    def recognise(cls, look: Look) -> Iterator[Fit | str]:
+        """Recognise a split file by its start, and find the folder of the images it names."""
+        for file in [f for f in look.files if f.endswith(".json") and "/" not in f][:LOOKED_AT]:
+            head = look.head(file)
+            if not head.lstrip().startswith(b"{") or LAYOUT - set(KEYS.findall(head)):
+                continue
+            names = [name.decode(errors="replace") for name in FILE.findall(head)]
+            folders = [f for f in look.folders if f.rpartition("/")[2] not in YEARS]
+            for tree in ("", *folders[:LOOKED_AT]):
+                if any(
+                    is_there(look.folder, below(tree, p + n)) for n in names[:2] for p in PLACES
+                ):
+                    images = {"images": f"{look.folder}/{tree}"} if tree else {}
+                    where = f"in {tree}" if tree else "beside it"
+                    reason = f"{file} is Karpathy's split file, with its images {where}"
+                    yield Fit(reason, {"root": look.place(file), **images})
+                    break
+            else:
+                command = f"--root {shlex.quote(look.place(file))} --images FOLDER"
+                yield f"{file} is Karpathy's split file, and its images are elsewhere: {command}"
 
     def records(self) -> Iterator[Record]:
         """List the images in the order of their names."""

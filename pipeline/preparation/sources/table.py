@@ -20,9 +20,11 @@ from pipeline.preparation.decoding.images import RejectedError
 from pipeline.preparation.decoding.isolated_parquet import read_cell
 from pipeline.preparation.sources.file_patterns import base_folder, check_pattern, matching_files
 from pipeline.preparation.sources.join_on_disk import Catalogue, SameNameError
+from pipeline.preparation.sources.look import Fit, Look
 from pipeline.preparation.sources.read_original import Root, below, read_original, safe_name
 from pipeline.preparation.sources.source import Record, Source, raise_refusals, refusal, split_of
 from pipeline.preparation.sources.table_format import Format
+from pipeline.preparation.sources.table_guess import recognise_tables
 from pipeline.preparation.sources.table_rows import (
     ENDINGS,
     OTHER_ENDINGS,
@@ -82,6 +84,11 @@ class TableSource(Source):
     in .tsv."""
     format: Format | None = None
     """Format of a file whose ending does not say it. Default: by its first bytes and its ending."""
+
+    @classmethod
+    def recognise(cls, look: Look) -> Iterator[Fit | str]:
+        """Recognise tables by the names of their columns and their first rows."""
+        yield from recognise_tables(look)
 
     def records(self) -> Iterator[Record]:
         """List the images in the order of their names, or of their rows if tables contain them."""
