@@ -2,9 +2,12 @@
 
 import re
 import shlex
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
-from typing import get_args
+from itertools import chain
+from typing import Annotated, get_args
+
+from pydantic import Field
 
 from pipeline.common.console import print_line, printable
 from pipeline.common.settings import Settings
@@ -13,11 +16,12 @@ from pipeline.preparation.sources import AnySource
 from pipeline.preparation.sources.look import Fit, Look, look_at
 from pipeline.preparation.sources.read_original import Root, open_root
 from pipeline.preparation.sources.source import Source
+from pipeline.preparation.sources.table_guess import columns_of
 
 SOURCES: list[type[Source]] = [get_args(kind)[0] for kind in get_args(AnySource)]
-MAX_INNER = 40  # folders that are looked at one by one
+MAX_INNER = 20  # folders that are looked at one by one
 ENDING = re.compile(r"(\.(csv|tsv|jsonl?|ndjson|parquet|arrow|tar|gz))+$")
-# Names of files, what their start has unless they are parquet, and what they are.
+# Names of files, what their start has (parquet must have images), and what they are.
 HUGGING_FACE = (
     (r"dataset_dict\.json", rb'"splits"', "from save_to_disk"),
     (r"([^/]+/)?state\.json", rb'"_data_files"', "from save_to_disk"),
@@ -32,14 +36,14 @@ class AutoConfig(Settings):
 
     root: Root
     """Folder, file or bucket to look at. Names and the start of some files are read, no more."""
-    image_size: int = 256
+    image_size: Annotated[int, Field(ge=16, le=1024)] = 256
     """For the command: image size of the training in pixels."""
     output: str | None = None
     """For the command: folder or bucket for the prepared dataset."""
 
 
 def recognise(config: AutoConfig) -> None:
-    """Print each source that fits, the most specific one first.
+    """Print each source that fits, those of a certain layout first.
 
     Raises:
         ValueError: If none fits; says what lies there and what the sources need.
@@ -47,10 +51,10 @@ def recognise(config: AutoConfig) -> None:
     look = look_at(config.root, open_root(config.root, "your originals"))
     refuse_own(look)
     look = _without_prepared(look)
-    fits, almost = _tried(look)
-    if all(fit.general for _, fit in fits):
-        inner = _inner(look)
-        fits = [each for each in inner if not each[1].general] + fits or inner
+    certain, almost = _tried(look, [source for source in SOURCES if not source.general])
+    fits, general_almost = _tried(look, [source for source in SOURCES if source.general])
+    fits = (certain or _inner(look, general=False)) + fits or _inner(look, general=True)
+    almost += general_almost
     if not fits:
         raise ValueError(_explained(look, almost))
     if len(fits) > 1:
@@ -70,8 +74,10 @@ def command(name: str, fit: Fit, config: AutoConfig) -> str:
     plain = re.sub(r"[^A-Za-z0-9_.-]+", "-", last).strip("-.") or "originals"
     output = config.output or f"data/{plain}-{size}"
     flags = {**fit.options, "image_size": size, "output": output}
-    words = [w for key, value in flags.items() for w in (f"--{key.replace('_', '-')}", value)]
-    return shlex.join(["python", "jobs/prepare.py", name, *words])
+    words = [(f"--{key.replace('_', '-')}", value) for key, value in flags.items()]
+    # A value that starts with a dash is no option of its own.
+    pairs = [["=".join(pair)] if pair[1].startswith("-") else pair for pair in words]
+    return shlex.join(["python", "jobs/prepare.py", name, *chain.from_iterable(pairs)])
 
 
 def refuse_own(look: Look) -> None:
@@ -111,18 +117,17 @@ def _without_prepared(look: Look) -> Look:
     )
 
 
-def _tried(look: Look) -> tuple[list[tuple[str, Fit]], list[str]]:
-    """Try each source.
+def _tried(look: Look, sources: Sequence[type[Source]]) -> tuple[list[tuple[str, Fit]], list[str]]:
+    """Try some sources.
 
     Returns:
-        Names and fits, those of a certain layout first; and what is missing for others.
+        Names and fits; and what is missing for others.
     """
-    tried = {source.name: source.recognise(look) for source in SOURCES}
-    tried["huggingface"] = _huggingface(look)
-    found = [(name, each) for name, several in tried.items() for each in several]
+    found = [(source.name, each) for source in sources for each in source.recognise(look)]
+    if not any(source.general for source in sources):
+        found += [("huggingface", each) for each in _huggingface(look)]
     fits = [(name, each.at(look.root)) for name, each in found if isinstance(each, Fit)]
-    almost = [f"{name}: {each}" for name, each in found if isinstance(each, str)]
-    return sorted(fits, key=lambda fit: fit[1].general), almost
+    return fits, [f"{name}: {each}" for name, each in found if isinstance(each, str)]
 
 
 def _huggingface(look: Look) -> Iterator[Fit | str]:
@@ -131,23 +136,37 @@ def _huggingface(look: Look) -> Iterator[Fit | str]:
         return
     for pattern, key, what in HUGGING_FACE:
         found = next((name for name in look.files if re.fullmatch(pattern, name)), None)
-        if found and (found.endswith(".parquet") or re.search(key, look.head(found))):
+        if found and (
+            _has_images(look, found)
+            if found.endswith(".parquet")
+            else re.search(key, look.head(found))
+        ):
             yield Fit(f"{found}, {what} of Hugging Face")
             return
     if look.has("snapshots", "blobs"):
         yield Fit("snapshots and blobs, as the cache of Hugging Face's hub has them")
 
 
-def _inner(look: Look) -> list[tuple[str, Fit]]:
+def _has_images(look: Look, table: str) -> bool:
+    try:
+        columns = columns_of(look, table)
+    except ValueError:
+        return False
+    return "file_name" in columns or None in columns.values()
+
+
+def _inner(look: Look, *, general: bool) -> list[tuple[str, Fit]]:
     """Try the folders in a folder, but none within one that has a layout."""
     fits: list[tuple[str, Fit]] = []
     done: tuple[str, ...] = ()
     for name in [name for name in look.folders if name.count("/") < 2][:MAX_INNER]:
         if not name.startswith(done):
-            found, _ = _tried(look.below(name))
+            inner = look.below(name)
+            if not look.whole:
+                inner = look_at(inner.root, inner.folder)
+            found, _ = _tried(inner, [s for s in SOURCES if s.general == general])
+            done += (f"{name}/",) if found else ()
             fits += found
-            if not all(fit.general for _, fit in found):
-                done += (f"{name}/",)
     return fits
 
 

@@ -54,9 +54,10 @@ class LocalDisk(Backend):
             raise
 
     def entries(self, path: str, most: int) -> list[tuple[str, bool]]:
-        """List at most some names directly in a folder; a link is what it leads to."""
+        """List some files and folders directly in a folder; a link is what it leads to."""
         with os.scandir(path) as found:
-            return [(entry.name, entry.is_dir()) for entry in islice(found, most)]
+            listed = [entry for entry in islice(found, most) if entry.is_dir() or entry.is_file()]
+        return [(entry.name, entry.is_dir()) for entry in listed]
 
     def walk(self, path: str) -> Iterator[tuple[str, int]]:
         """Yield every file below.

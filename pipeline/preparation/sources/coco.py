@@ -27,6 +27,7 @@ from pipeline.storage.safe_path import inside
 
 CAPTIONS = re.compile(r"^captions_(\w+)\.json$", re.MULTILINE)
 ATTNGAN = re.compile(r"(?:[^/]+/){1,2}COCO_(?:train|val)2014_\d+\.jpg")
+TEXTS = re.compile(r"(?:text|train|test)/(?:.+/)?COCO_.*\.txt$")
 USUAL = ("images", "train", "data")  # folders in which others put the image folders
 
 
@@ -75,10 +76,16 @@ class CocoSource(Source):
         if look.has(*PICKLES.values()) and not look.first(
             ("images.txt", "CUB_200_2011/images.txt")
         ):
-            if any(ATTNGAN.fullmatch(name) for name in look.files):
-                yield Fit(f"{' and '.join(PICKLES.values())} of AttnGAN, with images of COCO")
+            files = " and ".join(PICKLES.values())
+            found_there = {
+                "images of COCO": any(ATTNGAN.fullmatch(name) for name in look.files),
+                "texts": any(TEXTS.match(name) for name in look.files),
+            }
+            missing = [what for what, there in found_there.items() if not there]
+            if missing:
+                yield f"{files} are there, and {' and '.join(missing)} are not"
             else:
-                yield f"{' and '.join(PICKLES.values())} are there, and images of COCO are not"
+                yield Fit(f"{files} of AttnGAN, with images of COCO")
 
     def records(self) -> Iterator[Record]:
         """List the images of both splits in the order of their ids."""

@@ -47,6 +47,7 @@ class FolderSource(Source):
     """
 
     name: ClassVar[str] = "folder"
+    general: ClassVar[bool] = True
 
     root: Root
     """Folder or bucket of the images. The captions of a.jpg are in a.txt or a.caption (one on each
@@ -101,7 +102,7 @@ class FolderSource(Source):
             options |= {"caption_key": key} if key else {}
         what = "beside them" if beside else f"in {second}"
         reason = f"{count:,} of {len(images):,} images that were seen have their captions {what}"
-        yield Fit(reason, options, general=True)
+        yield Fit(reason, options)
 
     def records(self) -> Iterator[Record]:
         """List the images in the order of their names."""

@@ -6,6 +6,7 @@ from typing import Any
 
 import ijson
 
+from pipeline.preparation.sources.shallow_json import ShallowJson
 from pipeline.storage.folder import Folder
 
 HALF_PAIR = re.compile(
@@ -28,7 +29,7 @@ def json_items(folder: Folder, file: str, name: str) -> Iterator[Any]:
     # The fast parser silently replaces half a surrogate pair by a question mark.
     parser = ijson.get_backend("python") if _has_half_pairs(folder, file) else ijson
     with folder.open(file) as stream:
-        yield from parser.items(stream, f"{name}.item", use_float=True)
+        yield from parser.items(ShallowJson(stream), f"{name}.item", use_float=True)
 
 
 def _has_half_pairs(folder: Folder, file: str) -> bool:

@@ -13,7 +13,7 @@ from pipeline.preparation.decoding.images import IMAGES
 from pipeline.preparation.sources.read_original import is_there
 from pipeline.storage.folder import Folder
 
-MAX_FOLDERS = 200  # that are listed
+MAX_FOLDERS = 100  # that are listed
 MAX_ENTRIES = 100_000  # of all of them
 MAX_OF_FOLDER = 20_000  # entries
 KEPT = 100  # files of a folder with the same ending
@@ -31,12 +31,10 @@ class Fit:
     Attributes:
         reason: What was seen.
         options: Options of the source; `root` by default as it was looked at.
-        general: Whether it says nothing of the layout, as any images with texts.
     """
 
     reason: str
     options: dict[str, Any] = field(default_factory=dict)
-    general: bool = False
 
     def at(self, root: str) -> "Fit":
         """Return it with a root, unless it names one."""

@@ -55,6 +55,9 @@ class Source(Settings, ABC):
     mirrors: ClassVar[bool] = True
     """Whether a mirrored image still fits its captions (not if they say left and right)."""
 
+    general: ClassVar[bool] = False
+    """Whether it reads any images with captions; a source of one layout knows more of them."""
+
     later: ClassVar[frozenset[str]] = frozenset()
     """Options that are newer than some prepared datasets: not recorded while they are None."""
 

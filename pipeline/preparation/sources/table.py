@@ -48,6 +48,7 @@ class TableSource(Source):
     """
 
     name: ClassVar[str] = "table"
+    general: ClassVar[bool] = True
     later: ClassVar[frozenset[str]] = frozenset({"quoting", "format"})
 
     root: Root

@@ -2,9 +2,10 @@
 
 import contextlib
 import csv
+import gzip
 import io
-import json
 import posixpath
+import zlib
 from collections.abc import Iterator, Sequence
 from itertools import islice
 from typing import Any
@@ -13,8 +14,9 @@ import ijson
 import pyarrow as pa
 
 from pipeline.preparation.decoding.isolated_parquet import open_table
-from pipeline.preparation.sources.look import Fit, Look, held_out_files
+from pipeline.preparation.sources.look import HEAD, Fit, Look, held_out_files
 from pipeline.preparation.sources.read_original import below, is_there
+from pipeline.preparation.sources.shallow_json import ShallowJson
 from pipeline.preparation.sources.table_format import open_text, table_format
 from pipeline.preparation.sources.table_rows import ENDINGS, OTHER_ENDINGS, Layout, table_rows
 
@@ -41,6 +43,7 @@ FIELDS = ("raw", "caption", "text")  # of records in a column
 MAX_TABLES = 20  # that are looked at
 ROWS = 20  # of them
 MAX_HEAD = 2**20  # bytes of text that are looked at
+MAX_ARROW = 2**26  # bytes of an Arrow file, which may have to be read to its end
 Columns = dict[str, Sequence[str] | None]  # names, with the fields of records; None for images
 
 
@@ -48,30 +51,26 @@ def recognise_tables(look: Look) -> Iterator[Fit | str]:
     """Yield how the tables that were seen are prepared: together if they have the same columns."""
     lower = {name: name.lower() for name in look.files}
     tables = [name for name in look.files if lower[name].endswith(ENDINGS)]
-    joined = tables or [name for name in look.files if lower[name].endswith(OTHER_ENDINGS)]
-    single = [name for name in look.files if lower[name].endswith(".json") and "/" not in name]
-    groups: dict[tuple[str, ...], list[str]] = {}
-    for name in joined[:MAX_TABLES]:
+    tables = tables or [name for name in look.files if lower[name].endswith(OTHER_ENDINGS)]
+    lists = [name for name in look.files if lower[name].endswith(".json") and "/" not in name]
+    found: dict[str, Columns] = {}
+    for name in (*tables[:MAX_TABLES], *lists[:MAX_TABLES]):
         try:
-            columns = columns_of(look, name)
+            found[name] = columns_of(look, name)
         except ValueError as error:
             yield str(error)
-            continue
-        groups.setdefault((posixpath.splitext(name)[1], *columns), []).append(name)
-    together = len(groups) == 1 and len(joined) > 1
-    for group in groups.values():
-        for name in group[:1] if together else group:
-            root = {"root": look.root} if together else {"root": look.place(name)}
-            held = held_out_files(joined) if together else {}
-            count = f"{len(joined):,} tables such as " if together else ""
-            yield _fit(look, name, root | held, count)
-    for name in single[:MAX_TABLES]:
-        try:
-            found = _fit(look, name, {"root": look.place(name)}, "")
-            if isinstance(found, Fit) or look.root == look.place(name):
-                yield found
-        except ValueError:  # other JSON than a table
-            continue
+    kinds = {(posixpath.splitext(name)[1], *found[name]) for name in found if name not in lists}
+    together = len(kinds) == 1 and len(tables) > 1
+    for number, (name, columns) in enumerate(found.items()):
+        fit = _fit(look, name, columns)
+        if name in lists:  # other JSON is no table
+            if isinstance(fit, Fit) or look.is_file:
+                yield fit
+        elif not together or isinstance(fit, str):
+            yield fit
+        elif number == 0:
+            reason = f"{len(tables):,} tables such as {fit.reason}"
+            yield Fit(reason, fit.options | {"root": look.root} | held_out_files(tables))
 
 
 def columns_of(look: Look, name: str) -> Columns:
@@ -82,22 +81,24 @@ def columns_of(look: Look, name: str) -> Columns:
     """
     kind, zipped = table_format(look.folder, name, None)
     if kind in ("parquet", "arrow"):
+        if kind == "arrow" and (look.folder.size(name) or 0) > MAX_ARROW:
+            raise ValueError(f"{name} is a large Arrow file, which is not looked at")
         with open_table(look.folder, name) as table:
             return {field.name: _fields(field.type) for field in table.schema}
-    with open_text(look.folder, name, zipped) as stream:
-        head = stream.read(MAX_HEAD)
+    head = _head(look, name, zipped)
     if kind in ("json", "jsonl"):
-        return {column: _keys(value) for column, value in _first_record(head, kind).items()}
+        records = _records(head if kind == "json" else b"[%s]" % head.partition(b"\n")[0])
+        return {column: _keys(value) for column, value in (records[0] if records else {}).items()}
     line = head.decode("utf-8-sig", "replace").partition("\n")[0].rstrip("\r")
-    rows = [
-        next(csv.reader([line], delimiter=d), []) for d in ("\t,;|" if kind == "tsv" else ",\t;|")
-    ]
-    return {column.strip(): () for column in max(rows, key=len)}
+    if len(line) > HEAD:
+        raise ValueError(f"{name} has a first line of over {HEAD:,} characters, which is no header")
+    delimiters = "\t,;|" if kind == "tsv" else ",\t;|"
+    headers = [next(csv.reader([line], delimiter=each), []) for each in delimiters]
+    return {column.strip(): () for column in max(headers, key=len)}
 
 
-def _fit(look: Look, name: str, options: dict[str, Any], count: str) -> Fit | str:
+def _fit(look: Look, name: str, columns: Columns) -> Fit | str:
     """Choose the columns of a table, and find its images."""
-    columns = columns_of(look, name)
     image = _named(IMAGES, columns) or next((c for c, f in columns.items() if f is None), None)
     caption = _named(CAPTIONS, {c: f for c, f in columns.items() if c != image and f is not None})
     if image is None or caption is None:
@@ -108,29 +109,54 @@ def _fit(look: Look, name: str, options: dict[str, Any], count: str) -> Fit | st
         if inner is None:
             return f"{name}: column {caption!r} has records without a caption: {', '.join(fields)}"
         caption = f"{caption}.{inner}"
-    options |= {"image": image, "caption": caption}
+    options = {"root": look.place(name), "image": image, "caption": caption}
     if split := _named(("split",), columns):
         options |= {"split": split}
+    shown = f"{name} with columns {image} and {caption}"
     try:
-        rows = [*islice(table_rows(look.folder, name, image, [caption], Layout()), ROWS)]
+        paths = _paths(look, name, image, caption)
     except ValueError as error:
         return str(error)
-    shown = f"{count}{name} with columns {image} and {caption}"
-    paths = [row.values.get(image) for row in rows if row.group is None]
-    if not rows or not paths:
-        return Fit(shown, options, general=True) if rows else f"{name} holds no rows"
-    names = [path for path in paths if isinstance(path, str) and path]
-    if any("://" in path for path in names):
+    if paths is None:
+        return Fit(shown, options)
+    if any("://" in path for path in paths):
         return f"{name} names images by their addresses: download them first, as img2dataset does"
     parent = posixpath.dirname(name)
-    if any(path.startswith(f"{look.folder}/") for path in names):
-        return Fit(shown, options, general=True)
+    if any(path.startswith(f"{look.folder}/") for path in paths):
+        return Fit(shown, options)
     for tree in dict.fromkeys((parent, "", *look.folders)):
-        if any(is_there(look.folder, below(tree, path)) for path in names):
+        if any(is_there(look.folder, below(tree, path)) for path in paths):
             images = {} if tree == parent else {"images": f"{look.folder}/{tree}".rstrip("/")}
             where = f", and images in {tree or look.folder}" if images else ""
-            return Fit(shown + where, options | images, general=True)
-    return f"{shown}: its images, such as {names[0] if names else None!r}, are not there"
+            return Fit(shown + where, options | images)
+    return f"{shown}: its images, such as {paths[0] if paths else None!r}, are not there"
+
+
+def _paths(look: Look, name: str, image: str, caption: str) -> list[str] | None:
+    """Return the paths of the images in the first rows; None if the images are in the table.
+
+    Raises:
+        ValueError: If there are no rows, or they cannot be read.
+    """
+    kind, zipped = table_format(look.folder, name, None)
+    if kind == "json":  # reading its first rows would read all of it
+        values = [record.get(image) for record in _records(_head(look, name, zipped))]
+    else:
+        rows = [*islice(table_rows(look.folder, name, image, [caption], Layout()), ROWS)]
+        if not rows:
+            raise ValueError(f"{name} holds no rows")
+        if rows[0].group is not None:
+            return None
+        values = [row.values.get(image) for row in rows]
+    return [value for value in values if isinstance(value, str) and value]
+
+
+def _head(look: Look, name: str, zipped: bool) -> bytes:
+    try:
+        with open_text(look.folder, name, zipped) as stream:
+            return stream.read(MAX_HEAD)
+    except (EOFError, zlib.error, gzip.BadGzipFile) as error:
+        raise ValueError(f"{name} is gzip that is damaged: {error}") from error
 
 
 def _named(wanted: Sequence[str], columns: Columns) -> str | None:
@@ -151,20 +177,15 @@ def _fields(kind: pa.DataType) -> Sequence[str] | None:
     return None if binary else ()
 
 
-def _first_record(head: bytes, kind: str) -> dict[str, Any]:
-    """Return the first record of JSON lines, or of a list in JSON whose end may be missing."""
-    try:
-        if kind == "jsonl":
-            record = json.loads(head.partition(b"\n")[0])
-            return record if isinstance(record, dict) else {}
-        for place in ("item", "images.item"):
-            with contextlib.suppress(ijson.JSONError):
-                record = next(ijson.items(io.BytesIO(head), place, use_float=True), None)
-                if isinstance(record, dict):
-                    return record
-    except (ValueError, RecursionError) as error:
-        raise ValueError(f"not a list of records: {error}") from error
-    return {}
+def _records(head: bytes) -> list[dict[str, Any]]:
+    """Return the first records of a list in JSON, whose end may be missing."""
+    found: list[Any] = []
+    for place in ("item", "images.item"):
+        # A list that is longer ends with an error here.
+        with contextlib.suppress(ijson.JSONError, ValueError):
+            stream = ShallowJson(io.BytesIO(head))
+            found += islice(ijson.items(stream, place, use_float=True), ROWS)
+    return [record for record in found if isinstance(record, dict)]
 
 
 def _keys(value: Any) -> Sequence[str]:

@@ -44,6 +44,7 @@ class WebDatasetSource(Source):
     """
 
     name: ClassVar[str] = "webdataset"
+    general: ClassVar[bool] = True
     later: ClassVar[frozenset[str]] = frozenset({"image_ending", "caption_ending", "text_lines"})
 
     root: Root
@@ -84,7 +85,7 @@ class WebDatasetSource(Source):
                 [posixpath.relpath(name, "" if alike else tree) for name in inside]
             )
             reason = f"{len(inside):,} tar files were seen, and {tar} holds images with captions"
-            yield Fit(reason, {**root, **options, **held}, general=True)
+            yield Fit(reason, {**root, **options, **held})
 
     def records(self) -> Iterator[Record]:
         """List the samples in the order of their tars and names."""

@@ -1,6 +1,8 @@
 """`prepare.py auto`: which source fits, why, and a command that prepares it."""
 
+import gzip
 import json
+import os
 import shlex
 import uuid
 from pathlib import Path
@@ -115,8 +117,8 @@ def test_layouts_in_folders_of_the_root_are_found_and_prepared_datasets_left_asi
 
 
 HUGGING_FACE = {
-    "data/train-00000-of-00002.parquet": b"PAR1",
-    "plain_text/test/0000.parquet": b"PAR1",
+    "data/train-00000-of-00002.parquet": b"",
+    "plain_text/test/0000.parquet": b"",
     "metadata.jsonl": b'{"file_name": "1.jpg", "text": "a cat"}\n',
     "train/metadata.csv": b"file_name,text\n",
     "dataset_dict.json": b'{"splits": ["train"]}',
@@ -127,7 +129,10 @@ HUGGING_FACE = {
 
 @pytest.mark.parametrize("file", HUGGING_FACE)
 def test_what_hugging_face_writes_is_recognised_by_its_files(file, tmp_path, capsys):
-    write(tmp_path / file, HUGGING_FACE[file])
+    if file.endswith(".parquet"):
+        write_table(tmp_path / file, [{"picture": {"bytes": jpeg(), "path": None}, "words": "a"}])
+    else:
+        write(tmp_path / file, HUGGING_FACE[file])
 
     name, reason, words = shown(tmp_path, capsys)[0]
 
@@ -157,7 +162,9 @@ def lay_almost(root: Path, case: str) -> str:
         return "coco: captions of COCO: name the folder above"
     if case == "attngan":
         write_pickles(root, ["COCO_train2014_000000000004"], ["COCO_val2014_000000000005"])
-        return r"coco: train/filenames\.pickle and .* are there, and images of COCO are not"
+        return (
+            r"coco: train/filenames\.pickle and .* are there, and images of COCO and texts are not"
+        )
     if case == "cub":
         write_cub(root, texts="elsewhere")
         for file in (root / "elsewhere").rglob("*.txt"):
@@ -221,6 +228,40 @@ def test_what_is_almost_a_layout_is_refused_with_what_is_missing(case, tmp_path)
     assert said.startswith(f"no layout fits {root}. It holds ")
     for source in SOURCES:
         assert f"\n  {source.name}: {source.__doc__.splitlines()[0]}" in said
+
+
+def test_parquet_without_images_is_none_of_hugging_face(tmp_path):
+    write_table(tmp_path / "data/train-00000-of-00001.parquet", [{"text": "a", "label": 1}])
+
+    with pytest.raises(ValueError, match="has no column of images: 'text', 'label'"):
+        recognise(AutoConfig(root=str(tmp_path)))
+
+
+def test_a_name_that_starts_with_a_dash_is_no_option(tmp_path, capsys):
+    write(tmp_path / "1.jpg", jpeg())
+    write_tar(tmp_path / "tars/a.tar", {"1.jpg": jpeg(), "1.txt": "a cat"})
+
+    ((_, _, words),) = shown(tmp_path / "tars", capsys, output="-odd")
+
+    assert prepared(words).output == "-odd"
+
+
+def test_damaged_files_and_what_is_no_file_end_with_a_message(tmp_path):
+    os.mkfifo(tmp_path / "pipe.csv")
+    write(tmp_path / "field.csv", b"a" * 2**18)
+    write(tmp_path / "deep.json", b"[" * 2**20)
+    write(tmp_path / "cut.jsonl.gz", gzip.compress(os.urandom(2**12))[:-99])
+    write(tmp_path / "a.tar", b"no tar")
+    write(tmp_path / "b/00000_stats.json", b"\xff")
+    write(tmp_path / "c/dataset_dict.json", b"\xff")
+    write(tmp_path / "README.md", b"---\n" * 1000)
+    (tmp_path / "nowhere.csv").symlink_to("nowhere")
+
+    with pytest.raises(ValueError, match=r"no layout fits .* It holds 3 \.json, ") as refused:
+        recognise(AutoConfig(root=str(tmp_path)))
+
+    assert "webdataset: a.tar is not a tar file that can be read" in str(refused.value)
+    assert "table: field.csv has a first line of over 65,536 characters" in str(refused.value)
 
 
 def test_an_empty_folder_and_no_folder_are_refused(tmp_path):

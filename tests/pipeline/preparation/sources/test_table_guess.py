@@ -23,7 +23,6 @@ def options(place: Path) -> dict[str, str]:
     """The options of the only table."""
     (fit,) = found(place)
     assert isinstance(fit, Fit), fit
-    assert fit.general
     return fit.options
 
 
