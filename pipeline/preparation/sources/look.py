@@ -6,6 +6,7 @@ import re
 from collections import Counter, deque
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 from itertools import repeat
 from typing import Any
 
@@ -51,6 +52,7 @@ class Look:
         files: Names of files.
         folders: Names of folders.
         whole: Whether these are all.
+        is_file: Whether the place is a file, not a folder.
     """
 
     root: str
@@ -58,12 +60,17 @@ class Look:
     files: tuple[str, ...]
     folders: tuple[str, ...] = ()
     whole: bool = True
+    is_file: bool = False
+
+    @cached_property
+    def _known(self) -> frozenset[str]:
+        return frozenset((*self.files, *self.folders))
 
     def has(self, *names: str) -> bool:
         """Return whether all of some files or folders are there, also where nobody looked."""
-        known = {*self.files, *self.folders}
         return all(
-            name in known or (not self.whole and is_there(self.folder, name)) for name in names
+            name in self._known or (not self.whole and is_there(self.folder, name))
+            for name in names
         )
 
     def first(self, names: Sequence[str]) -> str | None:
@@ -90,11 +97,6 @@ class Look:
             whole=self.whole,
         )
 
-    @property
-    def is_file(self) -> bool:
-        """Whether the place is a file, not a folder."""
-        return self.folder.location != self.root
-
     def place(self, name: str) -> str:
         """Return the location of a file or folder, for an option."""
         return self.root if self.is_file else f"{self.root}/{name}".rstrip("/")
@@ -120,7 +122,7 @@ def look_at(root: str, folder: Folder) -> Look:
     """
     if folder.is_file():
         parent, _, name = root.rpartition("/")
-        return Look(root, Folder(parent), (name,))
+        return Look(root, Folder(parent), (name,), is_file=True)
     files: list[str] = []
     folders: list[str] = []
     queue, listed, left, whole = deque([""]), 0, MAX_ENTRIES, True

@@ -116,6 +116,19 @@ def test_layouts_in_folders_of_the_root_are_found_and_prepared_datasets_left_asi
     assert f"{tmp_path}/coco-256/ is a prepared dataset: left aside" in capsys.readouterr().out
 
 
+def test_layouts_behind_links_are_recognised(tmp_path, capsys):
+    write_img2dataset(tmp_path / "disk/a", "files")
+    write_cub(tmp_path / "disk/b")
+    (tmp_path / "data").mkdir()
+    for name in "ab":
+        (tmp_path / "data" / name).symlink_to(tmp_path / "disk" / name)
+
+    found = {name: prepared(words).source for name, _, words in shown(tmp_path / "data", capsys)}
+
+    assert len(list(found["img2dataset"].records())) == 6
+    assert len(list(found["cub"].records())) == 4
+
+
 HUGGING_FACE = {
     "data/train-00000-of-00002.parquet": b"",
     "plain_text/test/0000.parquet": b"",
