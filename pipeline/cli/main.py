@@ -6,7 +6,7 @@ import signal
 import sys
 import threading
 import traceback
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from itertools import islice
 from pathlib import Path
 from types import FrameType
@@ -36,6 +36,7 @@ def run(
     preset: str | None = None,
     *,
     plan: Callable[[Config], Any] | None = None,
+    words: Mapping[str, tuple[Callable[[Any], Any], Any]] | None = None,
 ) -> None:
     """Run a job with the options of the command line, and exit with its status.
 
@@ -44,6 +45,8 @@ def run(
         config_type: Type of the config.
         preset: Name of the default preset in `jobs/presets`.
         plan: Function for `--dry-run`: prints what the job would do.
+        words: Other jobs with the types of their configs, by the first word of the command line;
+            they change nothing, with or without `--dry-run`.
     """
     common = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
     common.add_argument("--preset", default=preset)
@@ -52,11 +55,15 @@ def run(
     common.add_argument("--debug", action="store_true")
     with redacted_output(), ended_by_signals():
         options, flags = common.parse_known_args()
+        about = [f"{word}: {kind.__doc__}" for word, (_, kind) in (words or {}).items()]
+        if words and flags and flags[0] in words:
+            job, config_type = words[flags[0]]
+            plan, flags, about, options.preset = job, flags[1:], [], None
         if own_home.note:
             say(f"note: {own_home.note}\n", "stderr")
         try:
             refuse_unsafe_loading()
-            config = parse(config_type, flags, options.preset)
+            config = parse(config_type, flags, options.preset, about)
             if options.print_config:
                 print_line(difference(config, options.preset))
                 print_result(yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False))
@@ -102,13 +109,19 @@ def ended_by_signals() -> Iterator[None]:
                 signal.signal(number, signal.SIG_DFL)
 
 
-def parse(config_type: type[Config], flags: list[str], preset: str | None = None) -> Config:
+def parse(
+    config_type: type[Config],
+    flags: list[str],
+    preset: str | None = None,
+    about: Sequence[str] = (),
+) -> Config:
     """Resolve a config: defaults, then the preset, then flags.
 
     Args:
         config_type: Type of the config.
         flags: Command line without the program's name.
         preset: Name of a preset, or path of a YAML file.
+        about: Further paragraphs of the description.
 
     Raises:
         ValueError: If the preset cannot be read or has invalid options.
@@ -125,7 +138,7 @@ def parse(config_type: type[Config], flags: list[str], preset: str | None = None
     return tyro.cli(
         config_type,
         args=flags,
-        description=(config_type.__doc__ or "") + common,
+        description="\n\n".join([config_type.__doc__ or "", *about]) + common,
         config=(tyro.conf.OmitSubcommandPrefixes, tyro.conf.CascadeSubcommandArgs),
         **keywords,
     )

@@ -41,6 +41,11 @@ class Backend(ABC):
     def names(self, path: str) -> list[str]:
         """List what is directly in a folder, in any order; empty if it does not exist."""
 
+    def entries(self, path: str, most: int) -> list[tuple[str, bool]]:
+        """List at most some names directly in a folder, each with whether it is a folder."""
+        names = self.names(path)[:most]
+        return [(name, not self.is_file(f"{path}/{name}")) for name in names]
+
     @abstractmethod
     def walk(self, path: str) -> Iterator[tuple[str, int]]:
         """Yield every file below: its name in the folder and its size in bytes, in any order."""

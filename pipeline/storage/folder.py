@@ -129,6 +129,11 @@ class Folder:
         with self._clear_errors("listing"):
             return sorted(set(self.backend.names(self.path)))
 
+    def entries(self, most: int) -> list[tuple[str, bool]]:
+        """List at most some names directly in the folder, each with whether it is a folder."""
+        with self._clear_errors("listing"):
+            return self.backend.entries(self.path, most)
+
     def walk(
         self, *, links: bool = False, passed: Callable[[str], None] | None = None
     ) -> Iterator[tuple[str, int]]:

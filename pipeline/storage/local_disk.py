@@ -8,6 +8,7 @@ import shutil
 import stat
 import uuid
 from collections.abc import Callable, Iterator
+from itertools import islice
 from pathlib import Path
 from typing import IO
 
@@ -51,6 +52,12 @@ class LocalDisk(Backend):
             if os.path.isfile(path):
                 return [os.path.basename(path)]
             raise
+
+    def entries(self, path: str, most: int) -> list[tuple[str, bool]]:
+        """List some files and folders directly in a folder; a link is what it leads to."""
+        with os.scandir(path) as found:
+            listed = [entry for entry in islice(found, most) if entry.is_dir() or entry.is_file()]
+        return [(entry.name, entry.is_dir()) for entry in listed]
 
     def walk(self, path: str) -> Iterator[tuple[str, int]]:
         """Yield every file below.

@@ -4,6 +4,7 @@ import contextlib
 import errno
 import io
 from collections.abc import Callable, Iterator
+from itertools import islice
 from typing import IO, TYPE_CHECKING, Any
 
 from pipeline.storage.backend import Backend
@@ -53,6 +54,11 @@ class S3(Backend):
         # `ls` of s3fs lists the whole folder above when it finds nothing.
         found = (entry for entry, _ in self._entries(path, Delimiter="/"))
         return [name.rstrip("/") for name in found if name[-1:] != "/" or self._holds(path, name)]
+
+    def entries(self, path: str, most: int) -> list[tuple[str, bool]]:
+        """List at most some names directly below a prefix, from as few pages as they are in."""
+        found = islice(self._entries(path, Delimiter="/"), most)
+        return [(name.rstrip("/"), name.endswith("/")) for name, _ in found]
 
     def walk(self, path: str) -> Iterator[tuple[str, int]]:
         """Yield every object below a prefix, a page at a time."""

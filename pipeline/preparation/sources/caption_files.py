@@ -64,13 +64,16 @@ def find_captions(folder: Folder, given: str | None, usual: Sequence[str]) -> st
     return found.strip("/")
 
 
-def read_captions(root: str, record: Record, key: str | None = None) -> list[str | bytes]:
+def read_captions(
+    root: str, record: Record, key: str | None = None, *, whole: bool = False
+) -> list[str | bytes]:
     """Read the caption files of a record: text files, or JSON files if there are no others.
 
     Args:
         root: Folder or bucket address of the originals.
         record: Its texts are names below `root`.
         key: As for `captions_of`.
+        whole: As for `captions_of`.
 
     Raises:
         OSError: If a file cannot be read.
@@ -78,7 +81,7 @@ def read_captions(root: str, record: Record, key: str | None = None) -> list[str
     """
     raise_refusals(record)
     return first_captions(
-        record.texts, lambda name: captions_of(name, read_original(root, name), key)
+        record.texts, lambda name: captions_of(name, read_original(root, name), key, whole=whole)
     )
 
 
@@ -100,13 +103,16 @@ def first_captions(
     return []
 
 
-def captions_of(name: str, content: bytes, key: str | None = None) -> list[str | bytes]:
+def captions_of(
+    name: str, content: bytes, key: str | None = None, *, whole: bool = False
+) -> list[str | bytes]:
     """Read the captions in a file.
 
     Args:
         name: Name of the file; its ending is the format.
         key: Key of the captions in a JSON object, `a.b` for one deeper; by default the first of
             `KEYS` that exists.
+        whole: Take a text file as one caption, instead of each of its lines.
 
     Raises:
         RejectedError: If JSON is damaged, or has no captions; if a text is UTF-16.
@@ -115,8 +121,32 @@ def captions_of(name: str, content: bytes, key: str | None = None) -> list[str |
         return list(_from_json(name, content, key))
     if UTF16.search(content):
         raise RejectedError("CAP_ENCODING", f"{name} is UTF-16: save it as UTF-8")
-    lines = content.removeprefix(codecs.BOM_UTF8).splitlines()
+    text = content.removeprefix(codecs.BOM_UTF8)
+    lines = [b" ".join(text.split())] if whole else text.splitlines()
     return [line for line in lines if line.strip()]  # many files end with a blank line
+
+
+def key_of_captions(head: bytes) -> str | None:
+    """Find the key of the captions in a JSON file: dotted, empty if no option is needed, or None.
+
+    Args:
+        head: The file, or its start if it is large.
+    """
+    try:
+        queue = [("", json.loads(head.removeprefix(codecs.BOM_UTF8)))]
+    except (ValueError, RecursionError):
+        return None
+    while queue:
+        place, value = queue.pop(0)
+        if not isinstance(value, dict):
+            if not place and isinstance(value, str | list):
+                return ""
+            continue
+        for key in KEYS:
+            if value.get(key) and isinstance(value[key], str | list):
+                return f"{place}{key}" if place else ""
+        queue += [(f"{place}{key}.", inner) for key, inner in list(value.items())[:100]]
+    return None
 
 
 def _from_json(name: str, content: bytes, key: str | None) -> list[str]:

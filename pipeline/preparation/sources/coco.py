@@ -2,38 +2,38 @@
 
 import contextlib
 import re
-import shlex
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any, ClassVar
 
 import ijson
 
 from pipeline.common.console import print_line
-from pipeline.preparation.decoding.images import RejectedError
+from pipeline.preparation.sources.attngan_coco import attngan_records
+from pipeline.preparation.sources.caption_files import read_captions
+from pipeline.preparation.sources.filename_pickles import PICKLES, pickled_split
 from pipeline.preparation.sources.join_on_disk import Catalogue
+from pipeline.preparation.sources.json_items import json_items
 from pipeline.preparation.sources.left_aside import leave_beside, walk
+from pipeline.preparation.sources.look import Fit, Look
 from pipeline.preparation.sources.read_original import (
     Root,
     below,
+    is_there,
     open_root,
     read_original,
-    safe_name,
 )
 from pipeline.preparation.sources.source import Record, Source
-from pipeline.preparation.sources.table_format import without_mark
 from pipeline.storage.folder import Folder
 from pipeline.storage.safe_path import inside
 
-HALF_PAIR = re.compile(
-    rb"\\u[dD][89abAB][0-9a-fA-F]{2}(?!\\u[dD][c-fC-F])"
-    rb"|(?<!\\u[dD][89abAB][0-9a-fA-F]{2})\\u[dD][c-fC-F][0-9a-fA-F]{2}"
-)
+CAPTIONS = re.compile(r"^captions_(\w+)\.json$", re.MULTILINE)
+ATTNGAN = re.compile(r"(?:[^/]+/){1,2}COCO_(?:train|val)2014_\d+\.jpg")
+TEXTS = re.compile(r"(?:text|train|test)/(?:.+/)?COCO_.*\.txt$")
 USUAL = ("images", "train", "data")  # folders in which others put the image folders
-BEFORE, AFTER = 6, 12  # bytes around an escape that may have its other half
 
 
 class CocoSource(Source):
-    """MS-COCO as downloaded: annotations/captions_<split>.json beside <split>/*.jpg.
+    """MS-COCO as downloaded: annotations/captions_<split>.json, <split>/*.jpg; or as AttnGAN has.
 
     python jobs/prepare.py coco --root data/coco --image-size 256 --output data/coco-256
     """
@@ -42,29 +42,66 @@ class CocoSource(Source):
     later: ClassVar[frozenset[str]] = frozenset({"images"})
 
     root: Root = "data/coco"
-    """Folder or bucket with `annotations` and the image folders."""
+    """Folder or bucket with `annotations` and the image folders. If it has no such captions, but
+    train/filenames.pickle and test/filenames.pickle, these are the split, and the captions are in
+    text/<name>.txt, or in train and test: AttnGAN's layout."""
     train: str = "train2017"
     """Name of the training split: captions in annotations/captions_NAME.json, images in NAME/."""
     validation: str = "val2017"
     """Name of the validation split, with the same layout."""
     images: str | None = None
-    """Folder of the image folders, below root. Default: root itself."""
+    """Folder of the image folders, below root. Default: root itself; images in AttnGAN's layout."""
+
+    @classmethod
+    def recognise(cls, look: Look) -> Iterator[Fit | str]:
+        """Recognise captions files with image folders of their names, and AttnGAN's layout."""
+        found = sorted(CAPTIONS.findall("\n".join(look.inside("annotations"))), reverse=True)
+        for split in found:
+            other = split.replace("train", "val")
+            if not split.startswith("train") or other not in found:
+                continue
+            file = f"annotations/captions_{split}.json and captions_{other}.json"
+            place = look.first([f"{p}/{split}".lstrip("/") for p in ("", *USUAL)])
+            if place is None or not look.has(place.removesuffix(split) + other):
+                yield f"{file} are there, and folders {split} and {other} with the images are not"
+                continue
+            names = {"train": split, "validation": other, "images": place.rpartition("/")[0]}
+            options = {k: v for k, v in names.items() if v != (cls.model_fields[k].default or "")}
+            yield Fit(
+                f"{file}, with images in {place} and {place.removesuffix(split)}{other}", options
+            )
+        if any(CAPTIONS.match(name) for name in look.files):
+            yield "captions of COCO: name the folder above, which has the folders of the images too"
+        if found and not any(split.startswith("train") for split in found):
+            yield f"annotations has no captions_train2017.json or the like, only of {found[0]}"
+        if look.has(*PICKLES.values()) and not look.first(
+            ("images.txt", "CUB_200_2011/images.txt")
+        ):
+            files = " and ".join(PICKLES.values())
+            found_there = {
+                "images of COCO": any(ATTNGAN.fullmatch(name) for name in look.files),
+                "texts": any(TEXTS.match(name) for name in look.files),
+            }
+            missing = [what for what, there in found_there.items() if not there]
+            if missing:
+                yield f"{files} are there, and {' and '.join(missing)} are not"
+            else:
+                yield Fit(f"{files} of AttnGAN, with images of COCO")
 
     def records(self) -> Iterator[Record]:
         """List the images of both splits in the order of their ids."""
         folder = open_root(self.root, "your COCO copy")
         if self.train == self.validation:
             raise ValueError(f"--train and --validation name the same split {self.train!r}.")
+        official = folder.exists(f"annotations/captions_{self.train}.json")
+        if not official and (splits := pickled_split(folder)):
+            yield from attngan_records(folder, splits, self.images)
+            return
         used: list[str] = []
         for split, name in (("train", self.train), ("validation", self.validation)):
             file = f"annotations/captions_{name}.json"
             if not folder.exists(file):
                 found = [n for n in (folder / "annotations").names() if n.startswith("captions_")]
-                if folder.exists("train/filenames.pickle") and folder.exists("text"):
-                    raise ValueError(
-                        f"{folder} is COCO as AttnGAN lays it out. Prepare it with jobs/prepare.py "
-                        f"folder --root {shlex.quote(str(folder))} --images images --captions text"
-                    )
                 raise ValueError(
                     f"{folder}/{file} does not exist. Caption files there: "
                     f"{', '.join(found) or 'none'}. Name the splits with --train and --validation."
@@ -98,9 +135,9 @@ class CocoSource(Source):
         first = None
         with contextlib.suppress(ijson.JSONError):  # said where all of it is read
             if folder.exists(deeper):
-                first = next(_items(folder, file, "images"), None)
+                first = next(json_items(folder, file, "images"), None)
         if isinstance(first, dict) and isinstance(shown := first.get("file_name"), str):
-            found = [p for p in (place, deeper) if _is_there(folder, below(p, shown))]
+            found = [p for p in (place, deeper) if is_there(folder, below(p, shown))]
             if found == [deeper]:
                 print_line(f"the images of {name} are in {folder}/{deeper}")
                 return deeper
@@ -110,12 +147,9 @@ class CocoSource(Source):
         """Read the file of a record."""
         return read_original(self.root, record.location)
 
-
-def _is_there(folder: Folder, name: str) -> bool:
-    try:
-        return folder.exists(safe_name(folder, name))
-    except (OSError, RejectedError):
-        return False
+    def read_captions(self, record: Record) -> Sequence[str | bytes]:
+        """Return the captions of a record, or read them in AttnGAN's layout."""
+        return read_captions(self.root, record) if record.texts else record.captions
 
 
 def _read(
@@ -125,7 +159,7 @@ def _read(
     images = captions = 0
     entry = "its start"
     try:
-        for image in _items(folder, file, "images"):
+        for image in json_items(folder, file, "images"):
             entry = f"images[{images}]"
             catalogue.where = f"{folder}/{file}, {entry}"
             location = image["file_name"]
@@ -134,7 +168,7 @@ def _read(
             key = _key(name, image["id"])
             catalogue.image(key, below(place, location), split=split, again=True)
             images += 1
-        for annotation in _items(folder, file, "annotations"):
+        for annotation in json_items(folder, file, "annotations"):
             entry = f"annotations[{captions}]"
             text, number = annotation["caption"], _whole(annotation["id"])
             if not isinstance(text, str):
@@ -157,30 +191,6 @@ def _read(
             f"{folder}/{file} is not a COCO captions file: it lists {images:,} 'images' and "
             f"{captions:,} 'annotations'."
         )
-
-
-def _items(folder: Folder, file: str, name: str) -> Iterator[Any]:
-    # The fast parser silently replaces half a surrogate pair by a question mark.
-    parser = ijson.get_backend("python") if _has_half_pairs(folder, file) else ijson
-    with without_mark(folder.open(file)) as stream:
-        yield from parser.items(stream, f"{name}.item", use_float=True)
-
-
-def _has_half_pairs(folder: Folder, file: str) -> bool:
-    """Return whether a JSON file escapes half a surrogate pair, which is no character."""
-    window = b" " * BEFORE
-    with folder.open(file) as stream:
-        while chunk := stream.read(2**22):
-            window = window[-BEFORE - AFTER :] + chunk
-            if _half_pair(window):
-                return True
-    return _half_pair(window + b" " * AFTER)
-
-
-def _half_pair(window: bytes) -> bool:
-    """Search a window except its ends, where the other half may be missing."""
-    found = HALF_PAIR.finditer(window, BEFORE)
-    return any(match.start() < len(window) - AFTER for match in found)
 
 
 def _key(name: str, number: Any) -> str:

@@ -5,6 +5,7 @@ from typing import ClassVar
 
 from pipeline.common.console import print_line
 from pipeline.preparation.sources.caption_files import find_captions, listed, read_captions
+from pipeline.preparation.sources.filename_pickles import pickled_split
 from pipeline.preparation.sources.join_on_disk import Catalogue, composed
 from pipeline.preparation.sources.left_aside import (
     is_hidden,
@@ -13,10 +14,10 @@ from pipeline.preparation.sources.left_aside import (
     leave_file,
     walk,
 )
+from pipeline.preparation.sources.look import Fit, Look
 from pipeline.preparation.sources.read_original import Root, open_root, read_original, some_names
 from pipeline.preparation.sources.source import Record, Source
 from pipeline.storage.folder import Folder
-from ratgan.weights.restricted_pickle import load_foreign_pickle
 
 # The 50 of 200 classes that Reed et al. 2016 (https://arxiv.org/abs/1605.05396) hold out, from
 # AttnGAN's file lists.
@@ -49,13 +50,27 @@ class CubSource(Source):
     captions: str | None = None
     """Folder of the captions, below root. Default: text or text_c10, the one that exists."""
 
+    @classmethod
+    def recognise(cls, look: Look) -> Iterator[Fit | str]:
+        """Recognise images.txt and bounding_boxes.txt with images and captions."""
+        for base in ("CUB_200_2011/", ""):
+            if look.has(*(base + file for file in FILES)):
+                there = {"images": look.images(f"{base}images"), "captions": look.first(CAPTIONS)}
+                missing = [name for name, found in there.items() if not found]
+                files = " and ".join(base + file for file in FILES)
+                if missing:
+                    yield f"{files} are there, and no {' and no '.join(missing)} (text or text_c10)"
+                else:
+                    yield Fit(f"{files}, with captions in {there['captions']}")
+                return
+
     def records(self) -> Iterator[Record]:
         """List the images of both splits in the order of their names."""
         folder = open_root(self.root, "your CUB-200-2011 copy")
         base = self._base(folder)
         texts = find_captions(folder, self.captions, CAPTIONS)
         names, boxes = _images(folder, base)
-        splits = _pickled_split(folder)
+        splits = pickled_split(folder)
         known = names.union(*splits.values())
         lists = "neither filenames.pickle" if splits else f"no line of {base}images.txt"
         if not splits:
@@ -151,36 +166,6 @@ def _table(folder: Folder, file: str, columns: int) -> Iterator[tuple[int, list[
             )
         if values:
             yield number, values
-
-
-def _pickled_split(folder: Folder) -> dict[str, set[str]]:
-    """Read the file lists of AttnGAN's layout, if they exist."""
-    there = {split: file for split, file in PICKLES.items() if folder.exists(file)}
-    if not there:
-        return {}
-    if len(there) < len(PICKLES):
-        (missing,) = set(PICKLES.values()) - set(there.values())
-        raise ValueError(
-            f"{folder}/{missing} does not exist, and {', '.join(there.values())} does. A split "
-            "needs both: add it, or remove the other to use the published split."
-        )
-    splits = {split: set(_names(folder, file)) for split, file in PICKLES.items()}
-    if both := splits["train"] & splits["validation"]:
-        raise ValueError(
-            f"{folder}: {len(both):,} images are in both filenames.pickle, for example "
-            f"{min(both)!r}. An image must be in one split."
-        )
-    return splits
-
-
-def _names(folder: Folder, file: str) -> list[str]:
-    names = load_foreign_pickle(folder.read(file), f"{folder}/{file}")
-    if not isinstance(names, list) or not all(isinstance(name, str) and name for name in names):
-        raise ValueError(
-            f"{folder}/{file} is not a list of file names. It must hold a list of texts such as "
-            "'001.Black_footed_Albatross/Black_Footed_Albatross_0046_18'."
-        )
-    return [composed(name.removesuffix(".jpg")) for name in names]
 
 
 def _published_split(name: str) -> str:

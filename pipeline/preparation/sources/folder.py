@@ -3,14 +3,23 @@
 import posixpath
 import re
 import shlex
+from collections import Counter
 from collections.abc import Iterator, Sequence
+from itertools import takewhile
 from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import Field
 
 from pipeline.common.console import print_line
 from pipeline.preparation.decoding.images import IMAGES, OTHERS, RejectedError, format_of
-from pipeline.preparation.sources.caption_files import ENDINGS, listed, order, read_captions
+from pipeline.preparation.sources.caption_files import (
+    ENDINGS,
+    LINES,
+    key_of_captions,
+    listed,
+    order,
+    read_captions,
+)
 from pipeline.preparation.sources.join_on_disk import Catalogue, composed
 from pipeline.preparation.sources.left_aside import (
     NO_ENDING,
@@ -20,6 +29,7 @@ from pipeline.preparation.sources.left_aside import (
     leave_file,
     walk,
 )
+from pipeline.preparation.sources.look import Fit, Look
 from pipeline.preparation.sources.read_original import Root, open_root, read_original, some_names
 from pipeline.preparation.sources.source import Record, Source, split_of
 from pipeline.preparation.sources.table_rows import METADATA
@@ -43,6 +53,7 @@ class FolderSource(Source):
     """
 
     name: ClassVar[str] = "folder"
+    general: ClassVar[bool] = True
 
     root: Root
     """Folder or bucket of the images. The captions of a.jpg are in a.txt or a.caption (one on each
@@ -59,6 +70,45 @@ class FolderSource(Source):
     folders train and validation, val or test, they are the split instead."""
     label: Literal["none", "folder"] = "none"
     """folder: the folder of an image is its class. none: classes are not known."""
+
+    @classmethod
+    def recognise(cls, look: Look) -> Iterator[Fit | str]:
+        """Recognise images with captions of the same name beside them or in a parallel folder."""
+        texts: dict[str, list[str]] = {}
+        images = []
+        for file in () if look.is_file else look.files:
+            ending = posixpath.splitext(file)[1].lower()
+            if ending in ENDINGS and not OTHER_JSON.search(file):
+                texts.setdefault(_stem(file)[-1], []).append(file)
+            elif ending in IMAGES + OTHERS:
+                images.append(file)
+        trees: Counter[tuple[str, str, bool]] = Counter()
+        sample = ""
+        for image in images:
+            parts = _stem(image)
+            pairs = [(_same_end(parts, _stem(text)), text) for text in texts.get(parts[-1], ())]
+            if pairs:
+                same, text = max(pairs)
+                where = "/".join(image.split("/")[:-same]), "/".join(text.split("/")[:-same])
+                beside = where[0] == where[1]
+                sample = text if text.endswith(".json") else sample
+                trees["" if beside else where[0], "" if beside else where[1], beside] += 1
+        if not trees:
+            if images:
+                yield f"{len(images):,} images were seen, and no captions of the same names"
+            return
+        (first, second, beside), count = trees.most_common(1)[0]
+        options: dict[str, Any] = {} if beside else {"images": first, "captions": second}
+        options = {name: value for name, value in options.items() if value}
+        if sample and not any(text.endswith(LINES) for group in texts.values() for text in group):
+            key = key_of_captions(look.head(sample))
+            if key is None:
+                yield f"{sample} has no caption: name its key with --caption-key"
+                return
+            options |= {"caption_key": key} if key else {}
+        what = "beside them" if beside else f"in {second}"
+        reason = f"{count:,} of {len(images):,} images that were seen have their captions {what}"
+        yield Fit(reason, options)
 
     def records(self) -> Iterator[Record]:
         """List the images in the order of their names."""
@@ -176,6 +226,17 @@ def _looks_like_an_image(folder: Folder, location: str) -> bool:
         return format_of(read_original(folder.location, location, 0, 64)) is not None
     except (FileNotFoundError, RejectedError):  # a link to nowhere, or a name that leads out
         return False
+
+
+def _stem(file: str) -> list[str]:
+    """Return the parts of a name without its ending, in their common form."""
+    return _plain(posixpath.splitext(file)[0]).split("/")
+
+
+def _same_end(parts: list[str], others: list[str]) -> int:
+    """Count the last parts that two names share."""
+    both = zip(reversed(parts), reversed(others), strict=False)
+    return sum(1 for _ in takewhile(lambda pair: pair[0] == pair[1], both))
 
 
 def _plain(key: str) -> str:

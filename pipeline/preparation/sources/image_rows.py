@@ -255,10 +255,10 @@ class RowSource(Source):
         return [text for text in texts if text and not text.isspace()]
 
 
-def leave_rows(left: Counter[str]) -> None:
-    """Count the rows that are left aside, by their split."""
+def leave_rows(left: Counter[str], column: str | None = None) -> None:
+    """Count the rows that are left aside, by the value of the column of the split."""
     for value, count in left.items():
-        leave_aside("rows", f"of split {value}", count)
+        leave_aside("rows", f"of {column or 'split'} {value}", count)
 
 
 def _last(image: str) -> str:

@@ -1,6 +1,7 @@
 """Oxford-102 Flowers: images of 102 kinds, and ten captions each by Reed et al."""
 
 import hashlib
+import re
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from typing import Annotated, ClassVar, Literal
@@ -11,6 +12,7 @@ from pipeline.common.console import print_line
 from pipeline.preparation.sources.caption_files import find_captions, listed, read_captions
 from pipeline.preparation.sources.join_on_disk import Catalogue
 from pipeline.preparation.sources.left_aside import is_hidden, leave_beside, leave_file, walk
+from pipeline.preparation.sources.look import Fit, Look
 from pipeline.preparation.sources.read_original import Root, open_root, read_original, some_names
 from pipeline.preparation.sources.source import SPLITS, Record, Source
 from pipeline.storage.folder import Folder
@@ -45,6 +47,22 @@ class Oxford102Source(Source):
     def overlapping(self) -> bool:
         """Whether all images are in both splits, as in the published code."""
         return self.split == "published-none"
+
+    @classmethod
+    def recognise(cls, look: Look) -> Iterator[Fit | str]:
+        """Recognise jpg/image_00001.jpg with captions of the same names."""
+        texts = look.first(CAPTIONS)
+        if not any(re.fullmatch(r"image_\d+\.jpg", name) for name in look.inside("jpg")):
+            if look.has(LABELS) or look.has("imagelabels.mat"):
+                yield f"{LABELS} or imagelabels.mat is there, and jpg/image_00001.jpg is not"
+        elif texts is None:
+            yield f"jpg/image_00001.jpg is there, and {' or '.join(CAPTIONS[:2])} is not"
+        else:
+            by_class = any(f"{texts}/class_" in folder for folder in look.folders)
+            labelled = by_class or look.has(LABELS)
+            reason = f"jpg/image_00001.jpg and the like, with captions in {texts}"
+            split = {} if labelled else {"split": "published-none"}
+            yield Fit(reason + (", without classes" if split else ""), split)
 
     def records(self) -> Iterator[Record]:
         """List the images in the order of their names."""

@@ -129,6 +129,14 @@ def safe_name(folder: Folder, name: str) -> str:
     return plain
 
 
+def is_there(folder: Folder, name: str) -> bool:
+    """Return whether an untrusted name is that of a file or folder inside a folder."""
+    try:
+        return folder.exists(safe_name(folder, name))
+    except (OSError, RejectedError):
+        return False
+
+
 def plain_name(name: str) -> str:
     """Return a name without parts that mean nothing; an address or absolute path as it is."""
     if name.startswith("/") or "://" in name:

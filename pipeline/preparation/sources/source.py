@@ -9,6 +9,7 @@ from typing import Any, ClassVar
 
 from pipeline.common.settings import Settings
 from pipeline.preparation.decoding.images import RejectedError
+from pipeline.preparation.sources.look import Fit, Look
 
 SPLITS = ("train", "validation")
 MARK = "/refused/"  # no file that a listing names starts with a slash
@@ -54,6 +55,9 @@ class Source(Settings, ABC):
     mirrors: ClassVar[bool] = True
     """Whether a mirrored image still fits its captions (not if they say left and right)."""
 
+    general: ClassVar[bool] = False
+    """Whether it reads any images with captions; a source of one layout knows more of them."""
+
     later: ClassVar[frozenset[str]] = frozenset()
     """Options that are newer than some prepared datasets: not recorded while they are None."""
 
@@ -61,6 +65,15 @@ class Source(Settings, ABC):
     def overlapping(self) -> bool:
         """Whether validation images are training images too, as in a published protocol."""
         return False
+
+    @classmethod
+    def recognise(cls, look: Look) -> Iterator[Fit | str]:
+        """Yield how what lies there is prepared by this source, for `jobs/prepare.py auto`.
+
+        A text instead of a `Fit` says what is missing where something of the layout is there.
+        Nothing is decoded, and no name from a file is followed out of the folder.
+        """
+        yield from ()
 
     @abstractmethod
     def records(self) -> Iterator[Record]:

@@ -10,9 +10,11 @@ from pipeline.preparation.sources.file_patterns import check_pattern, matching_f
 from pipeline.preparation.sources.image_rows import Columns, Entry, RowSource, leave_rows
 from pipeline.preparation.sources.join_on_disk import Catalogue, SameNameError
 from pipeline.preparation.sources.left_aside import leave_file, walk
+from pipeline.preparation.sources.look import Fit, Look
 from pipeline.preparation.sources.read_original import Root
 from pipeline.preparation.sources.source import Record, split_of
 from pipeline.preparation.sources.table_format import Format
+from pipeline.preparation.sources.table_guess import recognise_tables
 from pipeline.preparation.sources.table_rows import ENDINGS, OTHER_ENDINGS, Layout
 from pipeline.storage.folder import Folder
 
@@ -24,6 +26,7 @@ class TableSource(RowSource):
     """
 
     name: ClassVar[str] = "table"
+    general: ClassVar[bool] = True
     later: ClassVar[frozenset[str]] = frozenset({"quoting", "format"})
 
     root: Root
@@ -44,6 +47,11 @@ class TableSource(RowSource):
     in .tsv."""
     format: Format | None = None
     """Format of a file whose ending does not say it. Default: by its first bytes and its ending."""
+
+    @classmethod
+    def recognise(cls, look: Look) -> Iterator[Fit | str]:
+        """Recognise tables by the names of their columns and their first rows."""
+        yield from recognise_tables(look)
 
     def records(self) -> Iterator[Record]:
         """List the images in the order of their names, or of their rows if tables contain them."""
@@ -101,4 +109,4 @@ class TableSource(RowSource):
         entries = [Entry(table, columns, left, by_path=by_path) for table in tables]
         if not sum(self.enter(catalogue, folder, entry, layout) for entry in entries):
             raise ValueError(f"{folder}: {', '.join(tables[:3])} holds no rows.")
-        leave_rows(left)
+        leave_rows(left, self.split)

@@ -20,6 +20,7 @@ import pyarrow as pa
 
 from pipeline.common.console import print_line
 from pipeline.preparation.decoding.isolated_parquet import open_table
+from pipeline.preparation.sources.shallow_json import ShallowJson
 from pipeline.preparation.sources.table_format import Format, open_text, table_format
 from pipeline.storage.folder import Folder
 
@@ -225,7 +226,7 @@ def _json_list(
         with open_text(folder, file, zipped) as stream:
             place = _list_place(folder, file, stream)
         with open_text(folder, file, zipped) as stream:
-            records = ijson.items(stream, place, use_float=True)
+            records = ijson.items(ShallowJson(stream), place, use_float=True)
             for number, value in enumerate(records, 1):
                 if not isinstance(value, dict):
                     kind = type(value).__name__
@@ -242,7 +243,7 @@ def _json_list(
 
 def _list_place(folder: Folder, file: str, stream: IO[bytes]) -> str:
     keys = []
-    for prefix, event, _ in ijson.parse(stream):
+    for prefix, event, _ in ijson.parse(ShallowJson(stream)):
         if event == "start_array" and prefix.count(".") == 0:
             keys.append(prefix)
             if prefix == "":

@@ -4,12 +4,12 @@ Listing reads only headers; reading an image is one read of some bytes of its ta
 never become paths, and nothing is unpacked.
 """
 
-import codecs
 import posixpath
 import re
 import tarfile
 from collections import Counter
 from collections.abc import Iterator, Sequence
+from itertools import islice
 from typing import IO, Annotated, Any, ClassVar, Literal
 
 from pydantic import Field
@@ -19,17 +19,20 @@ from pipeline.preparation.sources.caption_files import (
     ENDINGS,
     captions_of,
     first_captions,
+    key_of_captions,
     listed,
     order,
 )
 from pipeline.preparation.sources.file_patterns import base_folder, check_pattern, matching_files
 from pipeline.preparation.sources.join_on_disk import Catalogue
 from pipeline.preparation.sources.left_aside import is_enough, is_hidden, leave_aside
+from pipeline.preparation.sources.look import HEAD, Fit, Look, held_out_files
 from pipeline.preparation.sources.read_original import Root, read_original
 from pipeline.preparation.sources.source import Record, Source, raise_refusals, refusal, split_of
 from pipeline.storage.folder import Folder
 
 COMPRESSED = (".tar.gz", ".tgz", ".tar.bz2", ".tar.xz", ".tar.zst")
+LOOKED_AT, MAX_TREES = 64, 20  # members of a tar, and folders of tars, for `recognise`
 MAX_HEADER = 2**20  # bytes of what stands before a member: its name, and notes
 PLACE = re.compile(r"(?P<tar>.+)#(?P<start>\d+)\+(?P<size>\d+)(?P<ending>\.\w+)")
 
@@ -41,6 +44,7 @@ class WebDatasetSource(Source):
     """
 
     name: ClassVar[str] = "webdataset"
+    general: ClassVar[bool] = True
     later: ClassVar[frozenset[str]] = frozenset({"image_ending", "caption_ending", "text_lines"})
 
     root: Root
@@ -61,6 +65,27 @@ class WebDatasetSource(Source):
     """Share of images held out, by a hash of their names."""
     validation_files: str | None = None
     """Pattern of the held-out tars, instead of a share: "val-*.tar"."""
+
+    @classmethod
+    def recognise(cls, look: Look) -> Iterator[Fit | str]:
+        """Recognise tars by the names of the first members of one in each folder."""
+        tars = [name for name in look.files if name.lower().endswith((".tar", *COMPRESSED))]
+        first = {posixpath.dirname(tar): tar for tar in reversed(tars)}
+        found = [
+            (tree, first[tree], _kinds(look, first[tree])) for tree in sorted(first)[:MAX_TREES]
+        ]
+        alike = all(options == found[0][2] for _, _, options in found)
+        for tree, tar, options in found[:1] if alike else found:
+            if isinstance(options, str):
+                yield f"{tar} {options}"
+                continue
+            inside = [name for name in tars if alike or posixpath.dirname(name) == tree]
+            root = {} if alike else {"root": look.place(tree)}
+            held = held_out_files(
+                [posixpath.relpath(name, "" if alike else tree) for name in inside]
+            )
+            reason = f"{len(inside):,} tar files were seen, and {tar} holds images with captions"
+            yield Fit(reason, {**root, **options, **held})
 
     def records(self) -> Iterator[Record]:
         """List the samples in the order of their tars and names."""
@@ -99,12 +124,8 @@ class WebDatasetSource(Source):
         stem = posixpath.splitext(record.id)[0]
 
         def read(text: str) -> list[str | bytes]:
-            name, content = stem + posixpath.splitext(text)[1], self._read(text)[1]
-            lines = captions_of(name, content, self.caption_key)
-            if self.text_lines == "one-caption" and not text.endswith(".json") and lines:
-                whole = content.removeprefix(codecs.BOM_UTF8)
-                return [b" ".join(whole.split())]
-            return lines
+            name, whole = stem + posixpath.splitext(text)[1], self.text_lines == "one-caption"
+            return captions_of(name, self._read(text)[1], self.caption_key, whole=whole)
 
         return first_captions(record.texts, read)
 
@@ -162,6 +183,43 @@ class WebDatasetSource(Source):
                 catalogue.image(tar, tar, split=split)
                 catalogue.text_file(tar, refusal("TAR_CUT", f"{folder}/{tar} {cut}"))
         return images
+
+
+def _kinds(look: Look, tar: str) -> dict[str, str] | str:
+    """Return the options that a tar needs, or what is wrong with it."""
+    if tar.lower().endswith(COMPRESSED):
+        return "is compressed: unpack it to a .tar"
+    kinds: Counter[str] = Counter()
+    sample = b""
+    try:
+        with look.folder.open(tar) as stream:
+            for member in islice(_members(stream), LOOKED_AT):
+                kind = "." + posixpath.basename(member.name).partition(".")[2].lower()
+                kinds[kind] += 1
+                if kind == ".json" and not sample:
+                    start = member.offset_data
+                    sample = look.folder.read(tar, start, start + min(member.size, HEAD))
+    except (tarfile.ReadError, EOFError) as error:
+        if not kinds:
+            return f"is not a tar file that can be read: {error}"
+    image, caption = _best(kinds, IMAGES + OTHERS), _best(kinds, ENDINGS)
+    if image is None or caption is None:
+        there = ", ".join(kind for kind, _ in kinds.most_common(8))
+        return f"has no {'captions' if image else 'images'}: its members are {there or 'none'}"
+    named = {"image_ending": image, "caption_ending": caption}
+    options = {name: kind[1:] for name, kind in named.items() if kind.count(".") > 1}
+    if caption == ".json":
+        key = key_of_captions(sample)
+        if key is None:
+            return "has no caption in its .json: name its key with --caption-key"
+        options |= {"caption_key": key} if key else {}
+    return options
+
+
+def _best(kinds: Counter[str], endings: Sequence[str]) -> str | None:
+    """Return the kind of members with one of some endings: a plain one, or the most frequent."""
+    found = [kind for kind, _ in kinds.most_common() if kind.endswith(tuple(endings))]
+    return next((e for e in endings if e in found), found[0] if found else None)
 
 
 class _Headers:

@@ -21,6 +21,7 @@ from pipeline.common.errors import root_cause
 from pipeline.common.settings import Settings
 from pipeline.config import TrainConfig, flatten, refuse_changes
 from pipeline.preparation.config import PrepareConfig
+from pipeline.preparation.recognise import AutoConfig
 from pipeline.preparation.sources.coco import CocoSource
 from pipeline.sweeps.config import AblateConfig, SweepConfig
 from pipeline.training.damsm.config import PretrainConfig
@@ -210,6 +211,25 @@ def test_a_run_without_a_length_is_refused(tmp_path):
 
     with pytest.raises(ValueError, match="one of total_epochs and total_steps is needed"):
         parse(TrainConfig, [], str(preset))
+
+
+def test_another_job_is_chosen_by_the_first_word_and_named_in_the_help(monkeypatch, capsys):
+    def job(config: TrainConfig) -> None:
+        raise RuntimeError("must not run")
+
+    def other(config: AutoConfig) -> None:
+        raise ValueError(f"the other one got {config.root}")
+
+    monkeypatch.setattr(sys, "argv", ["job", "--dry-run", "other", "--root", "/x"])
+    with pytest.raises(SystemExit, match="2"):
+        run(job, TrainConfig, preset="coco", words={"other": (other, AutoConfig)})
+    said = capsys.readouterr().err
+    monkeypatch.setattr(sys, "argv", ["job", "--help"])
+    with pytest.raises(SystemExit, match="0"):
+        run(job, TrainConfig, preset="coco", words={"other": (other, AutoConfig)})
+
+    assert own(said) == "\nerror: the other one got /x\n"
+    assert "other: " in capsys.readouterr().out
 
 
 def start(monkeypatch, job, *flags: str, plan=None) -> int:

@@ -110,6 +110,8 @@ def test_every_backend_keeps_files_alike(folder):
     assert folder.read("deep/x", 8, 50) == b"80"
     assert folder.size("deep/x") == 10
     assert folder.names() == ["deep", "y"]
+    assert sorted(folder.entries(9)) == [("deep", True), ("y", False)]
+    assert len(folder.entries(1)) == 1
     assert sorted(folder.walk()) == [("deep/x", 10), ("y", 5)]
     assert folder.exists("deep")
     assert not folder.is_file()

@@ -14,6 +14,8 @@ from pipeline.preparation.sources.coco import CocoSource
 from pipeline.preparation.sources.cub import CubSource
 from pipeline.preparation.sources.folder import FolderSource
 from pipeline.preparation.sources.huggingface import HuggingFaceSource
+from pipeline.preparation.sources.img2dataset import Img2datasetSource
+from pipeline.preparation.sources.karpathy import KarpathySource
 from pipeline.preparation.sources.oxford102 import Oxford102Source
 from pipeline.preparation.sources.source import Record, Source
 from pipeline.preparation.sources.table import TableSource
@@ -115,6 +117,71 @@ def write_huggingface(root: Path) -> None:
     write(root / "disk-of-hf/dataset_dict.json", json.dumps({"splits": ["train", "test"]}))
 
 
+def write_attngan_coco(root: Path, images: str = "images", texts: str = "text") -> None:
+    """Two training images and one of the other split, as AttnGAN lays COCO out."""
+    names = [f"COCO_{part}2014_{n:012d}" for n, part in ((4, "train"), (7, "train"), (9, "val"))]
+    for number, name in enumerate(names):
+        year, split = name.split("_")[1], "train" if "train" in name else "test"
+        write(root / images.format(year=year, split=split) / f"{name}.jpg", jpeg(number))
+        write(root / texts.format(split=split) / f"{name}.txt", f"photo {number}\n\na photo\n")
+    write_pickles(root, names[:2], names[2:], protocol=0)
+
+
+def write_karpathy(path: Path, images: Path | None = None, flat: bool = False) -> dict:
+    """Write one image of each split of Karpathy's, and the images, if their folder is given."""
+    found = []
+    for number, split in enumerate(("train", "restval", "val", "test")):
+        place, file = "train2014" if split == "train" else "val2014", f"COCO_{number}.jpg"
+        sentences = [{"raw": f"photo {number}, {k}", "tokens": ["photo"]} for k in (0, 1)]
+        about = {"filepath": place, "filename": file, "split": split, "sentences": sentences}
+        found.append(about | {"imgid": number})
+        if images is not None:
+            write(images / ("" if flat else place) / file, jpeg(number))
+    content = {"images": found, "dataset": "coco"}
+    write(path, json.dumps(content))
+    return content
+
+
+STATUSES = ("success", "failed_to_download", "success", "failed_to_resize", "success")
+
+
+def write_img2dataset(root: Path, form: str, shards: int = 2, encoding: str = "jpg") -> None:
+    """Write rows of which some failed, as img2dataset's writers do in one of its formats.
+
+    Args:
+        form: Its --output_format: files, webdataset or parquet.
+        encoding: Its --encode_format.
+    """
+    for shard in range(shards):
+        rows, samples = [], {}
+        for number, status in enumerate(STATUSES):
+            made, key = status == "success", f"{shard:05d}{number:04d}"
+            row = {
+                "caption": f"photo {key},\nby me",
+                "url": f"https://example.com/{key}",
+                "key": key,
+                "status": status,
+                "error_message": None if made else "404",
+                "width": 96 if made else None,
+                "exif": "{}",
+            }
+            content = jpeg(10 * shard + number) if made else None
+            rows.append(row | ({encoding: content} if form == "parquet" else {}))
+            if content is not None:
+                samples[f"{key}.{encoding}"] = content
+                samples[f"{key}.txt"] = row["caption"].encode()
+                samples[f"{key}.json"] = json.dumps(row, indent=4).encode()
+        if form == "webdataset":
+            write_tar(root / f"{shard:05d}.tar", samples)
+        elif form == "files":
+            for name, content in samples.items():
+                write(root / f"{shard:05d}" / name, content)
+        root.mkdir(parents=True, exist_ok=True)
+        pq.write_table(pa.Table.from_pylist(rows), root / f"{shard:05d}.parquet")
+        stats = {"count": 5, "successes": 3, "failed_to_download": 1, "failed_to_resize": 1}
+        write(root / f"{shard:05d}_stats.json", json.dumps(stats, indent=4))
+
+
 def every_source(root: Path) -> dict[str, Source]:
     """Lay out a dataset for each source; the sources read from `root`."""
     write_coco(root / "coco", "train2017", {1: ["one", "eins"], 2: ["two"]})
@@ -133,6 +200,10 @@ def every_source(root: Path) -> dict[str, Source]:
     cells = [{"image": {"bytes": jpeg(i), "path": None}, "caption": f"cell {i}"} for i in range(5)]
     write_table(root / "cells/a.parquet", cells)
     write_huggingface(root)
+    write_attngan_coco(root / "attngan")
+    write_karpathy(root / "karpathy/dataset_coco.json", root / "karpathy")
+    for form in ("files", "webdataset", "parquet"):
+        write_img2dataset(root / f"i2d-{form}", form)
     for tar in "ab":
         samples: dict[str, bytes | str] = {}
         for i in (1, 2):
@@ -144,11 +215,17 @@ def every_source(root: Path) -> dict[str, Source]:
 def sources_at(root: str) -> dict[str, Source]:
     return {
         "coco": CocoSource(root=f"{root}/coco"),
+        "coco as AttnGAN has it": CocoSource(root=f"{root}/attngan"),
         "cub": CubSource(root=f"{root}/cub"),
         "cub with pickles": CubSource(root=f"{root}/pickled"),
         "oxford102": Oxford102Source(root=f"{root}/flowers"),
         "oxford102 as published": Oxford102Source(root=f"{root}/flowers", split="published-none"),
+        "karpathy": KarpathySource(root=f"{root}/karpathy/dataset_coco.json"),
         "folder": FolderSource(root=f"{root}/folder"),
+        **{
+            f"img2dataset, {form}": Img2datasetSource(root=f"{root}/i2d-{form}")
+            for form in ("files", "webdataset", "parquet")
+        },
         "table, csv": TableSource(root=f"{root}/table/rows.csv"),
         "table, jsonl": TableSource(root=f"{root}/table/*.jsonl"),
         "table, parquet": TableSource(root=f"{root}/cells"),

@@ -74,7 +74,7 @@ def test_every_source_shows_a_command_that_parses():
         config = parse(PrepareConfig, shlex.split(command)[2:])
         assert type(config.source) is kind
         assert config.source.name == command.split()[2]
-    assert len(kinds) == 8
+    assert len(kinds) == 10
 
 
 def test_what_is_in_a_bucket_is_listed_and_read_as_from_a_disk(places):

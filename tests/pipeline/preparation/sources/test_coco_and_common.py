@@ -37,14 +37,6 @@ def test_coco_finds_image_folders_one_level_deeper_and_where_an_option_says(tmp_
         assert all(source.read_image(record) for record in records)
 
 
-def test_coco_as_attngan_lays_it_out_is_said_with_its_command(tmp_path):
-    write(tmp_path / "train/filenames.pickle", b"")
-    write(tmp_path / "text/a.txt", "a cat")
-
-    with pytest.raises(ValueError, match=r"as AttnGAN lays it out\. .* --images images --captions"):
-        list(CocoSource(root=str(tmp_path)).records())
-
-
 def test_shapes_are_a_function_of_their_seed():
     first, again, other = (list(ShapesSource(count=20, seed=s).records()) for s in (3, 3, 4))
     source = ShapesSource(count=20, seed=3)

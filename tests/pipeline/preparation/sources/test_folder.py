@@ -14,6 +14,8 @@ from hypothesis import strategies as st
 from pipeline.preparation.decoding.images import RejectedError
 from pipeline.preparation.sources.folder import FolderSource
 from pipeline.preparation.sources.left_aside import counting
+from pipeline.preparation.sources.look import look_at
+from pipeline.storage.folder import Folder
 from tests.conftest import REAL_DATA
 from tests.pipeline.preparation.sources.layouts import jpeg, outcome, write
 
@@ -312,3 +314,30 @@ def test_real_emoji_are_listed_whole():
 
     assert Counter(r.split for r in records.values()) == {"train": 326, "validation": 34}
     assert {len(texts) for texts in captions(REAL_DATA / "emoji", **options).values()} == {2}
+
+
+PLACES = {
+    "beside": ("a/1.jpg", "a/1.txt", {}),
+    "two endings": ("a/1.jpg", "a/1.jpg.txt", {}),
+    "parallel": ("images/a/1.jpg", "text/a/1.txt", {"images": "images", "captions": "text"}),
+    "deeper": ("x/images/1.jpg", "y/text/1.txt", {"images": "x/images", "captions": "y/text"}),
+    "below the images": ("a/1.jpg", "text/a/1.txt", {"captions": "text"}),
+    "JSON with a key": ("1.jpg", "1.json", {"caption_key": "meta.caption"}),
+}
+
+
+@pytest.mark.parametrize("case", PLACES)
+def test_places_of_captions_are_recognised(case, tmp_path):
+    image, text, options = PLACES[case]
+    content = '{"width": 3, "meta": {"caption": "a cat"}}' if text.endswith(".json") else "a cat"
+    for number in "12":
+        write(tmp_path / image.replace("1", number), jpeg(int(number)))
+        write(tmp_path / text.replace("1", number), content)
+
+    (fit,) = FolderSource.recognise(look_at(str(tmp_path), Folder(str(tmp_path))))
+
+    source = FolderSource(root=str(tmp_path), **fit.options)
+    read = [caption for record in source.records() for caption in source.read_captions(record)]
+    assert fit.options == options
+    assert [each if isinstance(each, str) else each.decode() for each in read] == ["a cat"] * 2
+    assert fit.reason.startswith("2 of 2 images")

@@ -9,7 +9,9 @@ import pytest
 
 from pipeline.preparation.decoding.images import MAX_BYTES, RejectedError
 from pipeline.preparation.sources.left_aside import counting
+from pipeline.preparation.sources.look import look_at
 from pipeline.preparation.sources.webdataset import WebDatasetSource
+from pipeline.storage.folder import Folder
 from tests.pipeline.preparation.sources.layouts import jpeg, outcome, write, write_tar
 
 
@@ -213,3 +215,59 @@ def test_what_is_wrong_with_the_tars_is_said(tmp_path):
         listed(tmp_path)
     with pytest.raises(ValueError, match=r"nowhere does not exist\. Name a file, a folder"):
         listed(tmp_path / "nowhere")
+
+
+MEMBERS = {
+    "plain": (("jpg", "txt"), {}),
+    "named": (("in.jpg", "out.txt"), {"image_ending": "in.jpg", "caption_ending": "out.txt"}),
+    "captions named": (("jpg", "caption.txt"), {"caption_ending": "caption.txt"}),
+    "another image": (("seg.png", "jpg", "txt"), {}),
+}
+
+
+@pytest.mark.parametrize("case", MEMBERS)
+def test_endings_of_members_are_recognised(case, tmp_path):
+    endings, options = MEMBERS[case]
+    is_text = {ending: ending.endswith("txt") for ending in endings}
+    members = {f"{n}.{e}": "a cat" if is_text[e] else jpeg(n) for n in range(3) for e in endings}
+    write_tar(tmp_path / "a.tar", members)
+
+    (fit,) = WebDatasetSource.recognise(look_at(str(tmp_path), Folder(str(tmp_path))))
+
+    assert fit.options == options
+    source = WebDatasetSource(root=str(tmp_path), **fit.options)
+    assert [source.read_captions(r) for r in source.records()] == [[b"a cat"]] * 3
+
+
+@pytest.mark.parametrize(
+    ("content", "key"),
+    [
+        ({"caption": "a cat"}, {}),
+        ({"width": 3, "meta": {"en": {"text": ["a cat"]}}}, {"caption_key": "meta.en.text"}),
+        ({"width": 3, "caption": None}, None),
+    ],
+)
+def test_the_key_of_captions_in_json_is_recognised(content, key, tmp_path):
+    write_tar(tmp_path / "a.tar", {"1.jpg": jpeg(), "1.json": json.dumps(content)})
+
+    (found,) = WebDatasetSource.recognise(look_at(str(tmp_path), Folder(str(tmp_path))))
+
+    if key is None:
+        assert found == "a.tar has no caption in its .json: name its key with --caption-key"
+        return
+    source = WebDatasetSource(root=str(tmp_path), **found.options)
+    assert found.options == key
+    assert [source.read_captions(r) for r in source.records()] == [["a cat"]]
+
+
+def test_tars_of_different_members_are_recognised_each_in_its_folder(tmp_path):
+    write_tar(tmp_path / "x/train-0.tar", {"1.jpg": jpeg(), "1.txt": "a cat"})
+    write_tar(tmp_path / "x/val-0.tar", {"1.jpg": jpeg(), "1.txt": "a cat"})
+    write_tar(tmp_path / "y/a.tar", {"1.jpg": jpeg(), "1.cap.txt": "a cat"})
+
+    found = list(WebDatasetSource.recognise(look_at(str(tmp_path), Folder(str(tmp_path)))))
+
+    assert [fit.options for fit in found] == [
+        {"root": f"{tmp_path}/x", "validation_files": "val*"},
+        {"root": f"{tmp_path}/y", "caption_ending": "cap.txt"},
+    ]
