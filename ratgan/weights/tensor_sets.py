@@ -102,4 +102,4 @@ def describe(found: Any) -> Iterator[str]:
         yield type(found).__name__
         return
     for key, value in found.items():
-        yield f"{key!r}: {type(value).__name__}"
+        yield f"{key!r:.{LONGEST}}: {type(value).__name__}"

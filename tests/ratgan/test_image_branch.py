@@ -79,7 +79,7 @@ def test_inception_weights_are_read_from_either_kind_of_file(inception_state, tm
         read = read_inception(tmp_path / name)
         assert torch.equal(read["fc.bias"], inception_state["fc.bias"])
     (tmp_path / "bad.pth").write_bytes(b"no")
-    with pytest.raises(ValueError, match=r"bad\.pth is not a file of tensors"):
+    with pytest.raises(ValueError, match=r"bad\.pth is text, not weights"):
         read_inception(tmp_path / "bad.pth")
     with pytest.raises(FileNotFoundError, match="nowhere do not exist"):
         read_inception(tmp_path / "nowhere")
