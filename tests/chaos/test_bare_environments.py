@@ -29,10 +29,12 @@ BARE = [
 def why_not() -> str:
     """Return why such an environment cannot be made here, or ""."""
     try:
-        done = subprocess.run([*BARE, "true"], capture_output=True, text=True, check=False)
+        done = subprocess.run(
+            [*BARE, sys.executable, "-c", ""], capture_output=True, text=True, check=False
+        )
     except OSError as error:
         return str(error)
-    return done.stderr
+    return done.stderr if done.returncode else ""
 
 
 @pytest.mark.parametrize(
