@@ -38,6 +38,7 @@ from mlflow.tracking._tracking_service.utils import _artifact_repos_cache
 from mlflow.tracking.context.registry import resolve_tags
 
 from pipeline.common.commands import job_command
+from pipeline.common.redaction import redacted
 from pipeline.storage.folder import Folder
 from pipeline.tracking.best_version import Quality, qualities
 from pipeline.tracking.mlflow_model import log_model, mark_quality
@@ -471,8 +472,9 @@ def _experiment(client: MlflowClient, name: str) -> Experiment | None:
         raise BlockedError(
             f"experiment {name} was deleted there. Restore it with `mlflow experiments restore "
             f"--experiment-id {number}`, or delete it for good with `mlflow gc --experiment-ids "
-            f"{number}`: then it is made anew, with all of this run. A new run can have another, "
-            "with --tracking.experiment"
+            f"{number}`, both with MLFLOW_TRACKING_URI={redacted(client.tracking_uri)}: then it is "
+            "made anew, with all of this run. A new run can have another, with "
+            "--tracking.experiment"
         )
     return found
 

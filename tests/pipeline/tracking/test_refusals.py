@@ -96,7 +96,9 @@ def test_an_experiment_that_is_deleted_while_a_run_goes_on_is_named(store, tmp_p
 
     assert said[0].startswith(f"MLflow at {store} refuses the run: experiment a was deleted there.")
     assert f"`mlflow experiments restore --experiment-id {number}`" in said[0]
-    assert f"`mlflow gc --experiment-ids {number}`" in said[0]
+    assert (
+        f"`mlflow gc --experiment-ids {number}`, both with MLFLOW_TRACKING_URI={store}" in said[0]
+    )
     assert "does not answer" not in "".join([*said, caplog.text])
 
     client.restore_experiment(number)
