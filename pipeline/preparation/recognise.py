@@ -27,7 +27,7 @@ HUGGING_FACE = (
     (r"([^/]+/)?state\.json", rb'"_data_files"', "from save_to_disk"),
     (r"([^/]+/)?metadata\.(jsonl|csv|parquet)", rb"\bfile_name\b", "an image folder"),
     (r"README\.md", rb"\A---\s*\n(.*\n)*?(configs|dataset_info):", "a dataset card"),
-    (r"([^/]+/){0,2}(train|validation|test)(-\d{5}-of-\d{5}|/\d{4})\.parquet", b"", "a shard"),
+    (r"([^/]+/)?(train|validation|test)(-\d{5}-of-\d{5}|/\d{4})\.parquet", b"", "a shard"),
 )
 
 

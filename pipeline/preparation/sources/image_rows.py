@@ -190,10 +190,9 @@ class RowSource(Source):
             key, location = entry.order + place, f"{table}#{row.group}.{row.index}"
             name = name or place
         elif image:
-            # Without credentials: listed names are shown.
-            image, location = map(
-                catalogue.first_form, self.place(table, CREDENTIALS.sub("", image))
-            )
+            image, location = self.place(table, CREDENTIALS.sub("", image))  # they are shown
+            if (first := catalogue.first_form(image)) != image:
+                image, location = self.place(table, first)
             key = location if entry.by_path else name or image
         else:
             key, location = place, ""

@@ -158,7 +158,7 @@ def test_tables_in_a_folder_count_what_no_row_names(tmp_path):
 
     expected = {
         "files": {".gz": 1, ".jpg": 1, ".md": 1, "hidden": 4},
-        "rows": {"of split 'odd'": 1},
+        "rows": {"of part 'odd'": 1},
     }
     for options in ({}, {"images": str(tmp_path)}):
         records, aside = account(TableSource(root=str(tmp_path), split="part", **options))

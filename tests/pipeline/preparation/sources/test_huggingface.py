@@ -19,6 +19,7 @@ from pipeline.preparation.sources.folder import FolderSource
 from pipeline.preparation.sources.huggingface import HuggingFaceSource
 from pipeline.preparation.sources.huggingface_card import matches
 from pipeline.preparation.sources.huggingface_files import find_dataset
+from pipeline.preparation.sources.left_aside import counting
 from pipeline.preparation.sources.table import TableSource
 from pipeline.storage.folder import Folder
 from tests.pipeline.preparation.sources.layouts import jpeg, write, write_table
@@ -279,13 +280,14 @@ def test_a_pattern_of_a_card_matches_the_files_that_datasets_finds(hf, tmp_path)
 
 
 @pytest.mark.parametrize("place", ["", "snapshots/0123abcd", "snapshots/0123abcd/data"])
-def test_a_cache_of_the_hub_is_read_by_its_links(hf, place, tmp_path, capsys):
+def test_a_cache_of_the_hub_is_read_by_its_links(hf, place, tmp_path):
     pushed(hf, tmp_path / "plain")
     hub_cache(hf, tmp_path / "cache")
 
-    assert ours(tmp_path / "cache" / place) == theirs(hf, hf.load(tmp_path / "plain"))
-    said = capsys.readouterr().out
-    assert ("left aside: 1 hidden, 5 in blobs/, 1 in refs/\n" in said) == (place == "")
+    with counting() as aside:
+        assert ours(tmp_path / "cache" / place) == theirs(hf, hf.load(tmp_path / "plain"))
+    beside = {"hidden": 1, "in blobs/": 5, "in refs/": 1}
+    assert (beside.items() <= aside.as_plain()["files"].items()) == (place == "")
 
 
 def test_of_several_snapshots_one_is_named(tmp_path):
@@ -322,12 +324,13 @@ def test_the_tables_that_state_json_names_are_read_in_its_order(hf, tmp_path, ca
     (tmp_path / "state.json").write_text(json.dumps(state))
     shutil.copy(tmp_path / "data-00001-of-00003.arrow", tmp_path / "cache-0123456789abcdef.arrow")
 
-    records = listed(tmp_path)
+    with counting() as aside:
+        records = listed(tmp_path)
 
     assert [r.captions for r in records] == [(caption(n),) for n in (4, 5, 0, 1)]
     said = capsys.readouterr().out
     assert "data-*-of-00003.arrow: 2 of 3 files are there" in said
-    assert "2 files are left aside: 1 .arrow, 1 cache-*.arrow" in said
+    assert aside.as_plain() == {"files": {".arrow": 1, "cache-*.arrow": 1}}
 
 
 def test_the_arrow_files_that_datasets_keeps_are_read(hf, tmp_path):
@@ -365,7 +368,7 @@ def test_the_same_names_in_two_splits_are_two_images(hf, tmp_path):
     ]
 
 
-def test_every_file_is_an_image_a_row_or_counted(hf, tmp_path, capsys):
+def test_every_file_is_an_image_a_row_or_counted(hf, tmp_path):
     image_folder("jsonl")(hf, tmp_path)
     write(tmp_path / "train/alone.jpg", jpeg(90))
     (tmp_path / "test/10.jpg").unlink()
@@ -381,17 +384,23 @@ def test_every_file_is_an_image_a_row_or_counted(hf, tmp_path, capsys):
     write(tmp_path / "extra/9.jpg", jpeg(91))
     source = HuggingFaceSource(root=str(tmp_path))
 
-    records = {record.id: record for record in source.records()}
+    with counting() as aside:
+        records = {record.id: record for record in source.records()}
 
     assert (records["train/alone.jpg"].split, records["train/alone.jpg"].captions) == ("train", ())
     with pytest.raises(FileNotFoundError):
         source.read_image(records["test/10.jpg"])
     assert len(records) == 5 + 1 + 3
-    said = capsys.readouterr().out
-    assert (
-        "7 files are left aside: 1 .jpg, 1 .json, 1 .md, 1 .py (scripts are never run), 2 hidden, "
-        "1 without an ending\n"
-    ) in said
+    assert aside.as_plain() == {
+        "files": {
+            ".jpg": 1,
+            ".json": 1,
+            ".md": 1,
+            ".py (scripts are never run)": 1,
+            "hidden": 2,
+            "without an ending": 1,
+        }
+    }
 
 
 def test_a_name_on_disk_in_another_form_of_unicode_is_no_second_image(tmp_path):
@@ -453,7 +462,7 @@ def test_class_names_may_be_in_dataset_info_only(tmp_path):
         source.read_captions(second)
 
 
-def test_images_that_parquet_names_by_path_are_read_below_their_folder(hf, tmp_path, capsys):
+def test_images_that_parquet_names_by_path_are_read_below_their_folder(hf, tmp_path):
     write_images(tmp_path / "birds", "train", 3, "pics/")
     paths = [str(tmp_path / f"birds/pics/{n}.jpg") for n in range(3)]
     made = hf.datasets.Dataset.from_dict({"image": paths, "text": [caption(n) for n in range(3)]})
@@ -464,8 +473,9 @@ def test_images_that_parquet_names_by_path_are_read_below_their_folder(hf, tmp_p
 
     expected = theirs(hf, {"train": made})
 
-    assert ours(tmp_path / "birds", validation=0) == expected
-    assert "left aside: 3 .jpg (unless cells name them)" in capsys.readouterr().out
+    with counting() as aside:
+        assert ours(tmp_path / "birds", validation=0) == expected
+    assert aside.as_plain() == {"files": {".jpg (unless cells name them)": 3}}
     assert ours(tmp_path / "alone", validation=0, images=str(tmp_path / "birds")) == expected
     with pytest.raises(RejectedError, match=r"PATH_UNSAFE.*/pics/0\.jpg"):
         ours(tmp_path / "alone", validation=0)

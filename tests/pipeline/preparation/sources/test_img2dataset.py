@@ -5,6 +5,7 @@ import re
 import pytest
 
 from pipeline.preparation.sources.img2dataset import Img2datasetSource
+from pipeline.preparation.sources.left_aside import counting
 from tests.pipeline.preparation.sources.layouts import (
     jpeg,
     write,
@@ -16,24 +17,23 @@ from tests.pipeline.preparation.sources.layouts import (
 FORMS = ["files", "webdataset", "parquet"]
 MADE = [0, 2, 4, 10, 12, 14]  # seeds of the images of the rows that did not fail
 OWN = {
-    "files": "5 files are neither images nor captions: 1 .feather, 2 .json, 2 .parquet",
-    "webdataset": "4 files are img2dataset's own: 2 .parquet, 2 _stats.json",
-    "parquet": "2 files are img2dataset's own: 2 _stats.json",
+    "files": {".feather": 1, ".json": 2, ".parquet": 2},
+    "webdataset": {".feather": 1, ".json": 2, ".parquet": 2},
+    "parquet": {".feather": 1, ".json": 2},
 }
 
 
 @pytest.mark.parametrize("form", FORMS)
-def test_images_of_each_format_are_listed_and_what_failed_is_counted(form, tmp_path, capsys):
+def test_images_of_each_format_are_listed_and_what_failed_is_counted(form, tmp_path):
     write_img2dataset(tmp_path, form)
     write(tmp_path / "_tmp/0.feather", b"ARROW1")
     source = Img2datasetSource(root=str(tmp_path))
 
-    records = list(source.records())
+    with counting() as aside:
+        records = list(source.records())
 
-    said = capsys.readouterr().out
-    assert "2 rows are of status 'failed_to_download': left out" in said
-    assert "2 rows are of status 'failed_to_resize': left out" in said
-    assert OWN[form] in said
+    failed = {"of status 'failed_to_download'": 2, "of status 'failed_to_resize'": 2}
+    assert aside.as_plain() == {"files": OWN[form], "rows": failed}
     assert [source.read_image(record) for record in records] == [jpeg(seed) for seed in MADE]
     (caption,) = source.read_captions(records[0])
     text = caption.decode() if isinstance(caption, bytes) else caption
@@ -80,10 +80,11 @@ def test_a_shard_that_was_not_finished_does_not_end_the_listing(tmp_path, capsys
     write_img2dataset(tmp_path, "webdataset")
     write(tmp_path / "00001.parquet", b"PAR1")
 
-    assert len(list(Img2datasetSource(root=str(tmp_path)).records())) == 6
+    with counting() as aside:
+        assert len(list(Img2datasetSource(root=str(tmp_path)).records())) == 6
     said = capsys.readouterr().out
     assert re.search("00001.parquet is not parquet .* is not counted there", said)
-    assert "1 rows are of status 'failed_to_resize': left out" in said
+    assert aside.as_plain()["rows"]["of status 'failed_to_resize'"] == 1
 
 
 def test_a_folder_without_its_images_is_refused_with_what_it_holds(tmp_path):

@@ -6,6 +6,7 @@ import pytest
 
 from pipeline.preparation.decoding.images import RejectedError
 from pipeline.preparation.sources.karpathy import KarpathySource
+from pipeline.preparation.sources.left_aside import counting
 from tests.pipeline.preparation.sources.layouts import jpeg, write, write_karpathy
 
 
@@ -28,16 +29,15 @@ def test_splits_and_sentences_are_those_of_the_file(flat, tmp_path):
     assert [source.read_image(record) for record in records] == [jpeg(n) for n in range(4)]
 
 
-def test_splits_that_are_not_chosen_are_counted_and_left_out(tmp_path, capsys):
+def test_splits_that_are_not_chosen_are_counted_and_left_out(tmp_path):
     write_karpathy(tmp_path / "dataset_coco.json", tmp_path)
     chosen = {"train_values": ("train",), "validation_values": ("test",)}
 
-    records = list(KarpathySource(root=str(tmp_path / "dataset_coco.json"), **chosen).records())
+    with counting() as aside:
+        records = list(KarpathySource(root=str(tmp_path / "dataset_coco.json"), **chosen).records())
 
     assert [r.id for r in records] == ["train2014/COCO_0.jpg", "val2014/COCO_3.jpg"]
-    said = capsys.readouterr().out
-    assert "1 images are of split 'restval': left out" in said
-    assert "1 images are of split 'val': left out" in said
+    assert aside.as_plain() == {"images": {"of split 'restval'": 1, "of split 'val'": 1}}
     with pytest.raises(
         ValueError, match="split 'val' is in --train-values and --validation-values"
     ):

@@ -5,7 +5,7 @@ import json
 
 import ijson
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pipeline.preparation.sources.coco import CocoSource
@@ -30,6 +30,7 @@ def read(content: bytes, size: int) -> bytes:
     return b"".join(iter(lambda: stream.read(size), b""))
 
 
+@settings(deadline=None, derandomize=True)
 @given(text=st.text('a\\"[]{}\n'), size=st.integers(1, 40))
 def test_only_brackets_outside_of_texts_count(text, size):
     allowed, too_deep = nested(MAX_DEPTH - 1, text), nested(MAX_DEPTH, text)
@@ -52,5 +53,7 @@ def test_each_source_that_streams_json_refuses_deep_nesting(tmp_path):
     ]
 
     for source in sources:
-        with pytest.raises(ValueError, match=r"is not valid JSON: it is nested more than 200 deep"):
+        with pytest.raises(
+            ValueError, match=r"is not valid JSON.*: it is nested more than 200 deep"
+        ):
             list(source.records())
