@@ -173,7 +173,7 @@ def _inner(look: Look, *, general: bool) -> list[tuple[str, Fit]]:
 def _explained(look: Look, almost: list[str]) -> str:
     """Say what lies there, what is almost a layout, and what each source needs."""
     lines = [f"no layout fits {look.root}. It holds {look.kinds()}."]
-    lines += ["Almost:", *(f"  {line}" for line in almost)] if almost else []
+    lines += ["Almost:", *(f"  {printable(line, 1000)}" for line in almost)] if almost else []
     lines.append("Layouts (python jobs/prepare.py NAME --help explains one):")
     for source in SOURCES:
         lines.append(f"  {source.name}: {(source.__doc__ or '').splitlines()[0]}")
