@@ -5,7 +5,7 @@ python jobs/serve.py --model outputs/quickstart
 
 from pipeline.cli.main import run
 from pipeline.serving.config import ServeConfig
-from pipeline.serving.serve import serve
+from pipeline.serving.serve import plan_serving, serve
 
 if __name__ == "__main__":
-    run(serve, ServeConfig)
+    run(serve, ServeConfig, plan=plan_serving)

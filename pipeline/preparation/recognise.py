@@ -1,14 +1,14 @@
 """Say which source fits what lies in a folder, and print its command; nothing is decoded."""
 
 import re
-import shlex
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from itertools import chain
 from typing import Annotated, get_args
 
 from pydantic import Field
 
+from pipeline.common.commands import command, job_command
 from pipeline.common.console import print_line, printable
 from pipeline.common.settings import Settings
 from pipeline.data.manifest import MANIFEST, PROGRESS
@@ -16,19 +16,10 @@ from pipeline.preparation.sources import AnySource
 from pipeline.preparation.sources.look import Fit, Look, look_at
 from pipeline.preparation.sources.read_original import Root, open_root
 from pipeline.preparation.sources.source import Source
-from pipeline.preparation.sources.table_guess import columns_of
 
 SOURCES: list[type[Source]] = [get_args(kind)[0] for kind in get_args(AnySource)]
 MAX_INNER = 20  # folders that are looked at one by one
 ENDING = re.compile(r"(\.(csv|tsv|jsonl?|ndjson|parquet|arrow|tar|gz))+$")
-# Names of files, what their start has (parquet must have images), and what they are.
-HUGGING_FACE = (
-    (r"dataset_dict\.json", rb'"splits"', "from save_to_disk"),
-    (r"([^/]+/)?state\.json", rb'"_data_files"', "from save_to_disk"),
-    (r"([^/]+/)?metadata\.(jsonl|csv|parquet)", rb"\bfile_name\b", "an image folder"),
-    (r"README\.md", rb"\A---\s*\n(.*\n)*?(configs|dataset_info):", "a dataset card"),
-    (r"([^/]+/)?(train|validation|test)(-\d{5}-of-\d{5}|/\d{4})\.parquet", b"", "a shard"),
-)
 
 
 class AutoConfig(Settings):
@@ -60,10 +51,10 @@ def recognise(config: AutoConfig) -> None:
     if len(fits) > 1:
         print_line(f"{len(fits)} ways to prepare it; the most specific one first:")
     for name, fit in fits:
-        print_line(f"{name}: {printable(fit.reason)}\n    {command(name, fit, config)}")
+        print_line(f"{name}: {printable(fit.reason)}\n    {preparation(name, fit, config)}")
 
 
-def command(name: str, fit: Fit, config: AutoConfig) -> str:
+def preparation(name: str, fit: Fit, config: AutoConfig) -> str:
     """Return a command that can be pasted into a shell.
 
     Args:
@@ -77,16 +68,16 @@ def command(name: str, fit: Fit, config: AutoConfig) -> str:
     words = [(f"--{key.replace('_', '-')}", value) for key, value in flags.items()]
     # A value that starts with a dash is no option of its own.
     pairs = [["=".join(pair)] if pair[1].startswith("-") else pair for pair in words]
-    return shlex.join(["python", "jobs/prepare.py", name, *chain.from_iterable(pairs)])
+    return job_command("prepare", name, *chain.from_iterable(pairs))
 
 
 def refuse_own(look: Look) -> None:
     """Raise ValueError if a folder is what this project wrote."""
-    place = shlex.quote(look.root)
     if look.has(MANIFEST) and _is_prepared(look, MANIFEST):
         raise ValueError(
-            f"{look.root} is a prepared dataset, with {MANIFEST}: show it with python "
-            f"jobs/inspect_data.py --data {place}, or train with --data.path {place}."
+            f"{look.root} is a prepared dataset, with {MANIFEST}: show it with "
+            f"`{job_command('inspect_data', '--data', look.root)}`, or train with "
+            f"`{command('--data.path', look.root)}`."
         )
     if look.has(PROGRESS) and any(n.endswith("-records.parquet") for n in look.inside(PROGRESS)):
         raise ValueError(
@@ -95,8 +86,8 @@ def refuse_own(look: Look) -> None:
         )
     if look.has("checkpoints") and look.first(("spool", "model", "samples")):
         raise ValueError(
-            f"{look.root} is the folder of a run: draw with its model by python jobs/generate.py "
-            f"--model {place}."
+            f"{look.root} is the folder of a run: draw with its model by "
+            f"`{job_command('generate', '--model', look.root)}`."
         )
 
 
@@ -124,35 +115,8 @@ def _tried(look: Look, sources: Sequence[type[Source]]) -> tuple[list[tuple[str,
         Names and fits; and what is missing for others.
     """
     found = [(source.name, each) for source in sources for each in source.recognise(look)]
-    if not any(source.general for source in sources):
-        found += [("huggingface", each) for each in _huggingface(look)]
     fits = [(name, each.at(look.root)) for name, each in found if isinstance(each, Fit)]
     return fits, [f"{name}: {each}" for name, each in found if isinstance(each, str)]
-
-
-def _huggingface(look: Look) -> Iterator[Fit | str]:
-    """Recognise what `datasets` and the hub of Hugging Face write."""
-    if look.is_file:
-        return
-    for pattern, key, what in HUGGING_FACE:
-        found = next((name for name in look.files if re.fullmatch(pattern, name)), None)
-        if found and (
-            _has_images(look, found)
-            if found.endswith(".parquet")
-            else re.search(key, look.head(found))
-        ):
-            yield Fit(f"{found}, {what} of Hugging Face")
-            return
-    if look.has("snapshots", "blobs"):
-        yield Fit("snapshots and blobs, as the cache of Hugging Face's hub has them")
-
-
-def _has_images(look: Look, table: str) -> bool:
-    try:
-        columns = columns_of(look, table)
-    except ValueError:
-        return False
-    return "file_name" in columns or None in columns.values()
 
 
 def _inner(look: Look, *, general: bool) -> list[tuple[str, Fit]]:

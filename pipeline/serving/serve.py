@@ -7,11 +7,11 @@ from pathlib import Path
 
 import uvicorn
 
-from pipeline.common.console import print_line
+from pipeline.common.console import DryRunReport, print_line
 from pipeline.serving.app import build_app
 from pipeline.serving.config import ServeConfig
 from pipeline.serving.guard import Guard
-from pipeline.serving.models import load_models
+from pipeline.serving.models import ServedModel, load_models
 
 LEAST_TOKEN = 32  # characters
 
@@ -31,27 +31,46 @@ def serve(config: ServeConfig) -> None:
         server.run(sockets=[listener])
 
 
+def plan_serving(config: ServeConfig) -> None:
+    """Print what would be served, after loading the models and taking the port; as `serve`."""
+    _, listener, models = _open(config)
+    with listener:
+        host, port = listener.getsockname()[:2]
+    report = DryRunReport()
+    for name, served in models.items():
+        attention = "with" if served.discriminator else "without"
+        step = served.model.origin.get("step")
+        report.line("model", f"{name}: {served.size} px, step {step}, {attention} attention")
+    report.line("address", f"http://{_address(host, port)}/")
+    report.line("access", "with a token" if config.token_file else "this machine, without a token")
+    report.end()
+
+
 def prepare(config: ServeConfig) -> tuple[uvicorn.Server, socket.socket]:
     """Load the models and take the port; requests wait until the server runs."""
+    token, listener, models = _open(config)
+    port = listener.getsockname()[1]
+    names = {_address(config.host, port), *config.allowed_host}
+    if config.on_loopback:
+        names |= {f"{name}:{port}" for name in ("127.0.0.1", "localhost", "[::1]")}
+    hosts = frozenset(name.lower() for name in names)
+    options = uvicorn.Config(
+        Guard(build_app(config, models), hosts, token),
+        log_config=None,  # no access log: captions are the affair of who asks
+        access_log=False,
+        server_header=False,
+        ws="none",
+        timeout_graceful_shutdown=5,
+    )
+    return uvicorn.Server(options), listener
+
+
+def _open(config: ServeConfig) -> tuple[str, socket.socket, dict[str, ServedModel]]:
+    """Read the token, take the port and load the models."""
     token = _read_token(config.token_file) if config.token_file else ""
     listener = _listen(config)
     try:
-        port = listener.getsockname()[1]
-        names = {_address(config.host, port), *config.allowed_host}
-        if config.on_loopback:
-            names |= {f"{name}:{port}" for name in ("127.0.0.1", "localhost", "[::1]")}
-        app = build_app(config, load_models(config))
-        hosts = frozenset(name.lower() for name in names)
-        return uvicorn.Server(
-            uvicorn.Config(
-                Guard(app, hosts, token),
-                log_config=None,  # no access log: captions are the affair of who asks
-                access_log=False,
-                server_header=False,
-                ws="none",
-                timeout_graceful_shutdown=5,
-            )
-        ), listener
+        return token, listener, load_models(config)
     except BaseException:
         listener.close()
         raise

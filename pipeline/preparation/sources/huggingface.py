@@ -1,6 +1,7 @@
 """Datasets of Hugging Face: image folders with metadata, parquet, and what `save_to_disk` wrote."""
 
 import posixpath
+import re
 import unicodedata
 from collections import Counter
 from collections.abc import Iterator
@@ -14,11 +15,21 @@ from pipeline.preparation.sources.huggingface_files import Found, find_dataset
 from pipeline.preparation.sources.image_rows import Entry, RowSource, leave_rows
 from pipeline.preparation.sources.join_on_disk import Catalogue
 from pipeline.preparation.sources.left_aside import NO_ENDING, is_hidden, leave_aside, walk
+from pipeline.preparation.sources.look import Fit, Look
 from pipeline.preparation.sources.read_original import Root, open_root, plain_name
 from pipeline.preparation.sources.source import Record
+from pipeline.preparation.sources.table_guess import columns_of
 from pipeline.preparation.sources.table_rows import Layout
 from pipeline.storage.folder import Folder
 
+# Names of files, what their start has (parquet must have images), and what they are.
+MARKS = (
+    (r"dataset_dict\.json", rb'"splits"', "from save_to_disk"),
+    (r"([^/]+/)?state\.json", rb'"_data_files"', "from save_to_disk"),
+    (r"([^/]+/)?metadata\.(jsonl|csv|parquet)", rb"\bfile_name\b", "an image folder"),
+    (r"README\.md", rb"\A---\s*\n(.*\n)*?(configs|dataset_info):", "a dataset card"),
+    (r"([^/]+/)?(train|validation|test)(-\d{5}-of-\d{5}|/\d{4})\.parquet", b"", "a shard"),
+)
 KINDS = {".py": ".py (scripts are never run)"}
 
 
@@ -51,6 +62,23 @@ class HuggingFaceSource(RowSource):
     label: str | None = None
     """Column of the class; the number of a ClassLabel becomes its name. Default: classes are not
     known."""
+
+    @classmethod
+    def recognise(cls, look: Look) -> Iterator[Fit | str]:
+        """Recognise what `datasets` and the hub of Hugging Face write."""
+        if look.is_file:
+            return
+        for pattern, key, what in MARKS:
+            found = next((name for name in look.files if re.fullmatch(pattern, name)), None)
+            if found and (
+                _has_images(look, found)
+                if found.endswith(".parquet")
+                else re.search(key, look.head(found))
+            ):
+                yield Fit(f"{found}, {what} of Hugging Face")
+                return
+        if look.has("snapshots", "blobs"):
+            yield Fit("snapshots and blobs, as the cache of Hugging Face's hub has them")
 
     def records(self) -> Iterator[Record]:
         """List the images in the order of the rows, or of their names if they are files."""
@@ -151,3 +179,11 @@ class HuggingFaceSource(RowSource):
 
 def _split_of(found: Found, split: str | None, place: str) -> str | None:
     return found.split_of(place) if split is None else split
+
+
+def _has_images(look: Look, table: str) -> bool:
+    try:
+        columns = columns_of(look, table)
+    except ValueError:
+        return False
+    return "file_name" in columns or None in columns.values()

@@ -119,7 +119,7 @@ def _front_matter(folder: Folder, where: str) -> dict[str, Any]:
             raise ValueError(f"{where}: its front matter has over {MAX_BYTES:,} bytes.")
         return {}
     try:
-        front = yaml.load(found[1], Loader=_Loader)
+        front = _Loader(found[1]).get_single_data()
     except (yaml.YAMLError, ValueError, RecursionError) as error:
         raise ValueError(
             f"{where}: what stands between its lines '---' is not valid YAML: {error}. Correct it, "

@@ -290,7 +290,7 @@ def test_what_this_project_wrote_is_named_with_its_next_command(tmp_path):
     (tmp_path / "run/checkpoints").mkdir(parents=True)
     (tmp_path / "run/model").mkdir()
     expected = {
-        "data": "is a prepared dataset, with manifest.json: .* --data.path",
+        "data": "is a prepared dataset, with manifest.json: .*--data.path",
         "half": "is a prepared dataset that is not finished",
         "run": "is the folder of a run: .* jobs/generate.py",
     }
