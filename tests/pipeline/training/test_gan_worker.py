@@ -9,6 +9,7 @@ from pipeline.checkpoint.async_saver import Saver
 from pipeline.common.errors import root_cause
 from pipeline.config import ModelConfig
 from pipeline.training import reporter
+from pipeline.training.diagnostics import DEAD_STEPS
 from pipeline.training.train import train
 from tests.pipeline.training.test_train import config, weights
 
@@ -76,13 +77,15 @@ def test_a_run_that_only_warns_ends_as_any_other(soon, shapes, tmp_path, capsys)
 
 
 def test_all_workers_of_a_dead_run_end_and_leave_a_checkpoint(shapes, tmp_path):
-    rarely = {"log_every": 100, "sample_every": 500, "checkpoint_every": 500}
-    run = deadly(shapes, tmp_path, workers=2, total_steps=400, **rarely)
+    every = dict.fromkeys(("sample_every", "checkpoint_every"), 500) | {"log_every": 10}
+    run = deadly(shapes, tmp_path, workers=2, total_steps=400, **every)
 
     with pytest.raises(Exception, match="the generator has died"):
         train(run)
 
-    assert [each.name for each in (tmp_path / "run/checkpoints").iterdir()] == ["step-00000300"]
+    (kept,) = (tmp_path / "run" / "checkpoints").iterdir()
+    step = int(kept.name.removeprefix("step-"))
+    assert state(tmp_path, step)["watch"]["dead_steps"] == DEAD_STEPS
 
 
 @pytest.fixture
