@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from pipeline.common.failpoints import reach
-from pipeline.config import TrainConfig
+from pipeline.config import OptimConfig, TrainConfig
 from pipeline.data.loader import Batch
 from pipeline.distributed import collective
 from pipeline.training.device import autocast, explained
@@ -62,6 +62,8 @@ def do_step(
         step: Steps done before.
     """
     optim, accumulate = config.optim, parts_of_share(config, collective.world())
+    if optim.warmup_steps:
+        _warm_up(gan, optim, step)
     # The pairing is that of the whole batch, whoever holds which part of it.
     raw = collective.gather(batch.sentences.to(device, non_blocking=True))
     sentences = transform(raw)  # [B, S]
@@ -123,6 +125,13 @@ def _pair(
 def _share(whole: Tensor) -> Tensor:
     """Return this worker's part of something that belongs to the whole batch."""
     return whole.chunk(collective.world())[collective.rank()]
+
+
+def _warm_up(gan: Gan, optim: OptimConfig, step: int) -> None:
+    """Set both learning rates for a step: a function of it, so that a resumed run goes on alike."""
+    share = min(1.0, (step + 1) / optim.warmup_steps)
+    gan.generator_optimizer.param_groups[0]["lr"] = share * optim.generator_lr
+    gan.discriminator_optimizer.param_groups[0]["lr"] = share * optim.discriminator_lr
 
 
 def _decay(decay: float, step: int) -> float:

@@ -30,24 +30,33 @@ def pictures(ground):
     return images, classes
 
 
-def trained(ground, *, seed, **model):
-    """Train for a hundred steps; return the norm of G's last gradient, and what it draws."""
+def options(seed=0, optim=None, **model):
     sizes = {"base_channels": 2, "noise_dim": 16, "controller_dim": 16, "affine_dim": 16}
-    config = TrainConfig(
+    rates = {"batch_size": BATCH, "generator_lr": 1e-3, "discriminator_lr": 2e-3}
+    return TrainConfig(
         total_steps=STEPS,
         seed=seed,
         model={"image_size": 32, "affines_per_block": 2} | sizes | model,
-        optim={"batch_size": BATCH, "generator_lr": 1e-3, "discriminator_lr": 2e-3},
+        optim=rates | (optim or {}),
     )
+
+
+def train(config, ground, steps):
+    """Train from the start; yield networks, values and words of the classes after each step."""
     images, classes = pictures(ground)
-    random = torch.Generator().manual_seed(seed)
+    random = torch.Generator().manual_seed(config.seed)
     words = torch.randn(CLASSES, CLASSES, generator=random)
     gan, transform = build(config, CLASSES, CPU), SentenceTransform.identity(CLASSES)
-    for step in range(STEPS):
+    for step in range(steps):
         rows = torch.randint(0, IMAGES, (BATCH,), generator=random)
         batch = Batch(images[rows], words[classes[rows]], rows, classes[rows])
-        values = do_step(gan, config, batch, transform, CPU, number=step, step=step)
-    noise = torch.randn(16, 16, generator=random)
+        yield gan, do_step(gan, config, batch, transform, CPU, number=step, step=step), words
+
+
+def trained(ground, *, seed, **model):
+    """Train for a hundred steps; return the norm of G's last gradient, and what it draws."""
+    *_, (gan, values, words) = train(options(seed, **model), ground, STEPS)
+    noise = torch.randn(16, 16, generator=torch.Generator().manual_seed(seed))
     with torch.no_grad():
         drawn = gan.generator.draw(noise, words[torch.arange(16) % CLASSES])
     return float(values["gradient/generator"]), drawn
@@ -76,3 +85,16 @@ def test_tanh_dies_on_a_white_ground_where_a_linear_output_lives():
     assert difference(white) < 0.5
     assert difference(drawn) > 1
     assert dead < 0.1 * living
+
+
+def test_learning_rates_rise_to_their_values_in_the_warm_up():
+    seen = [
+        [
+            optimizer.param_groups[0]["lr"]
+            for optimizer in (gan.generator_optimizer, gan.discriminator_optimizer)
+        ]
+        for gan, _, _ in train(options(optim={"warmup_steps": 4}), "white", 6)
+    ]
+
+    shares = [0.25, 0.5, 0.75, 1, 1, 1]
+    assert seen == [pytest.approx([share * 1e-3, share * 2e-3]) for share in shares]
