@@ -66,6 +66,13 @@ def shares_a_fixture(file: str) -> bool:
     return 'scope="module"' in (Path(__file__).parents[1] / file).read_text()
 
 
+@pytest.fixture(autouse=True)
+def no_log_of_another_work(monkeypatch):
+    """A process has one log, and a work of an earlier test has named it."""
+    monkeypatch.setattr("pipeline.common.screen._log", None)
+    monkeypatch.setattr("pipeline.common.screen._keep", None)
+
+
 @pytest.fixture(scope="session")
 def ray_session():
     """One Ray on this machine: two workers and one that reads."""
