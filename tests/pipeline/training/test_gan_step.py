@@ -77,6 +77,7 @@ def test_a_linear_output_learns_pictures_of_any_ground(ground, seed):
     assert difference(drawn) > 1
 
 
+@pytest.mark.rest
 def test_tanh_dies_on_a_white_ground_where_a_linear_output_lives():
     dead, white = trained("white", seed=0)
     living, drawn = trained("white", seed=0, output="linear")
