@@ -156,4 +156,4 @@ def read_signature(content: bytes) -> tuple[Picture, str]:
             raise ValueError(f"its record has version {record['version']!r}")
         return Picture(**record["picture"]), str(record["model"])
     except (ValueError, KeyError, TypeError, RecursionError) as error:
-        raise ValueError(f"the record of what it is made from is damaged: {error}") from error
+        raise ValueError(f"the record of what it is made from is damaged: {error!r}") from error

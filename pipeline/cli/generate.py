@@ -92,8 +92,11 @@ class GenerateConfig(Settings):
             raise ValueError(f"same_noise and attention need --show each, not {self.show}.")
         if self.images and self.attention is None:
             raise ValueError("images needs --attention, the checkpoint of a run.")
-        if self.like and (rows or self.captions or self.file or self.images):
-            raise ValueError("like takes everything from the file: give no captions, and no rows.")
+        given = rows or self.captions or self.file or self.images
+        if self.like and (given or self.seed or self.same_noise or self.truncation is not None):
+            raise ValueError(
+                "like takes everything from the file: give no captions, rows or noise."
+            )
         return self
 
 
@@ -185,6 +188,8 @@ def _like(path: str, model: TextToImage) -> Picture:
     """Read what a picture was made from, and check that it was made by this model."""
     try:
         picture, digest = read_signature(_read_png(path))
+        if any(_clean(caption) != caption for caption in picture.captions):
+            raise ValueError("its caption has characters that no caption has here.")
         if digest != model.digest:
             raise ValueError(
                 f"it was drawn by a model of sha256 {printable(digest)}, and this one has "

@@ -162,11 +162,15 @@ class LostStream:
 
 def _write(stream: TextIO, text: str) -> None:
     try:
-        stream.write(text)
-    except UnicodeEncodeError:
-        encoding = stream.encoding or "ascii"
-        stream.write(text.encode(encoding, "backslashreplace").decode(encoding))
-    stream.flush()
+        try:
+            stream.write(text)
+        except UnicodeEncodeError:
+            encoding = stream.encoding or "ascii"
+            stream.write(text.encode(encoding, "backslashreplace").decode(encoding))
+        stream.flush()
+    except BlockingIOError:  # a pipe that does not wait, and is full for now: its reader is there
+        os.set_blocking(stream.fileno(), True)
+        stream.flush()
 
 
 def _tell_loss(error: Exception) -> None:

@@ -24,10 +24,10 @@ from starlette.exceptions import HTTPException
 from pipeline.preparation.decoding.captions import clean_caption
 from pipeline.serving.config import ServeConfig
 from pipeline.serving.drawing_queue import DrawingQueue, Drawn, QueueFullError
-from pipeline.serving.guard import BodyTooLargeError, error_body
+from pipeline.serving.guard import error_body
 from pipeline.serving.models import ServedModel
 from ratgan.picture import MAX_SEED, Picture, signed_png
-from ratgan.visualize import to_pil
+from ratgan.visualize import png, to_pil
 
 PAGE = Path(__file__).with_name("page")
 KINDS = {
@@ -37,6 +37,8 @@ KINDS = {
     ".svg": "image/svg+xml",
 }
 RETRY_AFTER_S = 2
+MAX_PROMPT = 2000  # characters
+LOOK_EVERY_S = 0.5  # whether who asked is still there
 MAX_SHOWN_SEED = 2**31 - 1  # of seeds that are drawn here: short enough to read aloud
 NOTE = "The caption is far from all captions of the training: the picture will hardly fit it."
 
@@ -143,11 +145,15 @@ class Meter:
     ) -> Response:
         """Answer a request, and count it."""
         started = time.perf_counter()
-        response = await answer(request)
-        route = getattr(request.scope.get("route"), "path", "other")
-        self.requests.labels(route, response.status_code).inc()
-        self.seconds.labels(route).observe(time.perf_counter() - started)
-        return response
+        status = 500
+        try:
+            response = await answer(request)
+            status = response.status_code
+            return response
+        finally:
+            route = getattr(request.scope.get("route"), "path", "other")
+            self.requests.labels(route, status).inc()
+            self.seconds.labels(route).observe(time.perf_counter() - started)
 
 
 def build_app(config: ServeConfig, models: dict[str, ServedModel]) -> FastAPI:
@@ -166,7 +172,7 @@ def build_app(config: ServeConfig, models: dict[str, ServedModel]) -> FastAPI:
     service = _Service(config, models, queue, meter)
 
     @app.post("/v1/images/generations")
-    async def generations(asked: Generation) -> dict[str, Any]:
+    async def generations(asked: Generation, request: Request) -> dict[str, Any]:
         """Draw images of a caption."""
         served = service.find(asked.model)
         size = f"{served.size}x{served.size}"
@@ -185,11 +191,11 @@ def build_app(config: ServeConfig, models: dict[str, ServedModel]) -> FastAPI:
             Picture(caption, first + number, truncation=asked.truncation)
             for number in range(asked.n)
         ]
-        drawn = await service.draw(served, pictures, attention=asked.attention)
+        drawn = await service.draw(request, served, pictures, attention=asked.attention)
         data = [
-            {"b64_json": base64.b64encode(png).decode(), "seed": picture.seed}
+            {"b64_json": base64.b64encode(content).decode(), "seed": picture.seed}
             | ({"note": NOTE} if each.unfamiliar else {})
-            for picture, (each, png) in zip(pictures, drawn, strict=True)
+            for picture, (each, content) in zip(pictures, drawn, strict=True)
         ]
         return {"created": int(time.time()), "model": served.name, "size": size, "data": data}
 
@@ -197,17 +203,18 @@ def build_app(config: ServeConfig, models: dict[str, ServedModel]) -> FastAPI:
     async def imagine(asked: Annotated[Question, Query()], request: Request) -> Response:
         """Draw one image: the same question, the same bytes."""
         served, picture = service.find(asked.model), asked.picture()
-        identity = json.dumps([served.model.digest, picture.record(), asked.attention])
+        identity = json.dumps([served.identity, picture.record(), asked.attention])
         headers = {
             "etag": f'"{hashlib.sha256(identity.encode()).hexdigest()[:32]}"',
             "cache-control": "private, no-cache",  # the browser asks whether it is still the same
         }
         if request.headers.get("if-none-match") == headers["etag"]:
             return Response(status_code=304, headers=headers)
-        [(drawn, png)] = await service.draw(served, [picture], attention=asked.attention)
+        drawing = service.draw(request, served, [picture], attention=asked.attention)
+        [(drawn, content)] = await drawing
         if drawn.unfamiliar:
             headers["x-note"] = NOTE
-        return Response(png, media_type="image/png", headers=headers)
+        return Response(content, media_type="image/png", headers=headers)
 
     @app.get("/v1/models")
     async def list_models() -> dict[str, Any]:
@@ -255,7 +262,12 @@ class _Service:
         return self.models[name]
 
     async def draw(
-        self, served: ServedModel, pictures: Sequence[Picture], *, attention: bool
+        self,
+        request: Request,
+        served: ServedModel,
+        pictures: Sequence[Picture],
+        *,
+        attention: bool,
     ) -> list[tuple[Drawn, bytes]]:
         """Draw pictures, each with its PNG file."""
         if attention and served.discriminator is None:
@@ -270,24 +282,40 @@ class _Service:
         except QueueFullError:
             raise RefusedError("too many requests wait: try again.", 503, "overloaded") from None
         try:
-            drawn = await asyncio.wait_for(_all(waiting), self.config.timeout_s)
-        except TimeoutError:
-            raise RefusedError(
-                f"not drawn within {self.config.timeout_s:g} s.", 504, "timeout"
-            ) from None
+            drawn = await self._wait(request, waiting)
+        except asyncio.CancelledError:
+            raise RefusedError("the server stops.", 503, "stopping") from None
         except ValueError as error:  # a caption without a word that the encoder knows
             raise RefusedError(str(error), 400, "invalid", "prompt") from error
         finally:
             for each in waiting:
                 each.cancel()
         self.meter.images.labels(served.name).inc(len(drawn))
-        step = served.model.origin.get("step")
+
+        def encode(each: Drawn, picture: Picture) -> bytes:
+            image = to_pil(each.image)
+            # What is laid over a picture cannot be drawn again from its record.
+            if attention:
+                return png(image)
+            return signed_png(image, picture, served.model.digest, served.step)
+
         return await run_in_threadpool(
-            lambda: [
-                (each, signed_png(to_pil(each.image), picture, served.model.digest, step))
-                for each, picture in zip(drawn, pictures, strict=True)
-            ]
+            lambda: [(each, encode(each, p)) for each, p in zip(drawn, pictures, strict=True)]
         )
+
+    async def _wait(self, request: Request, waiting: Sequence["Future[Drawn]"]) -> list[Drawn]:
+        """Wait for pictures as long as who asked does, and not longer than the limit."""
+        ends = time.monotonic() + self.config.timeout_s
+        together = asyncio.ensure_future(_all(waiting))
+        while True:
+            left = ends - time.monotonic()
+            done, _ = await asyncio.wait({together}, timeout=max(0, min(LOOK_EVERY_S, left)))
+            if done:
+                return together.result()
+            if left <= 0 or await request.is_disconnected():
+                together.cancel()
+                limit = f"not drawn within {self.config.timeout_s:g} s."
+                raise RefusedError(limit, 504, "timeout")
 
 
 async def _all(waiting: Sequence["Future[Drawn]"]) -> list[Drawn]:
@@ -295,6 +323,9 @@ async def _all(waiting: Sequence["Future[Drawn]"]) -> list[Drawn]:
 
 
 def _clean(caption: str, param: str) -> str:
+    if len(caption) > MAX_PROMPT:
+        message = f"{param} has {len(caption):,} characters; {MAX_PROMPT:,} is the maximum."
+        raise RefusedError(message, 400, "invalid", param)
     try:
         return clean_caption(caption)
     except ValueError as error:
@@ -320,10 +351,6 @@ def _handle_errors(app: FastAPI) -> None:
     @app.exception_handler(HTTPException)
     async def http(request: Request, error: HTTPException) -> JSONResponse:
         return JSONResponse(error_body(f"{error.detail}.", "http"), error.status_code)
-
-    @app.exception_handler(BodyTooLargeError)
-    async def too_large(request: Request, error: BodyTooLargeError) -> JSONResponse:
-        return JSONResponse(error_body("the body is too large.", "too_large"), 413)
 
     @app.exception_handler(Exception)
     async def fault(request: Request, error: Exception) -> JSONResponse:

@@ -39,6 +39,11 @@ class ServeConfig(Settings):
 
     @model_validator(mode="after")
     def _check_access(self) -> Self:
+        if self.max_images > self.max_queue:
+            raise ValueError(
+                f"max_images={self.max_images} is over max_queue={self.max_queue}: such a request "
+                "would never be drawn."
+            )
         if not self.on_loopback and self.token_file is None:
             raise ValueError(
                 f"host={self.host} can be reached from other machines: it needs --token-file, a "

@@ -129,8 +129,7 @@ class DrawingQueue:
             texts = job.picture.captions
             try:
                 shown = served.attention(image, texts[0]) if job.attention else image
+                unfamiliar = any(served.model.unfamiliar(vectors[text]) for text in texts)
+                job.result.set_result(Drawn(shown, unfamiliar))
             except Exception as error:
                 job.result.set_exception(error)
-                continue
-            unfamiliar = any(served.model.unfamiliar(vectors[text]) for text in texts)
-            job.result.set_result(Drawn(shown, unfamiliar))

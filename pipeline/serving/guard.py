@@ -16,7 +16,8 @@ Send = Callable[[Message], Awaitable[None]]
 App = Callable[[MutableMapping[str, Any], Receive, Send], Awaitable[None]]
 
 MAX_BODY = 256 * 2**10  # bytes
-OPEN = ("/", "/healthz", "/page.css", "/page.js", "/icon.svg")  # need no token: they hold nothing
+# Need no token: they are the same on every server.
+OPEN = ("/", "/healthz", "/docs", "/openapi.json", "/page.css", "/page.js", "/icon.svg")
 HEADERS = {
     "content-security-policy": "default-src 'none'; script-src 'self'; style-src 'self'; "
     "img-src 'self' blob:; connect-src 'self'; base-uri 'none'; form-action 'none'; "
@@ -58,7 +59,7 @@ class Guard:
         if refused is not None:
             await _answer(send, *refused)
             return
-        await self.app(scope, _bounded(receive), _with_headers(send))
+        await self.app(scope, *_bounded(receive, send))
 
     def _refusal(
         self, scope: MutableMapping[str, Any], headers: dict[str, bytes]
@@ -83,31 +84,28 @@ class Guard:
         return None
 
 
-class BodyTooLargeError(Exception):
-    """A body without a stated length is larger than permitted."""
-
-
-def _bounded(receive: Receive) -> Receive:
-    seen = 0
+def _bounded(receive: Receive, send: Send) -> tuple[Receive, Send]:
+    """Return both such that a body of unstated length is refused when it is too large."""
+    seen, refused = 0, False
 
     async def receive_bounded() -> Message:
         nonlocal seen
         message = await receive()
         seen += len(message.get("body", b""))
-        if seen > MAX_BODY:
-            raise BodyTooLargeError
-        return message
+        # The rest is not read: the application sees a cut body, and its answer is not sent.
+        return {"type": "http.disconnect"} if seen > MAX_BODY else message
 
-    return receive_bounded
+    async def send_checked(message: Message) -> None:
+        nonlocal refused
+        if seen <= MAX_BODY:
+            if message["type"] == "http.response.start":
+                message["headers"] = [*message["headers"], *_raw(HEADERS)]
+            await send(message)
+        elif not refused:
+            refused = True
+            await _answer(send, 413, "too_large", f"the body has over {MAX_BODY:,} bytes.")
 
-
-def _with_headers(send: Send) -> Send:
-    async def send_with_headers(message: Message) -> None:
-        if message["type"] == "http.response.start":
-            message["headers"] = [*message["headers"], *_raw(HEADERS)]
-        await send(message)
-
-    return send_with_headers
+    return receive_bounded, send_checked
 
 
 async def _answer(send: Send, status: int, kind: str, message: str) -> None:

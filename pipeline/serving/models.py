@@ -1,8 +1,12 @@
 """The models that a server draws with."""
 
+import contextlib
+import hashlib
+import json
 import re
 from collections import OrderedDict
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any
 
 import torch
@@ -54,6 +58,23 @@ class ServedModel:
         """Height and width of its images in pixels."""
         return int(self.model.generator.arguments["image_size"])
 
+    @property
+    def step(self) -> int | None:
+        """Training step, if it is known: the record may be a stranger's."""
+        origin = self.model.origin
+        step = origin.get("step") if isinstance(origin, dict) else None
+        return step if type(step) is int else None
+
+    @cached_property
+    def identity(self) -> str:
+        """What its pictures depend on, besides the question."""
+        overlay = hashlib.sha256()
+        for tensor in self.discriminator.state_dict().values() if self.discriminator else ():
+            overlay.update(tensor.cpu().contiguous().numpy().tobytes())
+        parts = [self.model.digest, self.model.encoder_record["sha256"], self.step]
+        device = next(self.model.generator.parameters()).device.type
+        return json.dumps([*parts, overlay.hexdigest(), device, torch.__version__])
+
     def vector(self, caption: str) -> Tensor:
         """Encode a caption alone, [S]; recent ones are kept.
 
@@ -86,7 +107,7 @@ class ServedModel:
             "created": 0,
             "owned_by": "ratgan",
             "image_size": self.size,
-            "step": self.model.origin.get("step"),
+            "step": self.step,
             "digest": self.model.digest,
             "attention": self.discriminator is not None,
             "examples": self.examples,
@@ -108,8 +129,7 @@ def load_models(config: ServeConfig) -> dict[str, ServedModel]:
         served = _load(config, named[1] if named else "", location)
         if served.name in models:
             raise ValueError(
-                f"two models are called {served.name}: name them, for example --model "
-                f"first={config.model[0]} second={location}"
+                f"two models are called {served.name}: name this one, for example second={location}"
             )
         models[served.name] = served
     return models
@@ -120,7 +140,9 @@ def _load(config: ServeConfig, name: str, location: str) -> ServedModel:
     model = load_from(location, config.encoder_path, device=config.device)
     model.load_encoder()
     inner = folder / "model" if (folder / "model").exists(MODEL_JSON) else folder
-    card = inner.read(CARD, 0, MAX_CARD).decode("utf-8", "replace") if inner.exists(CARD) else ""
+    card = ""
+    with contextlib.suppress(OSError, ValueError):  # it has none, or a link that leads elsewhere
+        card = inner.closed().read(CARD, 0, MAX_CARD).decode("utf-8", "replace")
     parts = [part for part in folder.location.split("/") if part not in ("", "model")]
     return ServedModel(
         name or re.sub(r"[^\w.-]+", "-", parts[-1] if parts else "model"),
@@ -133,7 +155,8 @@ def _load(config: ServeConfig, name: str, location: str) -> ServedModel:
 
 def _discriminator(folder: Folder, model: TextToImage) -> TextDiscriminator | None:
     """Load the discriminator of a checkpoint, or of the run's checkpoint of the model's step."""
-    step, places = model.origin.get("step"), [folder]
+    origin = model.origin if isinstance(model.origin, dict) else {}
+    step, places = origin.get("step"), [folder]
     if type(step) is int:
         name = f"checkpoints/{PREFIX}{step:08d}"
         places += [folder / name, Folder(folder.location.removesuffix("/model")) / name]

@@ -1,5 +1,6 @@
 """Serve pictures of trained models from this process, until it is stopped."""
 
+import contextlib
 import os
 import socket
 import stat
@@ -13,6 +14,7 @@ from pipeline.serving.config import ServeConfig
 from pipeline.serving.guard import Guard
 from pipeline.serving.models import ServedModel, load_models
 
+HTTP_PORT = 80
 LEAST_TOKEN = 32  # characters
 
 
@@ -28,7 +30,10 @@ def serve(config: ServeConfig) -> None:
     with listener:
         host, port = listener.getsockname()[:2]
         print_line(f"open http://{_address(host, port)}/ (Ctrl-C stops the server)")
-        server.run(sockets=[listener])
+        # Both signals that stop it come again when it has stopped: that was what was asked for.
+        with contextlib.suppress(KeyboardInterrupt, SystemExit):
+            server.run(sockets=[listener])
+        print_line("stopped.")
 
 
 def plan_serving(config: ServeConfig) -> None:
@@ -39,8 +44,8 @@ def plan_serving(config: ServeConfig) -> None:
     report = DryRunReport()
     for name, served in models.items():
         attention = "with" if served.discriminator else "without"
-        step = served.model.origin.get("step")
-        report.line("model", f"{name}: {served.size} px, step {step}, {attention} attention")
+        about = f"{served.size} px, step {served.step}, {attention} attention"
+        report.line("model", f"{name}: {about}")
     report.line("address", f"http://{_address(host, port)}/")
     report.line("access", "with a token" if config.token_file else "this machine, without a token")
     report.end()
@@ -51,8 +56,9 @@ def prepare(config: ServeConfig) -> tuple[uvicorn.Server, socket.socket]:
     token, listener, models = _open(config)
     port = listener.getsockname()[1]
     names = {_address(config.host, port), *config.allowed_host}
-    if config.on_loopback:
-        names |= {f"{name}:{port}" for name in ("127.0.0.1", "localhost", "[::1]")}
+    names |= {f"{name}:{port}" for name in ("127.0.0.1", "localhost", "[::1]")}
+    if port == HTTP_PORT:  # browsers leave it out
+        names |= {name.removesuffix(f":{port}") for name in names}
     hosts = frozenset(name.lower() for name in names)
     options = uvicorn.Config(
         Guard(build_app(config, models), hosts, token),

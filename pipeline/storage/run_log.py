@@ -23,7 +23,8 @@ def keep_log(folder: Folder) -> None:
 class _Log:
     def __init__(self, folder: Folder) -> None:
         self.folder, self._waiting = folder, ""
-        self._lock = threading.Lock()
+        self._lock = threading.Lock()  # of what waits
+        self._keeping = threading.Lock()
         self._timer: threading.Timer | None = None
 
     def append(self, text: str) -> None:
@@ -43,9 +44,14 @@ class _Log:
 
     def keep(self) -> None:
         """Write to an object store what waits for it."""
-        with self._lock:
-            text, self._waiting, self._timer = self._waiting, "", None
-        if text:
-            with contextlib.suppress(Exception):  # each object store has errors of its own
+        with self._keeping:
+            with self._lock:
+                text, self._waiting, self._timer = self._waiting, "", None
+            if not text:
+                return
+            try:
                 before = self.folder.read(LOG) if self.folder.exists(LOG) else b""
-                self.folder.write(LOG, before + text.encode())
+                self.folder.write(LOG, before + text.encode(errors="replace"))
+            except Exception:  # each object store has errors of its own
+                with self._lock:
+                    self._waiting = text + self._waiting  # for the next time

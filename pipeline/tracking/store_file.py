@@ -137,7 +137,10 @@ def _was_left(place: str, file: Path) -> bool:
 
 @contextlib.contextmanager
 def _reading(file: Path) -> Iterator[sqlite3.Connection]:
-    address = f"{file.resolve().as_uri()}?mode=ro"
+    # A write that was killed is rolled back by who opens the store next: that takes a right to
+    # write. Neither way makes a file.
+    mode = "rw" if os.access(file, os.W_OK) and os.access(file.parent, os.W_OK) else "ro"
+    address = f"{file.resolve().as_uri()}?mode={mode}"
     with contextlib.closing(sqlite3.connect(address, timeout=LOCKED_S, uri=True)) as db:
         yield db
 

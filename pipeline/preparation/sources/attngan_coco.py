@@ -8,7 +8,7 @@ from pipeline.common.console import print_line
 from pipeline.preparation.sources.caption_files import listed
 from pipeline.preparation.sources.filename_pickles import PICKLES
 from pipeline.preparation.sources.join_on_disk import Catalogue, composed
-from pipeline.preparation.sources.left_aside import walk
+from pipeline.preparation.sources.left_aside import is_hidden, walk
 from pipeline.preparation.sources.read_original import is_there, some_names
 from pipeline.preparation.sources.source import Record
 from pipeline.storage.folder import Folder
@@ -64,7 +64,7 @@ def attngan_records(
         for tree in ("text",) if folder.exists("text") else ("train", "test"):
             for file, size in (folder / tree).walk(links=True):
                 name, ending = posixpath.splitext(posixpath.basename(file))
-                if ending == ".txt" and composed(name) in known:
+                if ending == ".txt" and composed(name) in known and not is_hidden(file):
                     catalogue.text_file(composed(name), listed(f"{tree}/{file}", size))
                     texts.add(f"{tree}/{file}")
         if not texts:

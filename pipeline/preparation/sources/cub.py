@@ -5,7 +5,7 @@ from typing import ClassVar
 
 from pipeline.common.console import print_line
 from pipeline.preparation.sources.caption_files import find_captions, listed, read_captions
-from pipeline.preparation.sources.filename_pickles import pickled_split
+from pipeline.preparation.sources.filename_pickles import PICKLES, pickled_split
 from pipeline.preparation.sources.join_on_disk import Catalogue, composed
 from pipeline.preparation.sources.left_aside import (
     is_hidden,
@@ -31,7 +31,6 @@ CAPTIONS = (
     *("cvpr2016_cub/text_c10", "birds/text_c10"),  # as Reed's archives unpack
 )
 FILES = ("images.txt", "bounding_boxes.txt")
-PICKLES = {"train": "train/filenames.pickle", "validation": "test/filenames.pickle"}
 Box = tuple[float, float, float, float]
 
 

@@ -190,9 +190,12 @@ class RowSource(Source):
             key, location = entry.order + place, f"{table}#{row.group}.{row.index}"
             name = name or place
         elif image:
-            image, location = self.place(table, CREDENTIALS.sub("", image))  # they are shown
-            if (first := catalogue.first_form(image)) != image:
-                image, location = self.place(table, first)
+            if ADDRESS.match(image):
+                image = CREDENTIALS.sub("", image)  # listed names are shown
+            image, location = self.place(table, image)
+            location = catalogue.first_form(location)
+            if not entry.by_path:
+                image = catalogue.first_form(image)
             key = location if entry.by_path else name or image
         else:
             key, location = place, ""

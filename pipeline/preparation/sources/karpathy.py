@@ -112,7 +112,7 @@ class KarpathySource(Source):
                 if split is None:
                     left[image["split"] if len(left) < 100 else "others"] += 1
                     continue
-                catalogue.image(name, location, split=split)
+                catalogue.image(name, location, split=split, again=True)
                 for sentence in sentences:
                     catalogue.caption(name, sentence, split=split)
         except ijson.JSONError as error:

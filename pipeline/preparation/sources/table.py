@@ -86,13 +86,17 @@ class TableSource(RowSource):
         """
         if self.root == f"{folder}/{tables[0]}":
             return
-        taken, base = set(tables), f"{self._images()}/".removeprefix(f"{folder}/")
+        taken, images = set(tables), f"{self._images()}/"
+        base = images.removeprefix(f"{folder}/")
+        above = f"{folder}/".removeprefix(images) if f"{folder}/".startswith(images) else None
 
         def below() -> Iterator[str]:
             for name, _ in walk(folder):
                 if name in taken:
                     continue
-                if name.startswith(base):
+                if above is not None:
+                    yield above + name
+                elif name.startswith(base):
                     yield name.removeprefix(base)
                 else:
                     leave_file(name)

@@ -95,6 +95,7 @@ async function strip(title, questions) {
       button.addEventListener("click", () => openDetail({ question, ...drawn, size }));
     } catch (error) {
       failed = error.message;
+      button.classList.add("failed");
       frame.append(el("span", { className: "error", textContent: error.message }));
     }
   }));
@@ -140,7 +141,8 @@ function openDetail(picture) {
   byId("detail-seed").textContent = shown(picture.question);
   byId("detail-note").textContent = picture.note;
   byId("detail-status").textContent = "";
-  byId("look").hidden = !model()?.attention;
+  byId("look").hidden = !models.find((each) => each.id === picture.question.model)?.attention;
+  byId("more").hidden = Boolean(picture.question.noise_share);
   byId("look").setAttribute("aria-pressed", "false");
   byId("way").hidden = true;
   byId("other-prompt").value = "";
@@ -173,12 +175,14 @@ byId("more").addEventListener("click", () => {
     { ...question, other_seed: randomSeed(), noise_share: NEAR })));
 });
 byId("look").addEventListener("click", () => inDetail(async () => {
+  const current = open;
   const on = byId("look").getAttribute("aria-pressed") !== "true";
+  const drawn = on ? await draw({ ...current.question, attention: true }) : current;
+  if (open !== current) return; // another picture was opened meanwhile
   byId("look").setAttribute("aria-pressed", String(on));
   byId("way").hidden = true;
-  if (!on) return show(open.url, open.question.prompt);
-  const drawn = await draw({ ...open.question, attention: true });
-  show(drawn.url, `Where the discriminator looks: ${open.question.prompt}`);
+  const prompt = current.question.prompt;
+  show(drawn.url, on ? `Where the discriminator looks: ${prompt}` : prompt);
 }));
 byId("other").addEventListener("submit", (event) => {
   event.preventDefault();

@@ -256,11 +256,12 @@ def test_attention_is_drawn_over_generated_and_given_images(model, tmp_path):
         ({"show": "noises", "same_noise": True}, "need --show each, not noises"),
         ({"images": ("a.png",)}, "images needs --attention"),
         ({"like": "a.png"}, "give no captions"),
+        ({"like": "a.png", "captions": (), "seed": 3}, "give no captions"),
     ],
 )
 def test_pictures_that_make_no_sense_are_refused(options, message):
     with pytest.raises(ValueError, match=message):
-        GenerateConfig(captions=("a bird",), **options)
+        GenerateConfig(**({"captions": ("a bird",)} | options))
 
 
 def test_one_caption_has_no_way_to_the_next(model, tmp_path):

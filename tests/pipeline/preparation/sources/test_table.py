@@ -384,6 +384,27 @@ def test_rows_that_spell_the_name_of_one_image_in_several_ways_are_joined(tmp_pa
     assert len(listed(write_table(tmp_path / "t.csv", rows))) == 3  # these lead elsewhere
 
 
+def test_an_absolute_path_and_a_relative_one_are_read_where_each_leads(tmp_path):
+    for place in ("a.png", "sub/a.png", "x/a.png", "sub/x/a.png"):
+        write(tmp_path / place, jpeg(len(place)))
+    pairs = (
+        ("./x/a.png", f"{tmp_path}/x/a.png"),
+        (f"{tmp_path}/sub/a.png", f"{tmp_path}/sub//a.png"),
+    )
+    for number, (first, second) in enumerate(pairs):
+        rows = [{"image": name, "caption": name} for name in (first, second)]
+        write_table(tmp_path / "sub/t.csv", rows)
+        source = TableSource(root=f"{tmp_path}/*/t.csv")
+
+        records = list(source.records())
+
+        read = {text: source.read_image(r) for r in records for text in r.captions}
+        expected = [("sub/x/a.png", "x/a.png"), ("sub/a.png", "sub/a.png")][number]
+        assert read == {
+            name: jpeg(len(place)) for name, place in zip((first, second), expected, strict=True)
+        }
+
+
 @pytest.mark.parametrize("nothing", sorted(NOTHING))
 def test_a_word_for_nothing_is_an_empty_cell_of_csv_and_a_word_in_a_sentence(tmp_path, nothing):
     text = f"image,caption\na.jpg, {nothing} \nb.jpg,there is {nothing} here\n"
