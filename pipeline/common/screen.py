@@ -161,16 +161,15 @@ class LostStream:
 
 
 def _write(stream: TextIO, text: str) -> None:
+    with contextlib.suppress(OSError, ValueError, AttributeError):  # some have no descriptor
+        if not os.get_blocking(stream.fileno()):  # a full pipe would be an error: it is to wait
+            os.set_blocking(stream.fileno(), True)
     try:
-        try:
-            stream.write(text)
-        except UnicodeEncodeError:
-            encoding = stream.encoding or "ascii"
-            stream.write(text.encode(encoding, "backslashreplace").decode(encoding))
-        stream.flush()
-    except BlockingIOError:  # a pipe that does not wait, and is full for now: its reader is there
-        os.set_blocking(stream.fileno(), True)
-        stream.flush()
+        stream.write(text)
+    except UnicodeEncodeError:
+        encoding = stream.encoding or "ascii"
+        stream.write(text.encode(encoding, "backslashreplace").decode(encoding))
+    stream.flush()
 
 
 def _tell_loss(error: Exception) -> None:

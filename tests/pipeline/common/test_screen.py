@@ -6,6 +6,8 @@ import logging
 import os
 import subprocess
 import sys
+import threading
+import uuid
 from pathlib import Path
 
 import pytest
@@ -15,7 +17,7 @@ from pipeline.common.console import print_line
 from pipeline.common.errors import show_error
 from pipeline.common.redaction import RedactedStream, redact_process, redacted_output
 from pipeline.storage.folder import Folder
-from pipeline.storage.run_log import LOG, keep_log
+from pipeline.storage.run_log import LOG, _Log, keep_log
 
 ROOT = Path(__file__).parents[3]
 # What a job does: it prints before and after it has its folder, as do the libraries that it uses.
@@ -259,3 +261,42 @@ def test_a_process_that_is_redirected_at_its_end_is_left_as_it_was(capsys):
 
     assert (sys.stdout, sys.stderr) == before
     assert capsys.readouterr().out == "said\n"
+
+
+def test_a_pipe_that_is_full_for_a_moment_is_not_lost(monkeypatch):
+    reader, writer = os.pipe()
+    os.set_blocking(writer, False)
+    read: list[bytes] = []
+
+    def drain() -> None:
+        while part := os.read(reader, 2**16):
+            read.append(part)
+
+    with open(writer, "w") as stream:
+        monkeypatch.setattr(sys, "stdout", stream)
+        text = "x" * 2**18 + "\n"  # more than a pipe holds
+        os.write(writer, b"x" * 2**16)
+        thread = threading.Thread(target=drain)
+        thread.start()
+        print_line(text.strip())
+        assert sys.stdout is stream
+    thread.join(60)
+    os.close(reader)
+    assert b"".join(read).endswith(text.encode()[-1000:])
+
+
+def test_what_a_log_in_a_bucket_could_not_take_is_kept_for_the_next_time(monkeypatch):
+    folder = Folder(f"memory://{uuid.uuid4().hex}")
+    log = _Log(folder)
+    with monkeypatch.context() as patch:
+        patch.setattr(Folder, "write", failing)
+        log.append("first \ud800\n")
+        log.keep()
+    log.append("second\n")
+    log.keep()
+
+    assert folder.read(LOG) == b"first ?\nsecond\n"
+
+
+def failing(folder: Folder, name: str, content: bytes) -> str:
+    raise OSError("no answer")

@@ -303,3 +303,30 @@ def test_the_registered_model_of_a_moved_store_is_found(tmp_path, made_store):
         found = Path(mlflow.artifacts.download_artifacts("models:/m/1"))
     assert (found / "weights").read_bytes() == b"weights"
     assert not (tmp_path / "old").exists()
+
+
+KILLED = """
+import os, sqlite3, sys
+db = sqlite3.connect(sys.argv[1], isolation_level=None)
+db.execute("PRAGMA cache_size = 1")
+db.execute("BEGIN")
+db.execute("UPDATE experiments SET name = hex(randomblob(100000))")
+db.execute("CREATE TABLE large AS WITH RECURSIVE n(x) AS (SELECT 1 UNION ALL SELECT x + 1 FROM n "
+           "LIMIT 2000) SELECT randomblob(1000) AS x FROM n")
+os._exit(9)
+"""
+
+
+def test_a_write_of_the_store_that_was_killed_is_rolled_back_and_the_run_found(outputs):
+    store = outputs / "mlflow.db"
+    run_id = read_record(Folder(str(outputs / "run")))["mlflow_run_id"]
+    subprocess.run([sys.executable, "-c", KILLED, str(store)], check=False, timeout=120)
+    assert Path(f"{store}-journal").stat().st_size, "nothing is left of it"
+
+    name_places_beside(store)
+
+    assert holds_run(store, run_id)
+    with contextlib.closing(sqlite3.connect(store)) as db:
+        names = {name for (name,) in db.execute("SELECT name FROM experiments")}
+        assert not db.execute("SELECT 1 FROM sqlite_master WHERE name = 'large'").fetchall()
+    assert names == {"Default", "ratgan"}
