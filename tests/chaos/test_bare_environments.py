@@ -20,7 +20,7 @@ BARE = [
     *("unshare", "--mount", *(() if os.getuid() == 0 else ("--map-root-user",)), "sh", "-ec"),
     "for file in passwd nsswitch.conf; do mount --bind /dev/null /etc/$file; done; "
     "mount -t tmpfs -o size=64m,mode=1777 none /dev/shm; "
-    'PATH=/proc/missing; export PATH; exec "$@"',  # and no git
+    'PATH=${ONLY:-$PATH}; export PATH; exec "$@"',
     "sh",
 ]
 
@@ -39,7 +39,11 @@ def why_not() -> str:
 
 @pytest.mark.parametrize(
     ("workers", "environment"),
-    [(1, {"TMPDIR": "short"}), (0, {"HOME": "/proc", "TMPDIR": "long" * 20})],
+    # Without PATH there is no git; Ray starts a worker by bash, which must be found.
+    [
+        (1, {"TMPDIR": "short"}),
+        (0, {"HOME": "/proc", "TMPDIR": "long" * 20, "ONLY": "/proc/missing"}),
+    ],
     ids=["no home", "no home to write to, and a path too long for a socket"],
 )
 def test_a_user_without_anything_trains(workers, environment, shapes, tmp_path):
