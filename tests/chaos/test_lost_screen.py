@@ -142,6 +142,7 @@ def test_a_preparation_whose_screen_is_a_full_disk_ends_well_and_again(tmp_path)
     assert read_manifest(Folder(str(output)))[0].written == 20
 
 
+@pytest.mark.thorough  # a list of 200,000 originals is made before it is closed: minutes
 def test_a_preparation_whose_terminal_is_closed_leaves_no_process_and_no_lock(tmp_path):
     output = tmp_path / "prepared"
     master, slave = os.openpty()
