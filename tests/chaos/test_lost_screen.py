@@ -142,11 +142,10 @@ def test_a_preparation_whose_screen_is_a_full_disk_ends_well_and_again(tmp_path)
     assert read_manifest(Folder(str(output)))[0].written == 20
 
 
-@pytest.mark.thorough  # a list of 200,000 originals is made before it is closed: minutes
 def test_a_preparation_whose_terminal_is_closed_leaves_no_process_and_no_lock(tmp_path):
     output = tmp_path / "prepared"
     master, slave = os.openpty()
-    flags = ["shapes", "--count=200000", "--image-size=32", f"--output={output}"]
+    flags = ["shapes", "--count=20000", "--image-size=32", f"--output={output}"]
 
     with started("prepare", *flags, screen=slave) as job:
         os.close(slave)
