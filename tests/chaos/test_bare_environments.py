@@ -5,12 +5,14 @@ import os
 import re
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 import yaml
 
 from tests.chaos.commands import PATIENCE_S, ROOT
 from tests.chaos.test_training_faults import options
+from tests.jobs.test_readme import SMALL_QUICKSTART
 from tests.pipeline.training.test_train import status
 
 pytestmark = [pytest.mark.slow, pytest.mark.rest]
@@ -37,6 +39,21 @@ def why_not() -> str:
     return done.stderr if done.returncode else ""
 
 
+def in_bare(environment: dict[str, str], job: str, *flags: str) -> subprocess.CompletedProcess:
+    """Run a job in such an environment, in which TMPDIR is made if it is missing."""
+    if why := why_not():
+        pytest.skip(f"this machine lets no bare environment be made: {why}")
+    Path(environment["TMPDIR"]).mkdir(exist_ok=True)
+    return subprocess.run(
+        [*BARE, sys.executable, str(ROOT / f"jobs/{job}.py"), *flags],
+        env={"PATH": os.environ["PATH"], "PYTHONPATH": str(ROOT)} | environment,
+        capture_output=True,
+        text=True,
+        timeout=PATIENCE_S,
+        check=False,
+    )
+
+
 @pytest.mark.parametrize(
     ("workers", "environment"),
     # Without PATH there is no git; Ray starts a worker by bash, which must be found.
@@ -47,23 +64,11 @@ def why_not() -> str:
     ids=["no home", "no home to write to, and a path too long for a socket"],
 )
 def test_a_user_without_anything_trains(workers, environment, shapes, tmp_path):
-    if why := why_not():
-        pytest.skip(f"this machine lets no bare environment be made: {why}")
     temporary = tmp_path / environment["TMPDIR"]
-    temporary.mkdir()
     run, preset = options(shapes, tmp_path, workers=workers, total_steps=2), tmp_path / "a.yaml"
     preset.write_text(yaml.safe_dump(run.model_dump(mode="json")))
 
-    done = subprocess.run(
-        [*BARE, sys.executable, str(ROOT / "jobs/train_coco.py"), f"--preset={preset}"],
-        env={"PATH": os.environ["PATH"], "PYTHONPATH": str(ROOT)}
-        | environment
-        | {"TMPDIR": str(temporary)},
-        capture_output=True,
-        text=True,
-        timeout=PATIENCE_S,
-        check=False,
-    )
+    done = in_bare(environment | {"TMPDIR": str(temporary)}, "train_coco", f"--preset={preset}")
 
     said, home = done.stdout + done.stderr, temporary / f"ratgan-home-{os.getuid()}"
     assert done.returncode == 0, said
@@ -71,3 +76,29 @@ def test_a_user_without_anything_trains(workers, environment, shapes, tmp_path):
     assert not re.search("Traceback|getpwuid|GIT_PYTHON", said), said
     assert (f"has no home folder: {home} is used. Set HOME" in said) == ("HOME" not in environment)
     assert home.exists() == ("HOME" not in environment)
+
+
+def test_a_user_without_anything_does_the_rest(shapes, tmp_path):
+    outputs, model = tmp_path / "outputs", tmp_path / "outputs/quickstart"
+    run, preset = options(shapes, outputs, workers=0, total_steps=2), tmp_path / "a.yaml"
+    train = run.model_dump(mode="json") | {"name": "tiny"}
+    space = ["optim.generator_lr=choice(0.001,0.002)"]
+    study = {"name": "rates", "space": space, "search": "grid", "concurrent": 1, "train": train}
+    preset.write_text(yaml.safe_dump(study))
+    jobs = {
+        "quickstart": [f"--train.output={outputs}", *SMALL_QUICKSTART.split()],
+        "evaluate": [f"--model={model}", "--count=20", "--few-images", "--actors=1"],
+        "sweep": [f"--preset={preset}"],
+    }
+
+    for job, flags in jobs.items():
+        done = in_bare({"TMPDIR": str(tmp_path / "short")}, job, *flags)
+
+        said = done.stdout + done.stderr
+        assert done.returncode == 0, said
+        assert not re.search("Traceback|getpwuid|GIT_PYTHON", said), said
+        assert "has no home folder: " in said
+
+    assert (model / "grid.png").exists()
+    assert list(model.glob("evaluation/*/report.json"))
+    assert "2 finished" in (outputs / "rates/table.md").read_text()

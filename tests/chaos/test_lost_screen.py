@@ -20,6 +20,7 @@ from pipeline.config import TrainConfig
 from pipeline.data.manifest import read_manifest
 from pipeline.storage.folder import Folder
 from pipeline.storage.run_log import LOG
+from pipeline.training.train import train
 from tests.chaos import invariants
 from tests.chaos.commands import PATIENCE_S, ROOT
 from tests.chaos.test_training_faults import options
@@ -142,20 +143,40 @@ def test_a_preparation_whose_screen_is_a_full_disk_ends_well_and_again(tmp_path)
     assert read_manifest(Folder(str(output)))[0].written == 20
 
 
+def closed(job: str, *flags: str, after: str) -> tuple[int, str]:
+    """Start a job on a terminal, close it once a line was said, and see that all of it ends.
+
+    Returns:
+        Its exit status, and what it had said.
+    """
+    master, slave = os.openpty()
+    with started(job, *flags, screen=slave) as process:
+        os.close(slave)
+        said = read_until(master, after)
+        children = psutil.Process(process.pid).children(recursive=True)
+        os.close(master)
+        ended = process.wait(PATIENCE_S)
+        wait_until(lambda: not any(runs(child) for child in children), "the end of its Ray")
+    return ended, said
+
+
 def test_a_preparation_whose_terminal_is_closed_leaves_no_process_and_no_lock(tmp_path):
     output = tmp_path / "prepared"
-    master, slave = os.openpty()
     flags = ["shapes", "--count=20000", "--image-size=32", f"--output={output}"]
 
-    with started("prepare", *flags, screen=slave) as job:
-        os.close(slave)
-        said = read_until(master, "preparing")
-        children = psutil.Process(job.pid).children(recursive=True)
-        os.close(master)
-        ended = job.wait(PATIENCE_S)
-        wait_until(lambda: not any(runs(child) for child in children), "the end of its Ray")
+    ended, said = closed("prepare", *flags, after="preparing")
 
     assert ended == 128 + signal.SIGHUP, said
     locks = [path.read_text() for path in output.glob(".lock-*")]
     assert locks
     assert all('"released": true' in lock for lock in locks)
+
+
+def test_an_evaluation_whose_terminal_is_closed_leaves_no_process(shapes, tmp_path):
+    run = train(options(shapes, tmp_path, total_steps=2))
+    flags = [f"--model={run}", "--count=100000", "--actors=1"]
+
+    ended, said = closed("evaluate", *flags, after="evaluated")
+
+    assert ended == 128 + signal.SIGHUP, said
+    assert not list((tmp_path / "run/evaluation").glob("*/report.json"))

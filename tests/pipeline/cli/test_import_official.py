@@ -41,6 +41,7 @@ def test_imported_weights_draw_captions_with_their_own_encoder(files, tmp_path, 
     folder = tmp_path / "official"
 
     import_official(options(files, folder, discriminator=str(files / "discriminator.pth")))
+    folder = folder.rename(tmp_path / "moved [v2] 100%")
 
     model = ratgan.load(folder)
     assert model.transform.kind == "identity"

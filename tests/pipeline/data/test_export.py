@@ -24,6 +24,7 @@ from pipeline.data.export import UNFINISHED
 from pipeline.data.manifest import SCHEMA_VERSION, SHARD_SCHEMA, Encoder, Manifest, write_transform
 from pipeline.preparation.listing import Part
 from pipeline.preparation.shards import write_shard
+from pipeline.preparation.sources.huggingface import HuggingFaceSource
 from pipeline.preparation.sources.webdataset import WebDatasetSource
 from pipeline.storage import disk_space
 from pipeline.storage.folder import Folder
@@ -396,14 +397,19 @@ def test_an_export_to_a_bucket_has_the_bytes_of_one_to_a_disk(
 
 
 @pytest.mark.slow
-def test_what_is_exported_is_prepared_again_with_the_same_pixels_and_captions(shapes, tmp_path):
+@pytest.mark.parametrize("to", ["huggingface", "webdataset"])
+def test_what_is_exported_is_prepared_again_with_the_same_pixels_and_captions(to, shapes, tmp_path):
     from pipeline.preparation.config import PrepareConfig
     from pipeline.preparation.prepare import prepare
 
     out = export_data(
-        ExportConfig(data=str(shapes.folder), to="webdataset", output=str(tmp_path / "tars"))
+        ExportConfig(data=str(shapes.folder), to=to, output=str(tmp_path / "exported"))
     )
-    source = WebDatasetSource(root=str(out), validation_files="validation-*.tar")
+    source = (
+        HuggingFaceSource(root=str(out))
+        if to == "huggingface"
+        else WebDatasetSource(root=str(out), validation_files="validation-*.tar")
+    )
     options = {"image_size": 32, "margin": 1.25, "sentence_dim": 16, "rows_per_shard": 50}
     prepare(PrepareConfig(source=source, output=str(tmp_path / "again"), **options))
 

@@ -360,19 +360,23 @@ def test_a_population_takes_over_weights_of_its_best(shapes, tmp_path):
 
 
 @pytest.mark.thorough
-def test_an_ablation_trains_every_setting_with_every_seed(shapes, tmp_path):
+def test_an_ablation_trains_every_setting_with_every_seed_and_is_moved(shapes, tmp_path):
+    old, new = tmp_path / "my%20parts #1", tmp_path / "moved [v2]"
     options = {
         "name": "parts",
         "space": ["model.attention=choice(soft_threshold,none)"],
         "seeds": 2,
         "report": ["loss/"],
         "concurrent": 1,
-        "train": run(shapes, tmp_path, total_steps=8),
+        "train": run(shapes, old, total_steps=8),
     }
 
     ablate(AblateConfig.model_validate(options))
+    old.rename(new)
+    ablate(AblateConfig.model_validate(options | {"train": run(shapes, new, total_steps=8)}))
 
-    summary = summary_of(tmp_path / "parts")
+    assert [each.name for each in tmp_path.iterdir()] == [new.name]
+    summary = summary_of(new / "parts")
     assert [each["values"] for each in summary["settings"]] == [
         {"model.attention": "soft_threshold"},
         {"model.attention": "none"},
@@ -380,8 +384,8 @@ def test_an_ablation_trains_every_setting_with_every_seed(shapes, tmp_path):
     for setting in summary["settings"]:
         assert set(setting["curves"]["eval/fd_builtin"]) == {"0", "1"}
         assert set(setting["curves"]["loss/generator"]) == {"0", "1"}
-    table = (tmp_path / "parts/table.md").read_text()
+    table = (new / "parts/table.md").read_text()
     assert "| soft_threshold | 2 |" in table
-    _, parent, named = recorded(tmp_path, "parts")
+    _, parent, named = recorded(new, "parts")
     assert parent.info.status == "FINISHED"
     assert len(named) == 4

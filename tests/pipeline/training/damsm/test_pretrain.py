@@ -19,6 +19,7 @@ from pipeline.distributed.graceful_stop import StopWatch
 from pipeline.preparation.config import PrepareConfig
 from pipeline.preparation.prepare import prepare
 from pipeline.preparation.sources.shapes import ShapesSource
+from pipeline.tracking.store_file import store_address
 from pipeline.training.damsm import worker
 from pipeline.training.damsm.config import PretrainConfig
 from pipeline.training.damsm.pretrain import pretrain
@@ -117,6 +118,23 @@ def test_a_run_leaves_an_encoder_its_measure_and_its_record(whole, shapes):
     artifacts = {artifact.path for artifact in client.list_artifacts(run_id)}
     assert {"text_encoder.safetensors", "retrieval.json", "config.json"} <= artifacts
     assert client.get_run(run_id).info.status == "FINISHED"
+
+
+def test_a_pretraining_that_was_moved_with_its_data_goes_on_there(shapes, tmp_path):
+    old, new = tmp_path / "my%20pairs #1", tmp_path / "moved [v2]"
+    shutil.copytree(str(shapes.folder), old / "data")
+    flip = {"flip": False}
+
+    pretrain(config(shapes, old, total_steps=4, data={"path": f"{old}/data", **flip}))
+    old.rename(new)
+    pretrain(config(shapes, new, extend=4, data={"path": f"{new}/data", **flip}))
+
+    assert [each.name for each in tmp_path.iterdir()] == [new.name]
+    run_id = json.loads((new / "damsm/run.json").read_text())["mlflow_run_id"]
+    client = MlflowClient(store_address(new / "mlflow.db"))
+    points = client.get_metric_history(run_id, "loss/total")
+    assert [point.step for point in points] == [2, 4, 6, 8]
+    assert "text_encoder.safetensors" in {each.path for each in client.list_artifacts(run_id)}
 
 
 def test_the_checkpoint_with_the_best_r_precision_is_kept(shapes, tmp_path, whole):
