@@ -4,6 +4,7 @@ Of each process of pytest: several run at a time, and none sees what another has
 """
 
 import atexit
+import fcntl
 import functools
 import io
 import json
@@ -86,26 +87,29 @@ def ray_session():
 
 
 @pytest.fixture(scope="session")
-def shapes(ray_session, tmp_path_factory):
-    """A prepared dataset of 150 shapes, some in pairs, at 32 px."""
+def shapes(ray_session, tmp_path_factory, worker_id):
+    """A prepared dataset of 150 shapes, some in pairs, at 32 px: one for all processes."""
     from pipeline.data.dataset import PreparedDataset
     from pipeline.preparation.config import PrepareConfig
     from pipeline.preparation.prepare import prepare
     from pipeline.preparation.sources.shapes import ShapesSource
 
-    output = str(tmp_path_factory.mktemp("shapes") / "prepared")
-    prepare(
-        PrepareConfig(
-            source=ShapesSource(count=150, size=32, validation=0.2),
-            output=output,
-            image_size=32,
-            margin=1.25,
-            sentence_dim=16,
-            rows_per_shard=50,
-            row_group_rows=16,
-        )
-    )
-    return PreparedDataset(output)
+    own = tmp_path_factory.getbasetemp()
+    output = (own if worker_id == "master" else own.parent) / "shapes"
+    with Path(f"{output}.lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        prepare(
+            PrepareConfig(
+                source=ShapesSource(count=150, size=32, validation=0.2),
+                output=str(output),
+                image_size=32,
+                margin=1.25,
+                sentence_dim=16,
+                rows_per_shard=50,
+                row_group_rows=16,
+            )
+        )  # finds it done if another process was first
+    return PreparedDataset(str(output))
 
 
 @pytest.fixture(scope="session")

@@ -7,7 +7,7 @@ from pipeline.common.redaction import redacted
 from pipeline.common.settings import Settings
 from pipeline.storage.folder import Folder, absolute
 from pipeline.sweeps.study_folder import STUDY
-from pipeline.tracking.mlflow_run import state_of
+from pipeline.tracking.mlflow_access import state_of
 from pipeline.tracking.refusals import BlockedError, UnavailableError
 from pipeline.tracking.run_record import RUN_RECORD
 from pipeline.tracking.sender import Delivery, send_rest, what_is_left

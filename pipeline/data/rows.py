@@ -12,7 +12,8 @@ import pyarrow as pa
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
-from torchvision.io import ImageReadMode, decode_jpeg
+
+from pipeline.data.jpeg import decode_jpeg
 
 # Markers of the segment that holds the size: all of C0 to CF but those of tables (DHT, JPG, DAC).
 FRAMES = frozenset(bytes([n]) for n in range(0xC0, 0xD0) if n not in (0xC4, 0xC8, 0xCC))
@@ -94,8 +95,7 @@ def decode(content: bytes, side: int) -> Tensor:
             f"a shard holds an image of {' × '.join(map(str, found or ['no']))} pixels, and its "
             f"manifest says {side} × {side}: it is damaged, or not of this dataset."
         )
-    buffer = torch.frombuffer(bytearray(content), dtype=torch.uint8)
-    return decode_jpeg(buffer, mode=ImageReadMode.RGB)
+    return decode_jpeg(content)
 
 
 def decoded(table: pa.Table, side: int) -> pa.Table:

@@ -12,7 +12,7 @@ from pipeline.common.redaction import redacted
 from pipeline.config import TrainConfig
 from pipeline.storage.lock import Lock
 from pipeline.sweeps.study_folder import StudyFolder, TrialRecord
-from pipeline.tracking.mlflow_run import context_tags
+from pipeline.tracking.mlflow_access import context_tags
 from pipeline.tracking.run_record import read_record, update_record
 from pipeline.tracking.sender import Sender, send_rest
 from pipeline.tracking.spool import SPOOL

@@ -8,58 +8,31 @@ the run was deleted there (`GoneError`).
 import hashlib
 import json
 import logging
-import os
 import tempfile
 import uuid
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-os.environ.setdefault("MLFLOW_ALLOW_PICKLE_DESERIALIZATION", "false")  # ours are safetensors
-os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
-os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
-os.environ.setdefault("MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT", "true")
-os.environ.setdefault("GIT_PYTHON_REFRESH", "quiet")  # twenty lines where there is no git
-
-import mlflow
 from mlflow import MlflowClient
-from mlflow.entities import (
-    Dataset,
-    DatasetInput,
-    Experiment,
-    InputTag,
-    Metric,
-    Param,
-    RunTag,
-)
+from mlflow.entities import Dataset, DatasetInput, InputTag, Metric, Param, RunTag
 from mlflow.exceptions import MlflowException
-from mlflow.tracking._tracking_service.utils import _artifact_repos_cache
-from mlflow.tracking.context.registry import resolve_tags
 
 from pipeline.common.commands import job_command
-from pipeline.common.redaction import redacted
 from pipeline.storage.folder import Folder
 from pipeline.tracking.best_version import Quality, qualities
-from pipeline.tracking.mlflow_model import log_model, mark_quality
-from pipeline.tracking.mlflow_sqlite import make_store
-from pipeline.tracking.refusals import (
-    BlockedError,
-    GoneError,
-    NotYetError,
-    UnavailableError,
-    sorted_error,
+from pipeline.tracking.mlflow_access import (
+    find_experiment,
+    fluent_api,
+    is_trusted,
+    open_store,
+    sorted_answers,
 )
+from pipeline.tracking.mlflow_model import log_model, mark_quality
+from pipeline.tracking.refusals import BlockedError, GoneError, NotYetError
 from pipeline.tracking.run_description import with_qualities
 from pipeline.tracking.spool import Record
-from pipeline.tracking.store_file import (
-    artifacts_beside,
-    escaped_address,
-    name_places_beside,
-    store_address,
-    store_file,
-    trigger_of,
-)
+from pipeline.tracking.store_file import artifacts_beside, store_address, store_file, trigger_of
 from pipeline.tracking.untrusted_records import (
     RefusedError,
     checked_sha256,
@@ -79,7 +52,6 @@ MAX_PARAM_LENGTH = 6000  # characters; MLflow refuses longer values
 MAX_DIGEST_LENGTH = 36  # characters of a dataset's digest; the whole is in the run's tags
 MAX_AT_ONCE = 100  # params or tags in a request
 COMPRESSED_SIZE = 256  # pixels; what the UI shows first of a picture
-ASK_TIMEOUT_S = 5  # before any work, when nothing waits for it
 UPLOAD_TIMEOUT_S = 60  # a file takes a server longer than a point of a curve
 COLUMNS = [  # of a prepared dataset, as the UI shows them
     {"name": "image", "type": "binary"},
@@ -122,13 +94,13 @@ class MlflowRun:
         Raises:
             UnavailableError: If MLflow does not answer, or does not take the run.
         """
-        with _answers(refusal=BlockedError):
+        with sorted_answers(refusal=BlockedError):
             open_store(uri)
             file, client = store_file(uri), MlflowClient(uri)
             if known and _stage(client, known) == "active":
                 client.set_tag(known, OUR_TAG, start["id"])
                 return cls(uri, known)
-            found = _experiment(client, start["experiment"])
+            found = find_experiment(client, start["experiment"])
             if found is None:
                 experiment = client.create_experiment(
                     start["experiment"],
@@ -167,7 +139,7 @@ class MlflowRun:
         Raises:
             UnavailableError: If MLflow does not answer.
         """
-        with _answers(refusal=BlockedError):
+        with sorted_answers(refusal=BlockedError):
             return {
                 key: max(p.step for p in self.client.get_metric_history(self.run_id, key))
                 for key in self.client.get_run(self.run_id).data.metrics
@@ -180,7 +152,7 @@ class MlflowRun:
             GoneError: If it was deleted.
             UnavailableError: If MLflow does not answer.
         """
-        with _answers(refusal=BlockedError):
+        with sorted_answers(refusal=BlockedError):
             active = _stage(self.client, self.run_id) == "active"
         if not active:
             raise GoneError(self.run_id)
@@ -193,7 +165,7 @@ class MlflowRun:
             UnavailableError: If MLflow does not answer.
         """
         metrics = [Metric(p.key, p.value, p.time, p.step) for p in points]
-        with _answers():
+        with sorted_answers():
             self.client.log_batch(self.run_id, metrics=metrics)
 
     def record(self, record: Record, run: Folder) -> None:
@@ -212,7 +184,7 @@ class MlflowRun:
             self.check()  # a server that hangs is found out before a long upload to it
         if kind in ("json", "image", "file", "model"):
             self._refuse_other_place(run)
-        with _answers():
+        with sorted_answers():
             match kind:
                 case "options":
                     self._options(record)
@@ -255,7 +227,7 @@ class MlflowRun:
         params = [each for each in some if isinstance(each, Param)]
         tags = [each for each in some if isinstance(each, RunTag)]
         try:
-            with _answers():
+            with sorted_answers():
                 self.client.log_batch(self.run_id, params=params, tags=tags)
         except RefusedError as reason:
             self.check()  # a run that was deleted refuses everything
@@ -290,9 +262,9 @@ class MlflowRun:
             UnavailableError: If it does not answer.
         """
         file = store_file(self.uri)
-        if file is None or _is_trusted(self.uri):
+        if file is None or is_trusted(self.uri):
             return
-        with _answers(refusal=BlockedError):
+        with sorted_answers(refusal=BlockedError):
             found = self.client.get_run(self.run_id).info
             experiment = self.client.get_experiment(found.experiment_id)
             trigger = trigger_of(file)
@@ -361,122 +333,6 @@ class MlflowRun:
         if NOTE not in tags or tags.get(OUR_NOTE) == _digest(tags[NOTE]):
             both = [RunTag(NOTE, text), RunTag(OUR_NOTE, _digest(text))]
             self.client.log_batch(self.run_id, tags=both)
-
-
-def context_tags() -> dict[str, str]:
-    """Return the tags that MLflow gives its own runs: who started which file."""
-    tags: dict[str, str] = resolve_tags()
-    return tags
-
-
-@contextmanager
-def waiting_at_most(timeout_s: int, *, retries: int = 0) -> Iterator[None]:
-    """Let MLflow wait so long for an answer, instead of minutes; who sets more has more.
-
-    Args:
-        timeout_s: Seconds for a request.
-        retries: Of MLflow's own; ours go on for longer and are spread.
-    """
-    names = ("MLFLOW_HTTP_REQUEST_TIMEOUT", "MLFLOW_HTTP_REQUEST_MAX_RETRIES")
-    before = {name: os.environ.get(name) for name in names}
-    wanted = max(timeout_s, int(before[names[0]] or 0))
-    os.environ |= {names[0]: str(wanted), names[1]: before[names[1]] or str(retries)}
-    try:
-        yield
-    finally:
-        for name, value in before.items():
-            os.environ.pop(name, None)
-            if value is not None:
-                os.environ[name] = value
-
-
-def open_store(uri: str) -> None:
-    """Make a store in a file that is not there; let one that was moved name the places beside it.
-
-    Raises:
-        sqlite3.Error: If its file cannot be read, or has to be changed and cannot.
-    """
-    # MLflow keeps by a run's id where its files go, and a copy of the run has the same id.
-    _artifact_repos_cache.clear()
-    make_store(uri)
-    file = store_file(uri)
-    if file is not None:
-        name_places_beside(file)
-
-
-def _is_trusted(uri: str) -> bool:
-    """Tell whether the environment names a store: it is the user's, and did not come with a run."""
-    return uri == escaped_address(os.environ.get("MLFLOW_TRACKING_URI", ""))
-
-
-def state_of(uri: str, experiment: str) -> str:
-    """Say in words that a tracker answers, and change nothing there.
-
-    Args:
-        uri: Of the MLflow server or store.
-        experiment: That is asked for.
-
-    Raises:
-        UnavailableError: If it does not answer, or refuses.
-    """
-    file = store_file(uri)
-    if file is not None and not file.exists():
-        return "is made with the first run"  # to look would be to make it
-    with waiting_at_most(ASK_TIMEOUT_S), _answers(refusal=BlockedError):
-        if file is not None:
-            trigger_of(file)  # MLflow asks for minutes again whether it is a database
-        found = _experiment(MlflowClient(uri), experiment)
-    return f"answers; experiment {experiment} is {'there' if found else 'new'}"
-
-
-@contextmanager
-def fluent_api(uri: str) -> Iterator[None]:
-    """Point the global functions of MLflow at a store, and back: it sets the environment too."""
-    before = os.environ.get("MLFLOW_TRACKING_URI")
-    mlflow.set_tracking_uri(uri)
-    try:
-        yield
-    finally:
-        mlflow.set_tracking_uri(before)
-        os.environ.pop("MLFLOW_TRACKING_URI", None)
-        if before is not None:
-            os.environ["MLFLOW_TRACKING_URI"] = before
-
-
-@contextmanager
-def _answers(refusal: type[Exception] = RefusedError) -> Iterator[None]:
-    """Tell apart what may pass later and what never will.
-
-    Args:
-        refusal: What to raise for the second.
-    """
-    try:
-        yield
-    except (RefusedError, GoneError, UnavailableError):
-        raise
-    except json.JSONDecodeError as error:  # a page of whatever stands before MLflow
-        raise UnavailableError(f"it does not answer in JSON: {error}") from error
-    except Exception as error:  # of the store, the bucket, the network: each has its own kind
-        raise sorted_error(error, refusal) from error
-
-
-def _experiment(client: MlflowClient, name: str) -> Experiment | None:
-    """Find an experiment by its name.
-
-    Raises:
-        BlockedError: If it was deleted: MLflow keeps its name, and takes no run for it.
-    """
-    found = client.get_experiment_by_name(name)
-    if found is not None and found.lifecycle_stage == "deleted":
-        number = found.experiment_id
-        raise BlockedError(
-            f"experiment {name} was deleted there. Restore it with `mlflow experiments restore "
-            f"--experiment-id {number}`, or delete it for good with `mlflow gc --experiment-ids "
-            f"{number}`, both with MLFLOW_TRACKING_URI={redacted(client.tracking_uri)}: then it is "
-            "made anew, with all of this run. A new run can have another, with "
-            "--tracking.experiment"
-        )
-    return found
 
 
 def _digest(text: str) -> str:

@@ -19,7 +19,8 @@ from dataclasses import asdict, dataclass, field
 from pipeline.common.redaction import redacted
 from pipeline.storage.folder import Folder
 from pipeline.storage.lock import FolderInUseError, Lock
-from pipeline.tracking.mlflow_run import UPLOAD_TIMEOUT_S, MlflowRun, Point, waiting_at_most
+from pipeline.tracking.mlflow_access import waiting_at_most
+from pipeline.tracking.mlflow_run import UPLOAD_TIMEOUT_S, MlflowRun, Point
 from pipeline.tracking.refusals import BlockedError, GoneError, NotYetError, UnavailableError
 from pipeline.tracking.run_record import read_record, update_record
 from pipeline.tracking.spool import RECORDS, SPOOL, Entry, Position, Record, Spool, read

@@ -15,7 +15,7 @@ from pipeline.distributed.worker_count import WorkerRange, choose_crew, refuse_c
 from pipeline.ray_cluster.connection import Resources, find_resources
 from pipeline.storage.disk_space import free_bytes, leaving_nothing, readable
 from pipeline.storage.folder import Folder
-from pipeline.tracking.mlflow_run import state_of
+from pipeline.tracking.mlflow_access import state_of
 from pipeline.tracking.refusals import BlockedError, UnavailableError
 from pipeline.tracking.tracker import tracking_uri
 from pipeline.training.damsm.config import PretrainConfig

@@ -6,7 +6,7 @@ from pipeline.config import RunConfig, flatten
 from pipeline.data.dataset import PreparedDataset
 from pipeline.ray_cluster.connection import job_tags
 from pipeline.storage.folder import Folder
-from pipeline.tracking.mlflow_run import context_tags
+from pipeline.tracking.mlflow_access import context_tags
 from pipeline.tracking.run_record import update_record
 from pipeline.tracking.tracker import PartOf, Tracker
 

@@ -19,7 +19,6 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
-from torchvision.models import inception_v3
 
 from ratgan.metrics.features import Features
 from ratgan.weights.strict import batch_counts, load_strictly
@@ -101,6 +100,8 @@ class Inception(nn.Module):
     """
 
     def __init__(self, form: str, tensors: dict[str, Tensor]) -> None:
+        from torchvision.models import inception_v3  # takes seconds, and few need it
+
         super().__init__()
         self.form = FORMS[form]
         kept = {name: t for name, t in tensors.items() if not name.startswith("AuxLogits.")}

@@ -9,7 +9,6 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
-from torchvision.models import Inception_V3_Weights, inception_v3
 
 from ratgan.weights.strict import batch_counts, load_strictly
 from ratgan.weights.weight_file import read_weights
@@ -127,6 +126,8 @@ def read_inception(location: str | Path | None) -> dict[str, Tensor]:
         ValueError: If it holds anything but tensors.
     """
     if location is None:
+        from torchvision.models import Inception_V3_Weights
+
         tensors: dict[str, Tensor] = Inception_V3_Weights.IMAGENET1K_V1.get_state_dict(
             check_hash=True
         )
@@ -140,6 +141,8 @@ def untrained_inception() -> dict[str, Tensor]:
 
 
 def _inception() -> nn.Module:
+    from torchvision.models import inception_v3  # takes seconds, and few need it
+
     # transform_input stays off: images in [-1, 1] are what the network was trained on.
     network: nn.Module = inception_v3(
         weights=None, aux_logits=False, transform_input=False, init_weights=False

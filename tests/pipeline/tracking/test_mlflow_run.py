@@ -25,14 +25,6 @@ def impatient(monkeypatch):
     monkeypatch.setattr("pipeline.tracking.sender.PATIENCE_S", 3.0)
 
 
-@pytest.fixture(scope="module")
-def made_store(tmp_path_factory):
-    """MLflow makes its tables for seconds: once."""
-    folder = tmp_path_factory.mktemp("store")
-    MlflowClient(f"sqlite:///{folder}/mlflow.db").search_experiments()
-    return folder / "mlflow.db"
-
-
 @pytest.fixture
 def place(tmp_path, made_store, monkeypatch):
     """Somebody's machine: a home, a folder for temporary files, and runs with their store."""

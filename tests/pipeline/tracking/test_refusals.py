@@ -17,7 +17,8 @@ from pipeline.cli.sync import SyncConfig, plan_sync, sync
 from pipeline.common.console import DryRunReport
 from pipeline.config import TrainConfig
 from pipeline.storage.folder import Folder
-from pipeline.tracking.mlflow_run import MlflowRun, state_of
+from pipeline.tracking.mlflow_access import state_of
+from pipeline.tracking.mlflow_run import MlflowRun
 from pipeline.tracking.refusals import BlockedError, UnavailableError, sorted_error
 from pipeline.tracking.run_record import read_record
 from pipeline.tracking.sender import Sender, send_rest
@@ -31,14 +32,6 @@ from tests.pipeline.tracking.test_sender import arrived, new_run, told
 from tests.waiting import wait_until
 
 RESTORE = r"experiment a was deleted there\. Restore it with `mlflow experiments restore --exp"
-
-
-@pytest.fixture(scope="module")
-def made_store(tmp_path_factory):
-    """MLflow makes its tables for seconds: once."""
-    folder = tmp_path_factory.mktemp("store")
-    MlflowClient(f"sqlite:///{folder}/mlflow.db").search_experiments()
-    return folder / "mlflow.db"
 
 
 @pytest.fixture

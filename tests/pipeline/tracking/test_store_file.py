@@ -15,7 +15,7 @@ from PIL import Image
 from pipeline.cli.sync import SyncConfig, plan_sync, sync
 from pipeline.storage.folder import Folder
 from pipeline.tracking.late_metrics import record_numbers
-from pipeline.tracking.mlflow_run import fluent_api
+from pipeline.tracking.mlflow_access import fluent_api
 from pipeline.tracking.run_record import read_record, update_record
 from pipeline.tracking.sender import send_rest
 from pipeline.tracking.store_file import (
@@ -29,14 +29,6 @@ from pipeline.tracking.tracker import Tracker, address, tracking_uri
 from tests.files import files
 
 NAMES = ["my%20runs", "a?b", "with # hash", "my data [v2]", "curly {a,b}", "ü", "it's", 'a"b', "1%"]
-
-
-@pytest.fixture(scope="module")
-def made_store(tmp_path_factory):
-    """MLflow makes its tables for seconds: once."""
-    folder = tmp_path_factory.mktemp("store")
-    MlflowClient(f"sqlite:///{folder}/mlflow.db").search_experiments()
-    return folder / "mlflow.db"
 
 
 @pytest.fixture

@@ -5,7 +5,7 @@ import pandas as pd
 import pytest
 from mlflow import MlflowClient
 
-from pipeline.tracking.mlflow_run import fluent_api
+from pipeline.tracking.mlflow_access import fluent_api
 from pipeline.training.train import train
 from tests.mlflow_server import patience
 from tests.pipeline.training.test_train import config

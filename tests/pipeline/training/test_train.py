@@ -20,7 +20,7 @@ from pipeline.data.manifest import MANIFEST
 from pipeline.evaluation.config import EvaluateConfig
 from pipeline.evaluation.evaluate import evaluate
 from pipeline.storage.folder import Folder
-from pipeline.tracking.mlflow_run import fluent_api
+from pipeline.tracking.mlflow_access import fluent_api
 from pipeline.tracking.store_file import store_address
 from pipeline.training.train import train
 from ratgan.architectures import ARCHITECTURES, STANDARD
