@@ -14,7 +14,6 @@ from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 
 import torch
-from torch._dynamo import config as dynamo
 from torch.utils import deterministic as deterministic_mode
 
 from pipeline.common.own_files import own_folder
@@ -144,6 +143,8 @@ def compile_blocks(generator: TextGenerator, device: torch.device) -> None:
             "It needs a C++ compiler (on Debian: apt install g++), and on a GPU also Triton. "
             "Install it, or use --no-compile."
         ) from error
+    from torch._dynamo import config as dynamo  # takes seconds, and few compile
+
     # Beyond its own limit torch would silently run the remaining blocks uncompiled.
     dynamo.recompile_limit = max(dynamo.recompile_limit, VARIANTS)
     for block in generator.blocks:
