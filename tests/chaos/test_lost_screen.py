@@ -174,7 +174,7 @@ def test_a_preparation_whose_terminal_is_closed_leaves_no_process_and_no_lock(tm
 
 def test_an_evaluation_whose_terminal_is_closed_leaves_no_process(shapes, tmp_path):
     run = train(options(shapes, tmp_path, total_steps=2))
-    flags = [f"--model={run}", "--count=100000", "--actors=1"]
+    flags = [f"--model={run}", "--count=50000", "--chunk-images=64", "--actors=1", "--few-images"]
 
     ended, said = closed("evaluate", *flags, after="evaluated")
 

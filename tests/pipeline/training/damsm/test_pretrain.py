@@ -127,7 +127,7 @@ def test_a_pretraining_that_was_moved_with_its_data_goes_on_there(shapes, tmp_pa
 
     pretrain(config(shapes, old, total_steps=4, data={"path": f"{old}/data", **flip}))
     old.rename(new)
-    pretrain(config(shapes, new, extend=4, data={"path": f"{new}/data", **flip}))
+    pretrain(config(shapes, new, total_steps=4, extend=4, data={"path": f"{new}/data", **flip}))
 
     assert [each.name for each in tmp_path.iterdir()] == [new.name]
     run_id = json.loads((new / "damsm/run.json").read_text())["mlflow_run_id"]
