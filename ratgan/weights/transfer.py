@@ -119,11 +119,13 @@ def _readers(network: Network) -> dict[str, int]:
 
     Sentences are the last that they read along it.
     """
-    larger = network.arguments | {"sentence_dim": network.arguments["sentence_dim"] + 1}
-    with torch.device("meta"):
-        grown = type(network)(**larger).state_dict()
+    grown: dict[str, Tensor] = {}
+    for more in (1, 2):  # at one of them a shortcut may be missing: as many channels in as out
+        larger = network.arguments | {"sentence_dim": network.arguments["sentence_dim"] + more}
+        with torch.device("meta"):
+            grown |= type(network)(**larger).state_dict()
     return {
         name: next(axis for axis, (a, b) in enumerate(zip(t.shape, g.shape, strict=True)) if a != b)
-        for (name, t), g in zip(network.state_dict().items(), grown.values(), strict=True)
-        if t.shape != g.shape
+        for name, t in network.state_dict().items()
+        if name in grown and t.shape != (g := grown[name]).shape
     }

@@ -317,6 +317,7 @@ def short(shapes, output: Path, source: Path) -> TrainConfig:
     return options(shapes, output, source, name="run", **steps)
 
 
+@pytest.mark.rest
 def test_where_a_run_started_is_in_its_model_card_checkpoints_record_and_tags(started):
     run = started / "run"
     state = json.loads((run / "checkpoints/step-00000004/state.json").read_text())
@@ -345,6 +346,7 @@ def test_where_a_run_started_is_in_its_model_card_checkpoints_record_and_tags(st
     ], "the one of step 0 goes as others do"
 
 
+@pytest.mark.rest
 def test_the_source_is_part_of_what_a_resume_compares(started, shapes):
     other = short(shapes, started, started / "other").model_copy(update={"start_from": None})
 
@@ -376,6 +378,7 @@ def test_a_run_killed_at_its_start_ends_as_one_that_was_not(
     assert weights(tmp_path / "run", 4) == weights(started / "run", 4)
 
 
+@pytest.mark.rest
 def test_a_worker_never_begins_with_random_weights_in_place_of_those_named(
     shapes, tmp_path, monkeypatch
 ):

@@ -120,6 +120,23 @@ def test_refit_to_other_vectors_a_discriminator_scores_as_it_did():
     assert torch.allclose(score, expected, rtol=1e-4, atol=1e-4)
 
 
+@pytest.mark.parametrize(("dim", "other"), [(8, 9), (7, 9), (9, 8), (7, 8)])
+def test_a_shortcut_that_is_there_for_some_sizes_of_vectors_only_is_accounted_for(dim, other):
+    # 8 channels of features and 8 of a sentence are the 16 that come out: no convolution.
+    source, here = (
+        changed(small_discriminator(sentence_dim=other)),
+        small_discriminator(sentence_dim=dim),
+    )
+
+    account = transfer(here, source, torch.randn(dim, other))
+
+    refuse_gaps(account, here, source)
+    name = "head.down.shortcut.weight"
+    assert (name in account.anew) == (other == 8)
+    assert (name in account.left_out) == (dim == 8)
+    assert (name in account.in_part) == (8 not in (dim, other))
+
+
 @pytest.mark.parametrize("dim", [9, 4])
 @pytest.mark.parametrize("build", [small_generator, small_discriminator])
 def test_of_another_encoder_only_what_reads_sentences_is_left(build, dim):
