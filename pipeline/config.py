@@ -224,6 +224,13 @@ class RunConfig(Settings):
 class TrainConfig(RunConfig):
     """Train a text-to-image GAN. Running the same command again goes on where it stopped."""
 
+    start_from: str | None = None
+    """Run, checkpoint or saved model, imported ones too, whose weights training starts from, at
+    step 0 with fresh optimizers. Default: random weights."""
+    start_text: Literal["same", "refit"] = "same"
+    """Refit what reads the sentences to the vectors of this dataset, where those weights know
+    others: with the same encoder words keep their meaning, with another one they are learned anew.
+    same: the vectors must be those that the weights know."""
     sample_every: PositiveInt = 1000
     """Steps between two sample grids."""
     samples: Annotated[int, Field(ge=1, le=64)] = 16
@@ -260,6 +267,15 @@ class TrainConfig(RunConfig):
             raise ValueError(
                 f"optim.accumulate={self.optim.accumulate} is more than the {share} images that "
                 f"optim.batch_size={self.optim.batch_size} gives a worker; {share} is the most."
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _check_start(self) -> Self:
+        if self.start_from is None and self.start_text != "same":
+            raise ValueError(
+                f"start_text={self.start_text} has no effect without --start-from, which names the "
+                "weights: leave it out."
             )
         return self
 

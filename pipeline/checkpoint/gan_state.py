@@ -59,6 +59,8 @@ def gan_files(
         encoder_file: Content of the text encoder's file, where it has one.
     """
     origin = {key: state[key] for key in ("run", "dataset", "versions", "step")}
+    if started_from := state.get("started_from"):
+        origin["started_from"] = started_from
     average = holding(gan.average, groups["average"])
     yield from (
         (f"model/{name}", content)

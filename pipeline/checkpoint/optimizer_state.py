@@ -19,6 +19,15 @@ def moments(
     }
 
 
+def reset_moments(optimizer: torch.optim.Optimizer) -> None:
+    """Give Adam the moments that its first step would begin with, so that they can be saved."""
+    for parameter in (each for group in optimizer.param_groups for each in group["params"]):
+        optimizer.state[parameter] = {
+            "step": torch.zeros((), device=parameter.device),
+            **{moment: torch.zeros_like(parameter) for moment in MOMENTS},
+        }
+
+
 def restore_moments(
     optimizer: torch.optim.Optimizer,
     parameters: Mapping[str, nn.Parameter],

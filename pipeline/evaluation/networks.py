@@ -83,21 +83,7 @@ def find_model(
         FileNotFoundError: If there is no model.
         ValueError: If it does not have what is asked for.
     """
-    folder = Folder(absolute(location, "model"))
-    run = folder.closed() if folder.exists("checkpoints") else None
-    inside: Folder | None = None
-    if run is not None:
-        inside = _checkpoint_of(run, checkpoint)
-    elif folder.exists(f"model/{MODEL_JSON}") and folder.exists(STATE):
-        inside = folder
-    model = inside / "model" if inside is not None else folder
-    if inside is None and folder.exists(f"model/{MODEL_JSON}"):
-        model = folder / "model"
-    if not model.exists(MODEL_JSON):
-        raise FileNotFoundError(
-            f"model={location} holds no {MODEL_JSON}: it is neither a run (outputs/NAME) with a "
-            "complete checkpoint, nor a checkpoint, nor a saved model (outputs/NAME/model)."
-        )
+    run, inside, model = find_place(Folder(absolute(location, "model")), checkpoint)
     record = model.read_json(MODEL_JSON)
     run = run or _run_around(inside or model)
     sha256 = record["tensors_sha256"]
@@ -125,6 +111,40 @@ def find_model(
         data=_data_of(run, inside),
         encoder_path=encoder_path,
     )
+
+
+def find_place(
+    folder: Folder, checkpoint: str, option: str = "model"
+) -> tuple[Folder | None, Folder | None, Folder]:
+    """Find the folder of the saved model a user means.
+
+    Args:
+        folder: Of a run, of one of its checkpoints, or of a saved model.
+        checkpoint: Of a run: ``newest``, ``best``, or a step.
+        option: What the user calls the folder.
+
+    Returns:
+        The run, if it is one; the checkpoint the model is in, if it is in one; and its folder.
+
+    Raises:
+        FileNotFoundError: If there is no model.
+        ValueError: If there is no such checkpoint.
+    """
+    run = folder.closed() if folder.exists("checkpoints") else None
+    inside: Folder | None = None
+    if run is not None:
+        inside = _checkpoint_of(run, checkpoint)
+    elif folder.exists(f"model/{MODEL_JSON}") and folder.exists(STATE):
+        inside = folder
+    model = inside / "model" if inside is not None else folder
+    if inside is None and folder.exists(f"model/{MODEL_JSON}"):
+        model = folder / "model"
+    if not model.exists(MODEL_JSON):
+        raise FileNotFoundError(
+            f"{option}={folder} holds no {MODEL_JSON}: it is neither a run (outputs/NAME) with a "
+            "complete checkpoint, nor a checkpoint, nor a saved model (outputs/NAME/model)."
+        )
+    return run, inside, model
 
 
 def _weights_of(record: dict[str, Any]) -> Weights:

@@ -21,6 +21,7 @@ from pipeline.tracking.tracker import tracking_uri
 from pipeline.training.damsm.config import PretrainConfig
 from pipeline.training.damsm.pretrain import check_pretraining
 from pipeline.training.launch import Launch, is_done, reached
+from pipeline.training.start_from import find_start
 from pipeline.training.step_cost import FIRST, Measured, Trial, gan_trial, measure, pair_trial
 from pipeline.training.train import check_training
 from ratgan.text.transform import SentenceTransform
@@ -60,6 +61,8 @@ def plan_training(config: TrainConfig) -> None:
     """Print what a training would do; raises its errors."""
     with leaving_nothing(Folder(config.output)):
         start, report = check_training(config), DryRunReport()
+        if weights := find_start(config, start):
+            report.line("weights", f"from {weights}")
         raw_dim, transform = start.dataset.manifest.encoder.dim, start.dataset.transform
 
         def trial(device: torch.device) -> Trial:

@@ -142,6 +142,7 @@ class GanTraining:
         )
         # Runs of earlier versions keep the captions that their grids began with.
         self.spread_samples: bool = state.get("spread_samples", not state)
+        self.started_from: dict[str, Any] | None = state.get("started_from")
         self.reporter = None
         if collective.rank() == 0:
             self.reporter = Reporter(
@@ -161,7 +162,11 @@ class GanTraining:
         self._start_batches()
 
     def _restore(self, *, extras: bool = True) -> dict[str, Any]:
-        """Go to the newest checkpoint and return its state; empty at the start of a run."""
+        """Go to the newest checkpoint and return its state; empty at the start of a run.
+
+        Raises:
+            ValueError: If the weights that the run is to start from are in none.
+        """
         state = resume(
             self.job,
             self.config,
@@ -170,6 +175,11 @@ class GanTraining:
             lambda folder: restore(folder, self.gan),
             extras=extras,
         )
+        if not state and self.config.start_from is not None:
+            raise ValueError(
+                f"{self.saver.root} holds no complete checkpoint any more, not even the one of "
+                "step 0 with the weights to start from. The same command takes them again."
+            )
         self.step: int = state.get("step", 0)
         return state
 
@@ -307,6 +317,8 @@ class GanTraining:
         state = run_state(self.job, config, self.dataset, self.order, self.device, step)
         state |= {**self.offset.record(), "skipped_steps": self.skips.total()}
         state |= {"watch": self.watch.seen.record(), "spread_samples": self.spread_samples}
+        if self.started_from:
+            state["started_from"] = self.started_from
         extra = step % config.checkpoint_every != 0
         # One of a stop is not there in a run that was not stopped, so it is not its best.
         scored = config.keep_best and (not extra or step == self.last)

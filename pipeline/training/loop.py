@@ -170,15 +170,15 @@ def resume(
     found = None
     if collective.rank() == 0:
         found = newest_checkpoint(checkpoints, extras=extras, set_aside=True)
-    step = collective.from_rank_zero(found[1]["step"] if found else 0, device)
-    if not step:
+    step = collective.from_rank_zero(found[1]["step"] if found else -1, device)
+    if step < 0:
         return {}
     folder = checkpoints / f"{PREFIX}{step:08d}"
     state: dict[str, Any] = folder.read_json(STATE)
     options = refuse_changes(state["config"], config)
     restore(folder)
     if collective.rank() == 0:
-        print_line(f"resuming from step {step:,} ({folder})")
+        print_line(f"{'resuming' if step else 'starting'} from step {step:,} ({folder})")
         changes = _changes(state, job, options, device)
         for line in changes:
             print_line(f"  {line}")
@@ -192,13 +192,14 @@ def run_state(
     config: RunConfig,
     dataset: PreparedDataset,
     plan: SampleOrder,
-    device: torch.device,
+    device: torch.device | None,
     step: int,
 ) -> dict[str, Any]:
     """Return what a checkpoint says beside its tensors, as JSON types.
 
     Images seen, epoch and place in it follow from the step and stand there to be read. There is
     no state of a random generator: order, captions, crops and noise follow from seed and step.
+    Without a device nothing was added up on one yet.
     """
     images = step * plan.batch_size
     epoch, cursor = divmod(images, plan.images)
@@ -211,7 +212,7 @@ def run_state(
         "dataset": dataset.digest,
         "encoder": dataset.manifest.encoder.record(),
         "versions": job.versions,
-        **_rounding(device),
+        **(_rounding(device) if device else {}),
     }
 
 

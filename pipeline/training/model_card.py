@@ -48,7 +48,7 @@ Dataset digest `{state["dataset"]}`. Text encoder `{manifest.encoder.name}`
 {manifest.transform.dim} numbers. The permitted use of the images and captions decides the permitted
 use of this model: see the licence of the dataset.
 
-## Quality
+{_start(state)}## Quality
 
 {_quality(config, state)}
 
@@ -58,6 +58,23 @@ use of this model: see the licence of the dataset.
 
 ```yaml
 {options}```
+"""
+
+
+def _start(state: dict[str, Any]) -> str:
+    """Return where the weights of step 0 are from; empty if they were random."""
+    start = state.get("started_from")
+    if not start:
+        return ""
+    taken = "\n".join(f"* {name}: {counts}" for name, counts in start["taken"].items())
+    step = "" if start["step"] is None else f" after {start['step']:,} steps"
+    return f"""## Started from
+
+`{start["place"]}`{step}, {start["image_size"]} px, tensors sha256
+`{start["sha256"]["average"]}`; sentence vectors: {start["text"]}.
+
+{taken}
+
 """
 
 

@@ -10,12 +10,13 @@ from pipeline.data.dataset import PreparedDataset
 from pipeline.distributed.elastic import train_with_restarts
 from pipeline.distributed.graceful_stop import StopRequests
 from pipeline.evaluation.quick_evaluation import refuse_unmeasurable
-from pipeline.storage.folder import Folder
+from pipeline.storage.folder import Folder, absolute
 from pipeline.tracking.run_description import Purpose
 from pipeline.tracking.tracker import PartOf, Tracker
 from pipeline.training.gan_worker import work
 from pipeline.training.launch import Launch, check, is_finished, running_job, with_places
 from pipeline.training.model_card import model_card
+from pipeline.training.start_from import begin, find_start
 from ratgan.architectures import find_architecture
 from ratgan.weights.saved_model import MODEL_JSON
 
@@ -28,7 +29,7 @@ def check_training(config: TrainConfig) -> Launch:
         OSError: If nothing can be written to the output folder.
     """
     start = check(
-        with_places(config),
+        _with_places(config),
         image_size=config.model.image_size,
         option="model.image_size",
         batch=config.optim.batch_size,
@@ -55,9 +56,10 @@ def train(
         ValueError: If dataset, run and options do not fit together; nothing was started then.
     """
     start = check_training(config)
-    config = with_places(config)
+    config = _with_places(config)
     if is_finished(start, f"Its model: {start.run}/model"):
         return start.run
+    weights = find_start(config, start)
 
     size, name = config.model.image_size, _registered_name(config, start.dataset)
     architecture = find_architecture(config.model.architecture)
@@ -79,6 +81,9 @@ def train(
         ),
     )
     with running_job(start, purpose, stop=stop, part_of=part_of) as job:
+        if weights is not None:
+            begin(weights, config, start, job)
+            del weights  # they take memory, and are in a checkpoint now
         train_with_restarts(work, job.fields, config, run=start.run, crew=job.crew, stop=job.stop)
         checkpoint = job.last_checkpoint()
         _export(config, start, checkpoint, job.state, job.tracker)
@@ -86,6 +91,11 @@ def train(
     if options:
         print_line(f"the model does not contain its text encoder: draw with {command(*options)}")
     return start.run
+
+
+def _with_places(config: TrainConfig) -> TrainConfig:
+    place = config.start_from and absolute(config.start_from, "start_from")
+    return with_places(config).model_copy(update={"start_from": place})
 
 
 def _registered_name(config: TrainConfig, dataset: PreparedDataset) -> str:

@@ -12,11 +12,14 @@ A training checkpoint, and an imported model where it is known, holds beside it
 No pickle is written or read.
 """
 
+import contextlib
 import hashlib
 import json
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from safetensors import SafetensorError
 from safetensors.torch import load as load_tensors
 from safetensors.torch import save as save_tensors
 from torch import Tensor
@@ -107,13 +110,23 @@ def load_discriminator(path: str | Path) -> TextDiscriminator:
             "of a run: OUTPUT/NAME/checkpoints/step-…"
         )
     record, content = _read_checked(folder, DISCRIMINATOR_JSON, DISCRIMINATOR_TENSORS)
-    architecture = find_architecture(record.get("architecture", STANDARD))
-    discriminator = build_strictly(
-        lambda: architecture.discriminator(**record["discriminator"]),
-        load_tensors(content),
-        str(folder / DISCRIMINATOR_TENSORS),
-    )
+    with _refused_as_damaged(folder / DISCRIMINATOR_JSON):
+        architecture = find_architecture(record.get("architecture", STANDARD))
+        discriminator = build_strictly(
+            lambda: architecture.discriminator(**record["discriminator"]),
+            load_tensors(content),
+            str(folder / DISCRIMINATOR_TENSORS),
+        )
     return discriminator.requires_grad_(False).eval()
+
+
+@contextlib.contextmanager
+def _refused_as_damaged(record: Path) -> Iterator[None]:
+    """Refuse with a ValueError what a record and its tensors do not have, or have of no use."""
+    try:
+        yield
+    except (KeyError, IndexError, TypeError, AttributeError, SafetensorError) as error:
+        raise ValueError(f"{record} is damaged, or the tensors beside it: {error!r}") from error
 
 
 def _read_checked(folder: Path, record_file: str, tensor_file: str) -> tuple[dict[str, Any], bytes]:
@@ -125,14 +138,14 @@ def _read_checked(folder: Path, record_file: str, tensor_file: str) -> tuple[dic
     text = (folder / record_file).read_bytes()
     try:
         record = json.loads(text)
-        version = record["format_version"]
+        version, sha256 = record["format_version"], record["tensors_sha256"]
     except (ValueError, KeyError, TypeError) as error:
         problem = refusal(text[:HEAD], str(folder / record_file), "a record of a saved model")
         raise ValueError(problem or f"{folder / record_file} is damaged: {error!r}") from error
     if version != FORMAT_VERSION:
         raise ValueError(f"{folder} has format {version}, and this version reads {FORMAT_VERSION}.")
     content = (folder / tensor_file).read_bytes()
-    if hashlib.sha256(content).hexdigest() != record["tensors_sha256"]:
+    if hashlib.sha256(content).hexdigest() != sha256:
         problem = refusal(content[:HEAD], str(folder / tensor_file), "weights")
         raise ValueError(
             problem or f"{folder / tensor_file} is damaged: its hash is not the recorded one."
@@ -164,24 +177,31 @@ def load(
             "OUTPUT/NAME/model, and in each folder of OUTPUT/NAME/checkpoints."
         )
     record, content = _read_checked(folder, MODEL_JSON, MODEL_TENSORS)
-    tensors = load_tensors(content)
-    mean, projection = tensors["transform.mean"], tensors["transform.projection"]
-    architecture = find_architecture(record.get("architecture", STANDARD))
-    generator = build_strictly(
-        lambda: architecture.generator(**record["generator"]),
-        _under("generator.", tensors),
-        str(folder / MODEL_TENSORS),
-    )
     beside = folder / TEXT_ENCODER
     comes_along = encoder_path is None and beside.is_file()
-    model = TextToImage(
-        generator.requires_grad_(False).eval().to(find_device(device)),
-        SentenceTransform(mean, projection, record["transform"]),
-        record["encoder"],
-        record["origin"],
-        beside if comes_along else encoder_path or _within(folder, record["encoder"]),
-        record["tensors_sha256"],
-    )
+    with _refused_as_damaged(folder / MODEL_JSON):
+        tensors = load_tensors(content)
+        mean, projection = tensors["transform.mean"], tensors["transform.projection"]
+        architecture = find_architecture(record.get("architecture", STANDARD))
+        generator = build_strictly(
+            lambda: architecture.generator(**record["generator"]),
+            _under("generator.", tensors),
+            str(folder / MODEL_TENSORS),
+        )
+        sizes = (len(mean), generator.arguments["sentence_dim"])
+        if projection.shape != sizes:
+            raise ValueError(
+                f"{folder / MODEL_TENSORS} does not fit the network: transform.projection is "
+                f"{list(projection.shape)} and should be {list(sizes)}."
+            )
+        model = TextToImage(
+            generator.requires_grad_(False).eval().to(find_device(device)),
+            SentenceTransform(mean, projection, record["transform"]),
+            record["encoder"],
+            record["origin"],
+            beside if comes_along else encoder_path or _within(folder, record["encoder"]),
+            record["tensors_sha256"],
+        )
     if comes_along:
         model.load_encoder()  # at once: the folder may be a copy that is soon deleted
     return model

@@ -6,8 +6,8 @@ can be measured exactly. The quickstart and the tests train on these images.
 
 import io
 import json
-from collections.abc import Iterator
-from typing import Annotated, Any, ClassVar
+from collections.abc import Iterator, Sequence
+from typing import Annotated, Any, ClassVar, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -24,6 +24,7 @@ COLOURS = {
     "purple": (150, 60, 190),
     "white": (250, 250, 250),
 }
+Colour = Literal["red", "green", "blue", "yellow", "purple", "white"]
 SHAPES = ("circle", "square", "triangle", "cross")
 SIZES = {"small": ("small", "little", "tiny"), "large": ("large", "big", "huge")}
 PLACES = {  # phrases, and the centre as a share of width and height
@@ -54,6 +55,7 @@ class ShapesSource(Source):
 
     name: ClassVar[str] = "shapes"
     mirrors: ClassVar[bool] = False
+    later: ClassVar[frozenset[str]] = frozenset({"colours"})
 
     count: Annotated[int, Field(ge=2)] = 2000
     """Images to draw."""
@@ -67,13 +69,15 @@ class ShapesSource(Source):
     """Share of images with two shapes and a relation between them."""
     validation: Annotated[float, Field(ge=0, lt=1)] = 0.1
     """Share of images held out."""
+    colours: Annotated[tuple[Colour, ...], Field(min_length=1)] | None = None
+    """Colours of the shapes. Default: all."""
 
     def records(self) -> Iterator[Record]:
         """List the drawn images; the last ones are held out."""
         first_held_out = self.count - round(self.count * self.validation)
         for index in range(self.count):
             rng = np.random.default_rng([self.seed, index, 0])
-            meaning = draw_meaning(rng, pairs=self.pairs)
+            meaning = draw_meaning(rng, pairs=self.pairs, colours=self.colours or tuple(COLOURS))
             yield Record(
                 id=f"shapes-{self.seed}-{index:08d}",
                 split="train" if index < first_held_out else "validation",
@@ -93,12 +97,14 @@ class ShapesSource(Source):
         return buffer.getvalue()
 
 
-def draw_meaning(rng: np.random.Generator, *, pairs: float) -> Meaning:
+def draw_meaning(
+    rng: np.random.Generator, *, pairs: float, colours: Sequence[str] = tuple(COLOURS)
+) -> Meaning:
     """Draw a meaning: one shape at a place, or with probability `pairs` two and their relation."""
 
     def shape() -> dict[str, str]:
         return {
-            "colour": str(rng.choice(list(COLOURS))),
+            "colour": str(rng.choice(colours)),
             "shape": str(rng.choice(SHAPES)),
             "size": str(rng.choice(list(SIZES))),
         }

@@ -3,7 +3,7 @@
 import torch
 from torch import nn
 
-from pipeline.checkpoint.optimizer_state import moments, restore_moments
+from pipeline.checkpoint.optimizer_state import moments, reset_moments, restore_moments
 
 
 def trained(layer: nn.Conv2d, steps: int, optimizer: torch.optim.Optimizer | None = None):
@@ -36,3 +36,17 @@ def test_moments_return_in_the_layout_of_the_weights_and_train_the_same():
     trained(fresh, 2, resumed)
     trained(layer, 2, optimizer)
     assert torch.equal(fresh.weight, layer.weight)
+
+
+def test_moments_of_a_fresh_optimizer_are_those_its_first_step_begins_with():
+    torch.manual_seed(0)
+    layer, other = nn.Conv2d(4, 5, 3), nn.Conv2d(4, 5, 3)
+    other.load_state_dict(layer.state_dict())
+    fresh, saved = (torch.optim.Adam(each.parameters(), fused=True) for each in (layer, other))
+
+    reset_moments(saved)
+
+    assert len(moments(saved, dict(other.named_parameters()))) == 6
+    trained(layer, 2, fresh)
+    trained(other, 2, saved)
+    assert torch.equal(layer.weight, other.weight)

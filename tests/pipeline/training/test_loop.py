@@ -76,6 +76,16 @@ def test_a_checkpoint_from_before_workers_were_recorded_is_resumed(tmp_path, cap
     assert "to rounding" not in capsys.readouterr().out
 
 
+def test_a_checkpoint_of_step_0_is_one_to_start_from(tmp_path, capsys):
+    root, restored = Folder(str(tmp_path)), []
+    commit(root, [], step=0, state={"config": CONFIG.record()}, keep=2)
+
+    state = resume(job(tmp_path), CONFIG, root, CPU, restored.append)
+
+    assert (state["step"], len(restored)) == (0, 1)
+    assert "starting from step 0" in capsys.readouterr().out
+
+
 def test_without_a_checkpoint_training_starts_at_zero(tmp_path):
     assert resume(job(tmp_path), CONFIG, Folder(str(tmp_path)), CPU, pytest.fail) == {}
 

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from safetensors.torch import load_file, save
 
 import ratgan
 from ratgan.randomness import sample_noise
@@ -98,6 +99,36 @@ def test_a_damaged_record_is_refused(saved, content):
     (saved / MODEL_JSON).write_text(content)
 
     with pytest.raises(ValueError, match=r"model\.json is damaged"):
+        ratgan.load(saved)
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"generator": None},
+        {"generator": {"image_size": 32, "wings": 2}},
+        {"encoder": "minilm"},
+        {"tensors_sha256": None},
+    ],
+)
+def test_a_record_without_what_a_model_needs_is_refused(saved, changes):
+    record = json.loads((saved / MODEL_JSON).read_text()) | changes
+    (saved / MODEL_JSON).write_text(json.dumps(record))
+
+    with pytest.raises(ValueError, match="is damaged"):
+        ratgan.load(saved)
+
+
+@pytest.mark.parametrize("shape", [(384,), (384, 8), (383, 9)])
+def test_a_transform_that_does_not_fit_the_generator_is_refused(saved, shape):
+    tensors = load_file(saved / MODEL_TENSORS) | {"transform.projection": torch.zeros(shape)}
+    content = save(tensors)
+    (saved / MODEL_TENSORS).write_bytes(content)
+    record = json.loads((saved / MODEL_JSON).read_text())
+    record["tensors_sha256"] = hashlib.sha256(content).hexdigest()
+    (saved / MODEL_JSON).write_text(json.dumps(record))
+
+    with pytest.raises(ValueError, match=r"transform\.projection is .* should be \[384, 9\]"):
         ratgan.load(saved)
 
 

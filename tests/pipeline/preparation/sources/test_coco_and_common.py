@@ -2,13 +2,21 @@
 
 import io
 import json
+from typing import get_args
 
 import numpy as np
 import pytest
 from PIL import Image
 
 from pipeline.preparation.sources.coco import CocoSource
-from pipeline.preparation.sources.shapes import COLOURS, PLACES, ShapesSource, describe, render
+from pipeline.preparation.sources.shapes import (
+    COLOURS,
+    PLACES,
+    Colour,
+    ShapesSource,
+    describe,
+    render,
+)
 from tests.conftest import REAL_DATA, write_coco
 from tests.pipeline.preparation.sources.layouts import write
 
@@ -50,6 +58,18 @@ def test_more_shapes_do_not_change_the_first_ones():
     few, many = list(ShapesSource(count=10).records()), list(ShapesSource(count=50).records())
 
     assert [r.captions for r in few] == [r.captions for r in many[:10]]
+
+
+def test_shapes_have_the_colours_that_are_named():
+    some = ShapesSource(count=40, colours=("white", "red"))
+    every = ShapesSource(count=40, colours=get_args(Colour))
+
+    said = {t["colour"] for r in some.records() for t in (r.meaning or {})["objects"]}
+
+    assert said == {"white", "red"}
+    assert list(every.records()) == list(ShapesSource(count=40).records())
+    with pytest.raises(ValueError, match="pink"):
+        ShapesSource(count=40, colours=("pink",))
 
 
 def test_captions_say_the_meaning_beside_them():
