@@ -37,6 +37,9 @@ class Views:
         kinds: What may change an image.
         random: Uniform in [0, 1), [B, `NUMBERS`].
         strength: Share of the images that a kind changes, in [0, 1].
+
+    Raises:
+        ValueError: If a kind is unknown.
     """
 
     kinds: Collection[Augmentation]
@@ -106,6 +109,9 @@ def adapted(strength: Tensor, sign: Tensor, images: int, skipped: Tensor) -> Ten
         sign: Mean sign of the logits of real images in the last step; a scalar.
         images: Images of that step.
         skipped: 1 if the step was skipped, otherwise 0.
+
+    Returns:
+        The strength of the next step; the same if this one was skipped.
     """
     change = (sign - TARGET) / (1 - TARGET) * images / RISE
     return (strength + change.where(skipped == 0, 0)).clamp(0, 1)

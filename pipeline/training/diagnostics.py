@@ -29,7 +29,9 @@ NEVER_APART = 0.1  # as ALIKE, of images that have not differed yet
 NO_TEXT = 0.02  # share of the caption in what makes images differ; the rest is the noise's
 AT_CHANCE = 0.1  # of the way from chance to all right; or twice chance, where that is less
 CHANCE_MEASURES = 2  # in a row
-OVERFIT = 0.5  # of the way from training images to drawn ones, in D's logits
+# In D's logits: held-out images so far from training ones, half of what the hinge asks for, and so
+# far on the way to drawn ones.
+PARTED, OVERFIT = 0.5, 0.5
 OVERFIT_MEASURES = 2  # in a row
 SURE = 3.0  # standard errors
 THUMBNAIL = 16  # pixels: shows differences of images, without their noise
@@ -250,7 +252,7 @@ class LearningWatch:
         if not known:  # it does not tell real images from drawn ones
             return metrics
         share = parted / known
-        overfits = step >= LEARNING_FROM and share > OVERFIT
+        overfits = step >= LEARNING_FROM and parted > PARTED and share > OVERFIT
         self.seen.overfits = self.seen.overfits + 1 if overfits else 0
         if self.seen.overfits >= OVERFIT_MEASURES:
             self._tell_once(

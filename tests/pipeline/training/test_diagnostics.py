@@ -390,8 +390,13 @@ def test_a_discriminator_that_knows_its_images_by_heart_is_told_once_and_not_ear
 
 @pytest.mark.parametrize(
     ("means", "share"),
-    [((1.0, 0.8, -1.0), 0.0), ((1.0, 0.4, -1.0), 0.3), ((0.1, -0.4, 0.0), None)],
-    ids=["apart by chance", "a little", "drawn images pass for real"],
+    [
+        ((1.0, 0.8, -1.0), 0.0),
+        ((1.0, 0.4, -1.0), 0.3),
+        ((0.4, 0.0, -0.1), 0.8),
+        ((0.1, -0.4, 0.0), None),
+    ],
+    ids=["apart by chance", "a little", "hardly sure of any", "drawn images pass for real"],
 )
 def test_held_out_images_that_are_judged_as_training_images_are_not_told(means, share, told):
     watch = new_watch(told)
