@@ -7,6 +7,7 @@ from pydantic import Field, ValidationError, model_validator
 from pipeline.common.settings import Settings
 from ratgan.architectures import STANDARD, find_architecture
 from ratgan.attention import AttentionKind
+from ratgan.augmentation import Augmentation
 from ratgan.generator import Output
 
 PositiveInt = Annotated[int, Field(ge=1)]
@@ -245,6 +246,13 @@ class TrainConfig(RunConfig):
     best_by: Literal["fd_builtin", "agreement"] = "fd_builtin"
     """What makes a checkpoint the best: the smallest distance to real images, or on shapes the
     largest agreement with the captions."""
+    augment: tuple[Augmentation, ...] = ()
+    """For few images: changes of all that the discriminator sees, so that it does not learn the
+    images by heart. translation moves them by up to an eighth, not for captions that say where;
+    cutout hides a square; colour is for captions that name none."""
+    augment_adaptive: bool = False
+    """Change only so large a share of the images that the discriminator is right about real ones in
+    80 %."""
     precision: Precision = "float32"
     """Of the layers; the discriminator's score, losses, penalty and updates are in float32 always.
     bfloat16 is for GPUs since Ampere; a CPU mostly imitates it, and is slower."""
@@ -276,6 +284,15 @@ class TrainConfig(RunConfig):
             raise ValueError(
                 f"start_text={self.start_text} has no effect without --start-from, which names the "
                 "weights: leave it out."
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _check_augmentation(self) -> Self:
+        if self.augment_adaptive and not self.augment:
+            raise ValueError(
+                "augment_adaptive has no effect without changes to adapt: leave it out, or name "
+                "some with --augment, for example cutout."
             )
         return self
 

@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-NOISE, PAIRING, SAMPLE = range(3)  # separate streams of one seed
+NOISE, PAIRING, SAMPLE, VIEW = range(4)  # separate streams of one seed
 CUT = 2.0  # deviations at which truncated noise ends
 
 

@@ -13,6 +13,7 @@ from typing import Literal, get_args
 import torch
 from torch import Tensor
 
+from ratgan.augmentation import Views
 from ratgan.losses import (
     discriminator_hinge_loss,
     generator_hinge_loss,
@@ -84,6 +85,7 @@ def train_step(
     mismatched: Tensor,
     noise: Tensor,
     mismatched_weights: Tensor | None = None,
+    views: Views | None = None,
     penalty_weight: float = 2.0,
     penalty_power: float = 6.0,
     average_decay: float = 0.999,
@@ -106,6 +108,7 @@ def train_step(
         mismatched: Sentence vectors of other images, [B, S].
         noise: Standard normal, [B, Z].
         mismatched_weights: Weights of the mismatched pairs in their mean, [B]; all 1 if not given.
+        views: What D sees of the images, real and drawn ones; the images themselves if not given.
         penalty_weight: Factor of the matching-aware gradient penalty.
         penalty_power: Its exponent.
         average_decay: Decay of the moving average, in [0, 1).
@@ -119,16 +122,17 @@ def train_step(
 
     Returns:
         Scalars on the device, by the names of their metrics: of this worker's share losses, mean
-        logits, the discriminator's accuracy and the share of generated values at the end of their
-        range; over all workers the norm of each network's last gradient and whether an update was
-        skipped (1 or 0). Reading one waits for the device.
+        logits, the discriminator's accuracy, the share of generated values at the end of their
+        range and, with views, the mean sign of the logits of real images; over all workers the norm
+        of each network's last gradient and whether an update was skipped (1 or 0). Reading one
+        waits for the device.
 
     Raises:
         ValueError: If `update` or `accumulate` is invalid.
     """
     if update not in get_args(Update):
         raise ValueError(f'update={update!r} must be "fused" or "separate".')
-    parts = _split(accumulate, images, sentences, mismatched, mismatched_weights, noise)
+    parts = _split(accumulate, images, sentences, mismatched, mismatched_weights, noise, views)
     # A whole batch is drawn once, for both networks. Parts are drawn without a graph, and again for
     # the generator's update: 7 % more arithmetic, but keeping their graphs would need the memory
     # that the parts save.
@@ -156,7 +160,7 @@ def train_step(
 
     def deception(part: _Part) -> tuple[Tensor, Values]:
         drawn = part.drawn if len(parts) == 1 else gan.generator(part.noise, part.sentences)
-        (judged,) = gan.discriminator(drawn, part.sentences)
+        (judged,) = gan.discriminator(part.view(drawn), part.sentences)
         loss = generator_hinge_loss(judged)
         return loss, {"loss/generator": loss}
 
@@ -193,12 +197,13 @@ class _Part:
 
     Attributes:
         share: Share of the batch, in (0, 1].
-        images: Real images, requiring a gradient for the penalty.
+        images: What D sees of real images, requiring a gradient for the penalty.
         sentences: Their sentences.
         matching: The same, requiring a gradient for the penalty.
         mismatched: Sentences of other images.
         weights: Weights of the mismatched pairs in the mean over the batch; None if all are 1.
         noise: Noise of the images.
+        views: What D sees of images; None if it sees them as they are.
         drawn: Images drawn from noise and sentences.
     """
 
@@ -209,7 +214,12 @@ class _Part:
     mismatched: Tensor
     weights: Tensor | None
     noise: Tensor
+    views: Views | None
     drawn: Tensor = field(init=False)
+
+    def view(self, images: Tensor) -> Tensor:
+        """Return what D sees of images [B, 3, H, W] of this part."""
+        return images if self.views is None else self.views.of(images)
 
 
 def _split(
@@ -219,6 +229,7 @@ def _split(
     mismatched: Tensor,
     weights: Tensor | None,
     noise: Tensor,
+    views: Views | None,
 ) -> list[_Part]:
     """Split a batch into nearly equal parts."""
     size = len(images)
@@ -227,19 +238,21 @@ def _split(
     return [
         _Part(
             share=len(x) / size,
-            images=x.detach().requires_grad_(),
+            images=(x if v is None else v.of(x)).detach().requires_grad_(),
             sentences=s,
             matching=s.detach().requires_grad_(),
             mismatched=o,
             weights=w,
             noise=z,
+            views=v,
         )
-        for x, s, o, w, z in zip(
+        for x, s, o, w, z, v in zip(
             images.tensor_split(count),
             sentences.tensor_split(count),
             mismatched.tensor_split(count),
             [None] * count if weights is None else weights.tensor_split(count),
             noise.tensor_split(count),
+            [None] * count if views is None else views.split(count),
             strict=True,
         )
     ]
@@ -248,9 +261,9 @@ def _split(
 def _judge(discriminator: TextDiscriminator, part: _Part) -> tuple[Tensor, Values]:
     """Compute the logits of real images with their sentences, the hinge loss and its metrics."""
     real, mismatched = discriminator(part.images, part.matching, part.mismatched)
-    (drawn,) = discriminator(part.drawn.detach(), part.sentences)
+    (drawn,) = discriminator(part.view(part.drawn.detach()), part.sentences)
     loss = discriminator_hinge_loss(real, drawn, mismatched, part.weights)
-    return real, {
+    seen = {
         "loss/discriminator": loss,
         "logit/real": real.mean(),
         "logit/generated": drawn.mean(),
@@ -259,6 +272,9 @@ def _judge(discriminator: TextDiscriminator, part: _Part) -> tuple[Tensor, Value
         "health/saturated_output": (part.drawn.detach().abs() > SATURATED).to(loss.dtype).mean(),
         "health/discriminator_accuracy": torch.cat([real > 0, drawn < 0]).to(loss.dtype).mean(),
     }
+    if part.views is not None:
+        seen["logit/real_sign"] = 2 * (real > 0).to(loss.dtype).mean() - 1
+    return real, seen
 
 
 def _weighed(

@@ -63,7 +63,7 @@ class QuickEvaluation:
         # So few that they do not span the features are not all there is to compare with.
         real = (each.image for each in dataset.each(_split(dataset, DIM + 1)))
         for images in _batches(islice(real, REAL_IMAGES)):
-            self.real = self.real + self._statistics(_middle(images, image_size))
+            self.real = self.real + self._statistics(middle(images, image_size))
 
     def measure(self, generator: TextGenerator) -> dict[str, float]:
         """Draw and measure.
@@ -125,7 +125,8 @@ def _split(dataset: PreparedDataset, least: int) -> str:
     return "validation" if dataset.manifest.rows("validation") >= least else "train"
 
 
-def _middle(images: Tensor, size: int) -> Tensor:
+def middle(images: Tensor, size: int) -> Tensor:
+    """Cut a square of so many pixels from the middle of images [B, 3, H, W]."""
     start = (images.shape[-1] - size) // 2
     return images[..., start : start + size, start : start + size]
 

@@ -29,6 +29,11 @@ NEVER_APART = 0.1  # as ALIKE, of images that have not differed yet
 NO_TEXT = 0.02  # share of the caption in what makes images differ; the rest is the noise's
 AT_CHANCE = 0.1  # of the way from chance to all right; or twice chance, where that is less
 CHANCE_MEASURES = 2  # in a row
+# In D's logits: held-out images so far from training ones, half of what the hinge asks for, and so
+# far on the way to drawn ones.
+PARTED, OVERFIT = 0.5, 0.5
+OVERFIT_MEASURES = 2  # in a row
+SURE = 3.0  # standard errors
 THUMBNAIL = 16  # pixels: shows differences of images, without their noise
 SLOW = 1.5  # times the step time of the other workers
 SLOW_INTERVALS = 3  # in a row
@@ -47,6 +52,7 @@ class Seen:
     ahead_steps: int = 0
     differed: bool = False
     at_chance: int = 0
+    overfits: int = 0
     told: list[str] = field(default_factory=list)
 
     @classmethod
@@ -66,17 +72,20 @@ class LearningWatch:
         record: Of `Seen`, from the checkpoint that the run goes on from.
         parameters: Of the generator, their number.
         tanh: Whether its output is bounded, and can saturate.
+        augmented: Whether the discriminator sees changed images.
 
     Attributes:
         tell: Logs a message and tags the run; does nothing but on worker 0.
         seen: What has been seen so far.
     """
 
-    def __init__(self, record: Mapping[str, Any], *, parameters: int, tanh: bool) -> None:
+    def __init__(
+        self, record: Mapping[str, Any], *, parameters: int, tanh: bool, augmented: bool = False
+    ) -> None:
         self.tell: Tell = lambda tag, value, text: None
         self.seen = Seen.of(record)
         self.dead_gradient = DEAD_GRADIENT * parameters**0.5
-        self.tanh = tanh
+        self.tanh, self.augmented = tanh, augmented
         self.saturated = 0.0  # share of its output in the last interval
 
     @property
@@ -224,6 +233,40 @@ class LearningWatch:
             )
         return {"health/text_effect": share}
 
+    def held_out(
+        self, step: int, training: Tensor, held_out: Tensor, drawn: Tensor
+    ) -> dict[str, float]:
+        """Check whether the discriminator knows the training images, and return metrics to log.
+
+        Args:
+            step: When the images were judged.
+            training: Logits of real images that it trains on, unchanged, [N].
+            held_out: Logits of real images that it does not train on, [M].
+            drawn: Logits of drawn images, [K].
+        """
+        metrics = {
+            "logit/training": float(training.mean()),
+            "logit/held_out": float(held_out.mean()),
+        }
+        parted, known = _difference(training, held_out), _difference(training, drawn)
+        if not known:  # it does not tell real images from drawn ones
+            return metrics
+        share = parted / known
+        overfits = step >= LEARNING_FROM and parted > PARTED and share > OVERFIT
+        self.seen.overfits = self.seen.overfits + 1 if overfits else 0
+        if self.seen.overfits >= OVERFIT_MEASURES:
+            self._tell_once(
+                "health.discriminator_overfits",
+                step,
+                "the discriminator learns its images by heart: its logits are "
+                f"{metrics['logit/training']:+.2f} for training images, "
+                f"{metrics['logit/held_out']:+.2f} for held-out ones, and "
+                f"{float(drawn.mean()):+.2f} for drawn ones. Try "
+                + ("more kinds of " if self.augmented else "")
+                + "--augment (docs/training.md says which), or more images, in a new run.",
+            )
+        return metrics | {"health/overfit": share}
+
     def _tell_once(self, tag: str, step: int, text: str) -> None:
         if tag not in self.seen.told:
             self.seen.told.append(tag)
@@ -278,6 +321,15 @@ def distance(images: Tensor) -> float:
     if len(images) < 2:
         return 0.0
     return float(functional.pdist(_thumbnails(images)).mean())
+
+
+def _difference(one: Tensor, other: Tensor) -> float:
+    """Return by how much the mean of one sample [N] is larger, or 0 if that may be by chance."""
+    if min(len(one), len(other)) < 2:
+        return 0.0
+    error = float((one.var() / len(one) + other.var() / len(other)).sqrt())
+    difference = float(one.mean() - other.mean())
+    return difference if difference > SURE * error else 0.0
 
 
 def _apart(one: Tensor, other: Tensor) -> Tensor:

@@ -13,6 +13,7 @@ from pipeline.data.loader import Batch
 from pipeline.distributed import collective
 from pipeline.training.device import autocast, explained
 from ratgan.architectures import find_architecture
+from ratgan.augmentation import Views, adapted, draw_views
 from ratgan.networks import TextDiscriminator, TextGenerator
 from ratgan.ops.memory_format import placed
 from ratgan.randomness import mismatched_partners, published_partners, step_noise
@@ -49,6 +50,7 @@ def do_step(
     *,
     number: int,
     step: int,
+    strength: Tensor | float = 1.0,
 ) -> dict[str, Tensor]:
     """Do one step on this worker's share of a batch.
 
@@ -58,8 +60,14 @@ def do_step(
         batch: This worker's share.
         transform: Of raw sentence vectors, on the device.
         device: To train on.
-        number: Of the batch; decides noise and pairs.
+        number: Of the batch; decides noise, pairs and views.
         step: Steps done before.
+        strength: Share of the images that an augmentation changes, in [0, 1]; a tensor, if it is
+            adaptive.
+
+    Returns:
+        What the step of the architecture does, and the next strength, if it is adaptive, as
+        `augment/strength`.
     """
     optim, accumulate = config.optim, parts_of_share(config, collective.world())
     if optim.warmup_steps:
@@ -69,6 +77,10 @@ def do_step(
     sentences = transform(raw)  # [B, S]
     partners, weights = _pair(config, batch, number, device)
     noise = _share(step_noise(config.seed, number, len(sentences), config.model.noise_dim))
+    views = None
+    if config.augment:
+        random = _share(draw_views(config.seed, number, len(sentences))).to(device)
+        views = Views(config.augment, random, strength)
     if reach("worker.step", step=step, rank=collective.rank()):
         noise = noise * float("nan")
     with (
@@ -80,13 +92,14 @@ def do_step(
         ),
         autocast(config.precision, device),
     ):
-        return find_architecture(config.model.architecture).step(
+        values = find_architecture(config.model.architecture).step(
             gan,
             images=placed(batch.images.to(device, non_blocking=True).float() / 127.5 - 1, device),
             sentences=_share(sentences),
             mismatched=sentences[_share(partners).to(device)],
             mismatched_weights=None if weights is None else _share(weights).to(device),
             noise=noise.to(device),  # [b, Z]
+            views=views,
             penalty_weight=optim.penalty_weight,
             penalty_power=optim.penalty_power,
             average_decay=_decay(optim.average_decay, step),
@@ -94,6 +107,12 @@ def do_step(
             accumulate=accumulate,
             synchronize=collective.average_gradients,
         )
+    if config.augment_adaptive:
+        sign = collective.mean(values["logit/real_sign"])
+        values["augment/strength"] = adapted(
+            torch.as_tensor(strength), sign, len(sentences), values["health/skipped"]
+        )
+    return values
 
 
 def parts_of_share(config: TrainConfig, workers: int) -> int:

@@ -60,6 +60,7 @@ def work(fields: dict[str, Any]) -> str:
                     device,
                     number=number,
                     step=training.step,
+                    strength=training.strength,
                 )
                 training.count(values)
                 stopping = collective.any_of(worker.stop.asked, device) and training.may_stop()
@@ -108,6 +109,7 @@ class GanTraining:
     Attributes:
         step: Steps done.
         last: Steps of the whole run.
+        strength: Share of the images that an augmentation changes; equal on all workers.
         reporter: On rank 0; None on the others.
     """
 
@@ -139,6 +141,7 @@ class GanTraining:
             state.get("watch", {}),
             parameters=sum(each.numel() for each in generator.parameters()),
             tanh=generator.arguments.get("output", "tanh") == "tanh",
+            augmented=bool(config.augment),
         )
         # Runs of earlier versions keep the captions that their grids began with.
         self.spread_samples: bool = state.get("spread_samples", not state)
@@ -181,6 +184,9 @@ class GanTraining:
                 "step 0 with the weights to start from. The same command takes them again."
             )
         self.step: int = state.get("step", 0)
+        adaptive = self.config.augment_adaptive
+        strength: float = state.get("augment_strength", 0.0) if adaptive else 1.0
+        self.strength = torch.tensor(strength, device=self.device)
         return state
 
     def _start_batches(self) -> None:
@@ -203,6 +209,7 @@ class GanTraining:
             Exception: That a save in the background ended with.
         """
         self.step += 1
+        self.strength = values.get("augment/strength", self.strength)
         self.skips.add(values.pop("health/skipped"))
         self.saver.check()
         self.interval.add(values)
@@ -319,6 +326,8 @@ class GanTraining:
         state |= {"watch": self.watch.seen.record(), "spread_samples": self.spread_samples}
         if self.started_from:
             state["started_from"] = self.started_from
+        if config.augment_adaptive:
+            state["augment_strength"] = float(self.strength)
         extra = step % config.checkpoint_every != 0
         # One of a stop is not there in a run that was not stopped, so it is not its best.
         scored = config.keep_best and (not extra or step == self.last)

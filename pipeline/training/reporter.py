@@ -12,6 +12,7 @@ from pipeline.evaluation.quick_evaluation import said
 from pipeline.storage.local_disk import NO_ROOM
 from pipeline.tracking.tracker import Tracker
 from pipeline.training.diagnostics import LearningWatch, StragglerDetector
+from pipeline.training.held_out import IMAGES, HeldOut
 from pipeline.training.loop import Job
 from ratgan.randomness import sample_noise
 from ratgan.sampling import sample
@@ -64,15 +65,22 @@ class Reporter(RunReporter):
         self.folder.remove_abandoned()  # by a worker that was lost during this start
         self.device = device
         split = "validation" if dataset.manifest.rows("validation") else "train"
-        examples: list[Example] = (
-            dataset.spread(split, config.samples, config.seed)
-            if spread
-            else dataset.examples(split, config.samples)
-        )
+        chosen = dataset.spread(split, max(config.samples, IMAGES), config.seed)
+        examples: list[Example] = chosen if spread else dataset.examples(split, config.samples)
+        examples = examples[: config.samples]
         self.captions = [example.caption for example in examples]
         self.real = torch.stack([example.image for example in examples])
         self.sentences = torch.stack([example.sentence for example in examples])
         self.noise = sample_noise(config.seed, len(examples), config.model.noise_dim)
+        self.held_out = None
+        if split == "validation":
+            self.held_out = HeldOut(
+                dataset.spread("train", IMAGES, config.seed),
+                chosen[:IMAGES],
+                image_size=config.model.image_size,
+                seed=config.seed,
+                device=device,
+            )
         # Small images are enlarged, so that images and captions are readable.
         self.scale = max(1, 128 // config.model.image_size)
 
@@ -109,6 +117,8 @@ class Reporter(RunReporter):
         others = sentences.roll(-1, 0)
         crossed, different = sample(gan.average, others, noise), (others != sentences).any(1)
         seen |= self.watch.text(step, images[:CROSSED], crossed, different)
+        if self.held_out:
+            seen |= self.watch.held_out(step, *self.held_out.logits(gan))
         if seen:
             self.tracker.metrics(step, seen)
         with torch.no_grad():

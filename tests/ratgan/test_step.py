@@ -10,6 +10,7 @@ from torch import nn
 from torch.nn import functional
 
 from ratgan.attention import AttentionKind
+from ratgan.augmentation import Views, draw_views
 from ratgan.losses import discriminator_hinge_loss
 from ratgan.step import Gan, train_step
 from ratgan.update import update_network
@@ -99,6 +100,66 @@ def test_step_equals_the_equations_written_out():
             torch.testing.assert_close(a, b, rtol=0, atol=1e-9)
 
 
+def all_views(size: int, strength: float = 1.0) -> Views:
+    return Views(("translation", "cutout", "colour"), draw_views(3, 0, size).double(), strength)
+
+
+@pytest.mark.parametrize("update", ["fused", "separate"])
+@pytest.mark.parametrize("accumulate", [1, 2])
+def test_every_loss_is_of_the_same_views_of_the_images(update, accumulate):
+    gan, batch, views = small_gan(), small_batch(), all_views(4)
+    plain = copy.deepcopy(gan)
+
+    values = train_step(gan, **batch, views=views, update=update, accumulate=accumulate)
+
+    d, g = plain.discriminator, plain.generator
+    seen = views.of(batch["images"])
+    drawn = views.of(g(batch["noise"], batch["sentences"]))
+    real = d(seen, batch["sentences"])[0]
+    hinge = discriminator_hinge_loss(
+        real, d(drawn.detach(), batch["sentences"])[0], d(seen, batch["mismatched"])[0]
+    )
+    if update == "separate":
+        plain.discriminator_optimizer.zero_grad()
+        hinge.backward()
+        plain.discriminator_optimizer.step()
+    x, s = seen.clone().requires_grad_(), batch["sentences"].clone().requires_grad_()
+    by_x, by_s = torch.autograd.grad(d(x, s)[0].sum(), (x, s), create_graph=True)
+    penalty = 2 * ((by_x.flatten(1).square().sum(1) + by_s.square().sum(1)) ** 3).mean()
+    plain.discriminator_optimizer.zero_grad(set_to_none=False)
+    (penalty if update == "separate" else hinge + penalty).backward()
+    plain.discriminator_optimizer.step()
+    plain.generator_optimizer.zero_grad()
+    loss = -d(drawn, batch["sentences"])[0].mean()
+    loss.backward()
+    plain.generator_optimizer.step()
+    for name, expected in (
+        ("loss/discriminator", hinge),
+        ("loss/penalty", penalty),
+        ("loss/generator", loss),
+        ("logit/real_sign", real.sign().mean()),
+    ):
+        torch.testing.assert_close(values[name], expected.detach(), rtol=1e-9, atol=0, msg=name)
+    for ours, theirs in ((gan.discriminator, d), (gan.generator, g)):
+        for a, b in zip(ours.parameters(), theirs.parameters(), strict=True):
+            torch.testing.assert_close(a, b, rtol=0, atol=1e-9)
+
+
+@pytest.mark.parametrize("update", ["fused", "separate"])
+def test_views_that_change_no_image_change_no_bit_of_a_step(update):
+    gan, twin = small_gan(), small_gan()
+
+    for _ in range(2):
+        values = train_step(gan, **small_batch(), update=update)
+        unchanged = train_step(twin, **small_batch(), views=all_views(4, 0.0), update=update)
+
+    assert unchanged.keys() - values.keys() == {"logit/real_sign"}
+    for name, value in values.items():
+        assert torch.equal(value, unchanged[name]), name
+    for name, tensor in everything(gan).items():
+        assert torch.equal(tensor, everything(twin)[name]), name
+
+
 def test_two_separate_steps_equal_the_published_loop():
     gan = Gan.create(
         small_generator().double(),
@@ -167,13 +228,17 @@ def published_batch(size: int) -> dict[str, torch.Tensor]:
 
 
 @pytest.mark.parametrize("update", ["fused", "separate"])
-@pytest.mark.parametrize("accumulate", [2, 4, 6])  # of 6 images: parts of 3, of 2 and 1, of 1
-def test_parts_of_a_batch_train_what_the_whole_trains(accumulate, update):
+# Of 6 images: parts of 3, of 2 and 1, of 1.
+@pytest.mark.parametrize(
+    ("accumulate", "views"), [(2, None), (4, None), (6, None), (4, all_views(6))]
+)
+def test_parts_of_a_batch_train_what_the_whole_trains(accumulate, views, update):
     whole, parts = small_gan(), small_gan()
+    batch = published_batch(6) | {"views": views}
 
     for _ in range(3):
-        expected = train_step(whole, **published_batch(6), update=update)
-        values = train_step(parts, **published_batch(6), update=update, accumulate=accumulate)
+        expected = train_step(whole, **batch, update=update)
+        values = train_step(parts, **batch, update=update, accumulate=accumulate)
 
         assert values.keys() == expected.keys()
         for name, value in expected.items():

@@ -294,12 +294,13 @@ def test_a_watch_goes_on_from_its_record():
                 signs = WON | DEAD["no gradient"] if n > 3 else {}
                 watch.interval(50 * n, 50, HEALTHY | signs)
                 watch.samples(50 * n, pictures(0.8 if n < 5 else 0.02), pictures(1))
+                watch.held_out(500 * n, *logits(1.0, -0.5, -1.0))
             seen = watch.seen
         return told, seen.record()
 
     whole = intervals([], 1)
 
-    assert len(whole[0]) == 3
+    assert len(whole[0]) == 4
     assert intervals([], 12) == intervals([], 5) == whole
     assert Seen.of({}) == Seen()
     assert Seen.of({"silent": 3, "newer": 1}) == Seen(silent=3)
@@ -365,6 +366,64 @@ def test_agreement_at_chance_is_told_once_and_not_early(watch, told):
 def test_chance_is_left_at_twice_of_it_or_a_tenth_of_what_is_above_it():
     assert [is_at_chance(share, 0.01) for share in (0.0, 0.019, 0.021)] == [True, True, False]
     assert [is_at_chance(share, 0.5) for share in (0.5, 0.54, 0.56)] == [True, True, False]
+
+
+def logits(*means: float) -> list[torch.Tensor]:
+    spread = torch.linspace(-1, 1, 64).double()
+    return [mean + spread for mean in means]
+
+
+def test_a_discriminator_that_knows_its_images_by_heart_is_told_once_and_not_early(watch, told):
+    for step in range(0, 4 * LEARNING_FROM, LEARNING_FROM // 2):
+        # At step 1,500 it does not.
+        held_out = 0.5 if step == 1.5 * LEARNING_FROM else -0.5
+        seen = watch.held_out(step, *logits(1.0, held_out, -1.0))
+
+    ((tag, value, text),) = told
+    assert (tag, value) == ("health.discriminator_overfits", f"step {int(2.5 * LEARNING_FROM)}")
+    assert "+1.00 for training images, -0.50 for held-out ones, and -1.00 for drawn ones" in text
+    assert "Try --augment" in text
+    assert seen == pytest.approx(
+        {"logit/training": 1.0, "logit/held_out": -0.5, "health/overfit": 0.75}
+    )
+
+
+@pytest.mark.parametrize(
+    ("means", "share"),
+    [
+        ((1.0, 0.8, -1.0), 0.0),
+        ((1.0, 0.4, -1.0), 0.3),
+        ((0.4, 0.0, -0.1), 0.8),
+        ((0.1, -0.4, 0.0), None),
+    ],
+    ids=["apart by chance", "a little", "hardly sure of any", "drawn images pass for real"],
+)
+def test_held_out_images_that_are_judged_as_training_images_are_not_told(means, share, told):
+    watch = new_watch(told)
+
+    for step in range(0, 5 * LEARNING_FROM, LEARNING_FROM):
+        seen = watch.held_out(step, *logits(*means))
+
+    assert not told
+    assert seen.get("health/overfit") == (None if share is None else pytest.approx(share))
+
+
+def test_one_held_out_image_says_nothing(watch, told):
+    for step in range(0, 5 * LEARNING_FROM, LEARNING_FROM):
+        training, held_out, drawn = logits(1.0, -0.5, -1.0)
+        watch.held_out(step, training, held_out[:1], drawn[:1])
+
+    assert not told
+
+
+def test_who_augments_already_is_advised_to_do_more(told):
+    watch = LearningWatch({}, parameters=10_000, tanh=True, augmented=True)
+    watch.tell = lambda *said: told.append(said)
+
+    for step in (LEARNING_FROM, LEARNING_FROM + 1):
+        watch.held_out(step, *logits(1.0, -0.5, -1.0))
+
+    assert "Try more kinds of --augment" in told[0][2]
 
 
 def test_distance_is_that_of_two_flat_colours():

@@ -2,6 +2,8 @@
 
 import pytest
 import torch
+import torch.multiprocessing as mp
+from torch import distributed
 
 from pipeline.config import TrainConfig
 from pipeline.data.loader import Batch
@@ -30,12 +32,14 @@ def pictures(ground):
     return images, classes
 
 
-def options(seed=0, optim=None, **model):
+def options(seed=0, optim=None, augment=(), augment_adaptive=False, **model):
     sizes = {"base_channels": 2, "noise_dim": 16, "controller_dim": 16, "affine_dim": 16}
     rates = {"batch_size": BATCH, "generator_lr": 1e-3, "discriminator_lr": 2e-3}
     return TrainConfig(
         total_steps=STEPS,
         seed=seed,
+        augment=augment,
+        augment_adaptive=augment_adaptive,
         model={"image_size": 32, "affines_per_block": 2} | sizes | model,
         optim=rates | (optim or {}),
     )
@@ -99,3 +103,43 @@ def test_learning_rates_rise_to_their_values_in_the_warm_up():
 
     shares = [0.25, 0.5, 0.75, 1, 1, 1]
     assert seen == [pytest.approx([share * 1e-3, share * 2e-3]) for share in shares]
+
+
+def augmented_steps(rank=0, world=1):
+    """Do three steps with an adaptive augmentation on a share of the batch."""
+    config = options(augment=("translation", "cutout", "colour"), augment_adaptive=True)
+    images, classes = pictures("white")
+    words = torch.randn(CLASSES, CLASSES, generator=torch.Generator().manual_seed(0))
+    gan, strength = build(config, CLASSES, CPU), torch.tensor(0.5)
+    transform = SentenceTransform.identity(CLASSES)
+    for step in range(3):
+        rows = torch.arange(BATCH * step, BATCH * (step + 1)).chunk(world)[rank]
+        batch = Batch(images[rows], words[classes[rows]], rows, classes[rows])
+        values = do_step(
+            gan, config, batch, transform, CPU, number=step, step=step, strength=strength
+        )
+        strength = values["augment/strength"]
+    weights = [*gan.generator.parameters(), *gan.discriminator.parameters()]
+    return torch.cat([each.detach().flatten() for each in weights]), strength
+
+
+def one_of_two(rank, folder):
+    torch.set_num_threads(1)
+    meeting = f"file://{folder}/meeting"
+    distributed.init_process_group("gloo", init_method=meeting, rank=rank, world_size=2)
+    torch.save(augmented_steps(rank, 2), f"{folder}/{rank}.pt")
+    distributed.destroy_process_group()
+
+
+@pytest.mark.slow
+@pytest.mark.rest
+def test_two_workers_see_the_views_of_one_and_have_one_strength(tmp_path):
+    expected, strength = augmented_steps()
+
+    mp.start_processes(one_of_two, args=(str(tmp_path),), nprocs=2, start_method="forkserver")
+
+    assert strength != 0.5
+    first, second = (torch.load(tmp_path / f"{rank}.pt", weights_only=True) for rank in range(2))
+    assert all(map(torch.equal, first, second))
+    torch.testing.assert_close(first[0], expected, rtol=0, atol=2e-4)
+    torch.testing.assert_close(first[1], strength, rtol=0, atol=1e-6)

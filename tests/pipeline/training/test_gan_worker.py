@@ -110,6 +110,23 @@ def test_samples_are_from_all_over_the_dataset_and_stay_the_same(drawn, shapes, 
     assert drawn == [chosen] * 6  # samples and attention at steps 0, 4 and 8
 
 
+def test_a_run_with_an_adaptive_augmentation_resumes_bit_for_bit(shapes, tmp_path, monkeypatch):
+    # It rises in a few steps, though D has not learnt anything yet.
+    monkeypatch.setattr("ratgan.augmentation.TARGET", -2)
+    monkeypatch.setattr("ratgan.augmentation.RISE", 60)
+    adaptive = {"augment": ("translation", "cutout"), "augment_adaptive": True}
+    train(config(shapes, tmp_path / "whole", **adaptive, total_steps=12))
+    for steps in (5, 12):
+        train(config(shapes, tmp_path / "cut", **adaptive, total_steps=steps, keep_checkpoints=9))
+    train(config(shapes, tmp_path / "none", total_steps=12))
+
+    whole, cut = (state(tmp_path / name, 12)["augment_strength"] for name in ("whole", "cut"))
+    assert 0 < state(tmp_path / "cut", 5)["augment_strength"] < whole == cut
+    assert weights(tmp_path / "cut" / "run", 12) == weights(tmp_path / "whole" / "run", 12)
+    assert weights(tmp_path / "none" / "run", 12) != weights(tmp_path / "whole" / "run", 12)
+    assert "augment_strength" not in state(tmp_path / "none", 12)
+
+
 def test_a_run_of_an_earlier_version_keeps_its_captions(drawn, shapes, tmp_path, monkeypatch):
     save = Saver.save
 

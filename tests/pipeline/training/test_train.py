@@ -140,6 +140,9 @@ def test_mlflow_holds_options_curves_grids_lineage_and_a_usable_model(whole, sha
     for key in ("loss/discriminator", "loss/generator", "loss/penalty", "speed/images_per_s"):
         history = client.get_metric_history(run_id, key)
         assert [point.step for point in history] == [2, 4, 6, 8], key
+    for key in ("logit/training", "logit/held_out"):
+        history = client.get_metric_history(run_id, key)
+        assert [point.step for point in history] == [0, 4, 8], key
     images = [artifact.path for artifact in client.list_artifacts(run_id, "images")]
     for kind in ("samples", "attention"):
         steps = {int(re.search(r"step\D(\d+)\D", i).group(1)) for i in images if kind in i}
