@@ -42,6 +42,9 @@ class ServeConfig(Settings):
     """Most images that wait; more requests are refused with status 503."""
     timeout_s: Annotated[float, Field(gt=0)] = 60.0
     """Longest time of a request; then status 504."""
+    replicas: Annotated[int, Field(ge=1, le=256)] | None = None
+    """Draw in this many processes on Ray instead of in this one, fewer when little is asked; they
+    share the GPUs. Ray is the cluster that RAY_ADDRESS names, or one of this command alone."""
 
     @model_validator(mode="after")
     def _check_access(self) -> Self:
