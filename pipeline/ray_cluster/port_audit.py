@@ -3,7 +3,7 @@
     python -m pipeline.ray_cluster.port_audit    # on each machine of a cluster
 
 The ports at which the workers of a training meet know no token. They are told apart, and may be at
-one address of the machine only.
+one address of the machine only. That of jobs/serve.py may answer without a token on loopback only.
 """
 
 import contextlib
@@ -21,7 +21,9 @@ from pipeline.common.redaction import redacted_output
 from pipeline.ray_cluster.port_probe import Answer, Endpoint, knock
 
 ALL_ADDRESSES = ("0.0.0.0", "::")
+LOOPBACK = ("127.0.0.1", "::1")
 TRAINS = "TrainWorker"  # in the name that Ray gives a process
+SERVES = ("SERVE_PROXY", "ProxyActor")  # while it waits, and while it works
 
 
 class Ports(NamedTuple):
@@ -30,10 +32,12 @@ class Ports(NamedTuple):
     Attributes:
         shut: That refuse strangers.
         training: At which workers of a training meet, who ask for no token.
+        serving: That serve pictures to this machine without a token.
     """
 
     shut: set[int]
     training: set[Endpoint]
+    serving: set[Endpoint]
 
 
 def listening(processes: Iterable[psutil.Process]) -> dict[Endpoint, str]:
@@ -59,18 +63,24 @@ def see_that_they_refuse(processes: Iterable[psutil.Process], only_at: str = "")
         OSError: If one lets strangers in, does not say that it refuses them, or is elsewhere.
     """
     found = listening(processes)
-    wrong, ports = [], Ports(set(), set())
+    wrong, ports = [], Ports(set(), set(), set())
     for door, name in sorted(found.items(), key=lambda item: (item[0].port, item[0].host)):
         answer = knock(door)
         if answer is Answer.CLOSED:  # a worker process that has ended since
             continue
         meeting = answer is Answer.UNCLEAR and TRAINS in name
-        if answer is not Answer.REFUSED and not (meeting and door.host not in ALL_ADDRESSES):
+        serving = (
+            answer is Answer.OPEN and any(each in name for each in SERVES) and door.host in LOOPBACK
+        )
+        known = serving or (meeting and door.host not in ALL_ADDRESSES)
+        if answer is not Answer.REFUSED and not known:
             wrong.append(f"{door} ({name}) {answer.value}")
         elif only_at and door.host != only_at:
             wrong.append(f"{door} ({name}) can be reached from other machines")
         elif meeting:
             ports.training.add(door)
+        elif serving:
+            ports.serving.add(door)
         else:
             ports.shut.add(door.port)
     if wrong:
@@ -107,6 +117,8 @@ def main() -> None:
             f"{len(ports.training)} ports of a training ask for no token: let nobody but the "
             f"machines of the cluster reach {', '.join(sorted(map(str, ports.training)))}"
         )
+    for door in ports.serving:
+        print_line(f"{door} serves pictures to this machine, without a token")
 
 
 if __name__ == "__main__":

@@ -25,6 +25,7 @@ REQUESTS = (
     "/ray.rpc.ReporterService/HealthCheck",
     "/ray.rpc.LogService/ListLogs",
     "/ray.rpc.RayletDriver/ClusterInfo",
+    "/ray.serve.ASGIService/HandleRequest",
 )
 
 

@@ -6,6 +6,7 @@ import hashlib
 import html
 import json
 import secrets
+import threading
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from concurrent.futures import Future
@@ -24,8 +25,8 @@ from starlette.exceptions import HTTPException
 from pipeline.preparation.decoding.captions import clean_caption
 from pipeline.serving.config import ServeConfig
 from pipeline.serving.drawing_queue import DrawingQueue, Drawn, QueueFullError
-from pipeline.serving.guard import error_body
-from pipeline.serving.models import ServedModel
+from pipeline.serving.guard import RETRY_AFTER_S, error_body
+from pipeline.serving.models import ServedModel, reload_moved
 from ratgan.picture import MAX_SEED, Picture, signed_png
 from ratgan.visualize import png, to_pil
 
@@ -36,7 +37,6 @@ KINDS = {
     ".js": "text/javascript",
     ".svg": "image/svg+xml",
 }
-RETRY_AFTER_S = 2
 MAX_PROMPT = 2000  # characters
 LOOK_EVERY_S = 0.5  # whether who asked is still there
 MAX_SHOWN_SEED = 2**31 - 1  # of seeds that are drawn here: short enough to read aloud
@@ -111,6 +111,21 @@ class Question(BaseModel):
         )
 
 
+class Fault(BaseModel):
+    """What was wrong with a request."""
+
+    message: str
+    type: str
+    param: str | None
+    code: None
+
+
+class ErrorAnswer(BaseModel):
+    """The one shape of all errors."""
+
+    error: Fault
+
+
 class RefusedError(Exception):
     """A request that cannot be answered.
 
@@ -160,12 +175,29 @@ def build_app(config: ServeConfig, models: dict[str, ServedModel]) -> FastAPI:
     """Build the application that serves some models, by name."""
     queue = DrawingQueue(config.max_queue)
 
+    ended = threading.Event()
+
+    def reload() -> None:
+        while not ended.wait(config.reload_s):
+            reload_moved(config, models)
+
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
+        # A daemon: an MLflow that does not answer must not delay the end.
+        threading.Thread(target=reload, name="reload", daemon=True).start()
         yield
+        ended.set()
         await run_in_threadpool(queue.close)
 
-    app = FastAPI(title="RAT-GAN", docs_url=None, redoc_url=None, lifespan=lifespan, version="1")
+    app = FastAPI(
+        title="RAT-GAN",
+        version="1",
+        docs_url=None,
+        redoc_url=None,
+        lifespan=lifespan,
+        # Otherwise FastAPI lists its own 422, which is never answered.
+        responses={"default": {"model": ErrorAnswer, "description": "An error."}},
+    )
     meter = Meter(queue)
     app.middleware("http")(meter.measure)
     _handle_errors(app)

@@ -16,10 +16,16 @@ class ServeConfig(Settings):
     """
 
     model: Annotated[tuple[str, ...], Field(min_length=1)] = ("outputs/quickstart",)
-    """Runs, saved models or checkpoints, as folder or bucket address; NAME=PLACE names one.
-    Attention is shown where a run or checkpoint holds its discriminator."""
+    """Runs, saved models or checkpoints, as folder or bucket address, or models of MLflow, as in
+    models:/NAME@best; NAME=PLACE names one. Attention is shown where a run or checkpoint holds its
+    discriminator."""
     encoder_path: str | None = None
     """Text encoder, for models that do not contain it."""
+    tracking_uri: str | None = None
+    """MLflow server or store of such models. Default: MLFLOW_TRACKING_URI, or that of outputs."""
+    reload_s: Annotated[float, Field(gt=0)] = 30.0
+    """Look so often whether the alias of a model names another version; it is then loaded, and
+    takes over when it is ready."""
     host: str = "127.0.0.1"
     """Address to listen on. An address that other machines can reach needs --token-file."""
     port: Annotated[int, Field(ge=0, le=65535)] = 8000
@@ -36,6 +42,9 @@ class ServeConfig(Settings):
     """Most images that wait; more requests are refused with status 503."""
     timeout_s: Annotated[float, Field(gt=0)] = 60.0
     """Longest time of a request; then status 504."""
+    replicas: Annotated[int, Field(ge=1, le=256)] | None = None
+    """Draw in this many processes on Ray instead of in this one, fewer when little is asked; they
+    share the GPUs. Ray is the cluster that RAY_ADDRESS names, or one of this command alone."""
 
     @model_validator(mode="after")
     def _check_access(self) -> Self:

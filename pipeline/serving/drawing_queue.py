@@ -1,4 +1,4 @@
-"""Pictures of many requests, drawn in one thread: a few at a time, whoever asked for them."""
+"""Pictures of many requests, drawn in one thread: a few at a time, of each request in turn."""
 
 import threading
 from collections import deque
@@ -32,7 +32,7 @@ class Drawn:
     unfamiliar: bool
 
 
-@dataclass
+@dataclass(eq=False)
 class _Job:
     served: ServedModel
     picture: Picture
@@ -41,7 +41,7 @@ class _Job:
 
 
 class DrawingQueue:
-    """Draws in the order of the requests, pictures of several together.
+    """Draws one picture of each request in turn, those of several together.
 
     Args:
         limit: Most pictures that wait.
@@ -49,14 +49,14 @@ class DrawingQueue:
 
     def __init__(self, limit: int) -> None:
         self.limit = limit
-        self._jobs: deque[_Job] = deque()
+        self._requests: deque[deque[_Job]] = deque()  # none is empty; the next one is first
         self._changed = threading.Condition()
         self._ended = False
         self._thread = threading.Thread(target=self._work, name="draw", daemon=True)
         self._thread.start()
 
     def __len__(self) -> int:
-        return len(self._jobs)
+        return sum(len(jobs) for jobs in self._requests.copy())
 
     def put(
         self, served: ServedModel, pictures: Sequence[Picture], *, attention: bool = False
@@ -68,20 +68,22 @@ class DrawingQueue:
         Raises:
             QueueFullError: If too many wait.
         """
-        jobs = [_Job(served, picture, attention) for picture in pictures]
+        jobs = deque(_Job(served, picture, attention) for picture in pictures)
+        results = [job.result for job in jobs]
         with self._changed:
-            if len(self._jobs) + len(jobs) > self.limit:
+            if len(self) + len(jobs) > self.limit:
                 raise QueueFullError
-            self._jobs.extend(jobs)
+            self._requests.append(jobs)
             self._changed.notify()
-        return [job.result for job in jobs]
+        return results
 
     def close(self) -> None:
         """Cancel what waits, and end the thread."""
         with self._changed:
             self._ended = True
-            for job in self._jobs:
-                job.result.cancel()
+            for jobs in self._requests:
+                for job in jobs:
+                    job.result.cancel()
             self._changed.notify()
         self._thread.join()
 
@@ -93,17 +95,22 @@ class DrawingQueue:
                 self._draw(encoded)
 
     def _next(self) -> list[_Job]:
-        """Wait for pictures of one model; nothing at the end."""
+        """Wait for pictures of one model; nothing at the end.
+
+        Requests for other models keep their place, so theirs is the turn after this one.
+        """
         with self._changed:
-            self._changed.wait_for(lambda: self._jobs or self._ended)
+            self._changed.wait_for(lambda: self._requests or self._ended)
             batch: list[_Job] = []
-            while (
-                self._jobs
-                and not self._ended
-                and len(batch) < BATCH
-                and self._jobs[0].served is (batch[0] if batch else self._jobs[0]).served
-            ):
-                batch.append(self._jobs.popleft())
+            while self._requests and not self._ended and len(batch) < BATCH:
+                served = (batch or self._requests[0])[0].served
+                jobs = next((each for each in self._requests if each[0].served is served), None)
+                if jobs is None:
+                    break
+                self._requests.remove(jobs)
+                batch.append(jobs.popleft())
+                if jobs:
+                    self._requests.append(jobs)
             return batch
 
     def _encode(self, job: _Job) -> bool:

@@ -1,8 +1,8 @@
 """Who may ask a server, and what a browser may do with its answers.
 
 Closed by default: only its own names in the Host header (so that a page elsewhere cannot reach it
-under a name of its own), no requests that pages of other sites start, a token if there is one, and
-bodies of bounded size.
+under a name of its own), no requests that other pages start, a token if there is one, and bodies of
+bounded size.
 """
 
 import hmac
@@ -16,6 +16,10 @@ Send = Callable[[Message], Awaitable[None]]
 App = Callable[[MutableMapping[str, Any], Receive, Send], Awaitable[None]]
 
 MAX_BODY = 256 * 2**10  # bytes
+TOO_LARGE = (413, "too_large", f"the body has over {MAX_BODY:,} bytes.")
+RETRY_AFTER_S = 2
+# A page at another port of this machine is of the same site, and may be anybody's.
+OWN_PAGES = (b"same-origin", b"none")
 # Need no token: they are the same on every server.
 OPEN = ("/", "/healthz", "/docs", "/openapi.json", "/page.css", "/page.js", "/icon.svg")
 HEADERS = {
@@ -57,7 +61,7 @@ class Guard:
         headers = {name.decode("latin-1"): value for name, value in scope["headers"]}
         refused = self._refusal(scope, headers)
         if refused is not None:
-            await _answer(send, *refused)
+            await send_error(send, *refused)
             return
         await self.app(scope, *_bounded(receive, send))
 
@@ -72,15 +76,15 @@ class Guard:
                 "host_not_allowed",
                 ("the server does not go by this name. Start it with --allowed-host NAME:PORT."),
             )
-        if headers.get("sec-fetch-site") == b"cross-site" and scope["path"] != "/":
-            return 403, "cross_site", "pages of other sites may not ask this server."
+        if headers.get("sec-fetch-site", b"none") not in OWN_PAGES and scope["path"] != "/":
+            return 403, "cross_site", "pages of others may not ask this server."
         if self.token and scope["path"] not in OPEN:
             scheme, _, given = headers.get("authorization", b"").partition(b" ")
             known = hmac.compare_digest(given.strip(), self.token)
             if scheme.lower() != b"bearer" or not known:
                 return 401, "unauthorized", "this server needs a token: Authorization: Bearer …"
         if int(headers.get("content-length", b"0")) > MAX_BODY:
-            return 413, "too_large", f"the body has over {MAX_BODY:,} bytes."
+            return TOO_LARGE
         return None
 
 
@@ -103,16 +107,19 @@ def _bounded(receive: Receive, send: Send) -> tuple[Receive, Send]:
             await send(message)
         elif not refused:
             refused = True
-            await _answer(send, 413, "too_large", f"the body has over {MAX_BODY:,} bytes.")
+            await send_error(send, *TOO_LARGE)
 
     return receive_bounded, send_checked
 
 
-async def _answer(send: Send, status: int, kind: str, message: str) -> None:
+async def send_error(send: Send, status: int, kind: str, message: str) -> None:
+    """Send an answer that is an error (ASGI)."""
     content = json.dumps(error_body(message, kind)).encode()
     headers = HEADERS | {"content-type": "application/json", "content-length": str(len(content))}
     if status == 401:
         headers |= {"www-authenticate": "Bearer"}
+    if status == 503:
+        headers |= {"retry-after": str(RETRY_AFTER_S)}
     await send({"type": "http.response.start", "status": status, "headers": [*_raw(headers)]})
     await send({"type": "http.response.body", "body": content})
 

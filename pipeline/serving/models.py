@@ -5,7 +5,7 @@ import hashlib
 import json
 import re
 from collections import OrderedDict
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any
 
@@ -14,6 +14,7 @@ from torch import Tensor
 
 from pipeline.checkpoint.load_model import load_from
 from pipeline.checkpoint.store import PREFIX
+from pipeline.common.console import print_line
 from pipeline.serving.config import ServeConfig
 from pipeline.storage.folder import Folder
 from pipeline.storage.local_copy import local_copy
@@ -27,6 +28,7 @@ from ratgan.weights.saved_model import (
     load_discriminator,
 )
 
+IN_MLFLOW = "models:/"
 NAMED = re.compile(r"([A-Za-z0-9][\w.-]{0,63})=(.+)")
 CARD = "README.md"
 MAX_CARD = 64 * 2**10  # bytes
@@ -44,6 +46,7 @@ class ServedModel:
         discriminator: Shows its attention; None if there is none, or one without attention.
         card: How the model was made, in Markdown; empty if it has no card.
         examples: Captions of its training.
+        version: Number of its version in MLflow; None for a model from elsewhere.
     """
 
     name: str
@@ -51,6 +54,7 @@ class ServedModel:
     discriminator: TextDiscriminator | None = None
     card: str = ""
     examples: tuple[str, ...] = ()
+    version: str | None = None
     _vectors: OrderedDict[str, Tensor] = field(default_factory=OrderedDict)
 
     @property
@@ -108,6 +112,7 @@ class ServedModel:
             "owned_by": "ratgan",
             "image_size": self.size,
             "step": self.step,
+            "version": self.version,
             "digest": self.model.digest,
             "attention": self.discriminator is not None,
             "examples": self.examples,
@@ -123,19 +128,69 @@ def load_models(config: ServeConfig) -> dict[str, ServedModel]:
         FileNotFoundError: If there is none at a place.
     """
     models: dict[str, ServedModel] = {}
-    for place in config.model:
-        named = NAMED.fullmatch(place)
-        location = named[2] if named else place
-        served = _load(config, named[1] if named else "", location)
-        if served.name in models:
+    for name, location in _places(config):
+        if name in models:
             raise ValueError(
-                f"two models are called {served.name}: name this one, for example second={location}"
+                f"two models are called {name}: name this one, for example second={location}"
             )
-        models[served.name] = served
+        models[name] = _load(config, name, location)
     return models
 
 
+def reload_moved(config: ServeConfig, models: dict[str, ServedModel]) -> None:
+    """Replace the models whose alias names another version than the one that is loaded.
+
+    Who has found a model keeps it: no picture is made of two. One that cannot be loaded leaves the
+    one before in its place, with a note.
+    """
+    for name, location in _places(config):
+        try:
+            if (
+                location.startswith(IN_MLFLOW)
+                and _version(config, location) != models[name].version
+            ):
+                models[name] = _load(config, name, location)
+                print_line(f"model {name} is version {models[name].version} now.")
+        except Exception as error:  # whatever it is, pictures are drawn with the one before
+            print_line(f"note: {name} stays version {models[name].version}: {error}")
+
+
+def _places(config: ServeConfig) -> list[tuple[str, str]]:
+    """Return name and location of each model."""
+    found = []
+    for place in config.model:
+        named = NAMED.fullmatch(place)
+        location = named[2] if named else place
+        found.append((named[1] if named else _name(location), location))
+    return found
+
+
+def _name(location: str) -> str:
+    """Return the last part of a location that says something."""
+    if location.startswith(IN_MLFLOW):
+        parts = re.split("[@/]", location.removeprefix(IN_MLFLOW))[:1]
+    else:
+        parts = [part for part in Folder(location).location.split("/") if part not in ("", "model")]
+    return re.sub(r"[^\w.-]+", "-", parts[-1] if parts else "model")
+
+
+def _version(config: ServeConfig, location: str) -> str:
+    from pipeline.tracking.mlflow_registry import find_version  # MLflow takes seconds to import
+
+    return find_version(location, config.tracking_uri)
+
+
 def _load(config: ServeConfig, name: str, location: str) -> ServedModel:
+    if not location.startswith(IN_MLFLOW):
+        return _load_from(config, name, location)
+    from pipeline.tracking.mlflow_registry import fetched
+
+    version = _version(config, location)
+    with fetched(location, version, config.tracking_uri) as folder:
+        return replace(_load_from(config, name, str(folder)), version=version)
+
+
+def _load_from(config: ServeConfig, name: str, location: str) -> ServedModel:
     folder = Folder(location)
     model = load_from(location, config.encoder_path, device=config.device)
     model.load_encoder()
@@ -143,14 +198,7 @@ def _load(config: ServeConfig, name: str, location: str) -> ServedModel:
     card = ""
     with contextlib.suppress(OSError, ValueError):  # it has none, or a link that leads elsewhere
         card = inner.closed().read(CARD, 0, MAX_CARD).decode("utf-8", "replace")
-    parts = [part for part in folder.location.split("/") if part not in ("", "model")]
-    return ServedModel(
-        name or re.sub(r"[^\w.-]+", "-", parts[-1] if parts else "model"),
-        model,
-        _discriminator(folder, model),
-        card,
-        _examples(card),
-    )
+    return ServedModel(name, model, _discriminator(folder, model), card, _examples(card))
 
 
 def _discriminator(folder: Folder, model: TextToImage) -> TextDiscriminator | None:

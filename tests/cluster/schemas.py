@@ -129,30 +129,33 @@ def resource(api: str, kind: str, spec: Schema, metadata: Schema = NAMED) -> Sch
     return record(apiVersion={"const": api}, kind={"const": kind}, metadata=metadata, spec=spec)
 
 
+CLUSTER = record(
+    {
+        "gcsFaultToleranceOptions": record(
+            redisAddress=TEXT, redisPassword=record(valueFrom=SECRET_KEY)
+        )
+    },
+    rayVersion=TEXT,
+    authOptions=record(mode=one_of("token")),
+    enableInTreeAutoscaling=FLAG,
+    autoscalerOptions=record(
+        version=one_of("v2"),
+        idleTimeoutSeconds=COUNT,
+        resources=record(requests=AMOUNTS, limits=AMOUNTS),
+        securityContext=LOCKED,
+    ),
+    headGroupSpec=record(**GROUP),
+    workerGroupSpecs=several(
+        record(groupName=TEXT, replicas=COUNT, minReplicas=COUNT, maxReplicas=COUNT, **GROUP)
+    ),
+)
+
 KUBERNETES: dict[str, Schema] = {
-    "RayCluster": resource(
+    "RayCluster": resource("ray.io/v1", "RayCluster", CLUSTER),
+    "RayService": resource(
         "ray.io/v1",
-        "RayCluster",
-        record(
-            rayVersion=TEXT,
-            authOptions=record(mode=one_of("token")),
-            enableInTreeAutoscaling=FLAG,
-            autoscalerOptions=record(
-                version=one_of("v2"),
-                idleTimeoutSeconds=COUNT,
-                resources=record(requests=AMOUNTS, limits=AMOUNTS),
-                securityContext=LOCKED,
-            ),
-            gcsFaultToleranceOptions=record(
-                redisAddress=TEXT, redisPassword=record(valueFrom=SECRET_KEY)
-            ),
-            headGroupSpec=record(**GROUP),
-            workerGroupSpecs=several(
-                record(
-                    groupName=TEXT, replicas=COUNT, minReplicas=COUNT, maxReplicas=COUNT, **GROUP
-                )
-            ),
-        ),
+        "RayService",
+        record(serveConfigV2=TEXT, rayClusterConfig=CLUSTER, excludeHeadPodFromServeSvc=FLAG),
     ),
     "RayJob": resource(
         "ray.io/v1",

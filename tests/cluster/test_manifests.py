@@ -2,6 +2,7 @@
 
 import base64
 import copy
+import importlib
 import os
 import re
 import runpy
@@ -21,7 +22,11 @@ from ray._private.ray_constants import DEFAULT_DASHBOARD_AGENT_LISTEN_PORT
 from ray.autoscaler._private.aws.config import _check_ami
 from ray.autoscaler._private.util import prepare_config, validate_config
 from ray.dashboard.http_server_agent import PUBLIC_EXACT_PATHS
+from ray.serve.schema import ServeDeploySchema
 
+from pipeline.serving.access import TOKEN
+from pipeline.serving.config import ServeConfig
+from pipeline.serving.replicas import CALLBACK, PROXY
 from tests.cluster.docs import commands_of
 from tests.cluster.pod_security import pods, refusals
 from tests.cluster.schemas import COMPOSE, KUBERNETES
@@ -75,6 +80,8 @@ def test_kubernetes_files_have_the_fields_of_their_apis_and_no_others():
         ("RayCluster", ("spec", "authOptions", "mode"), "none"),
         ("RayCluster", ("spec", "headGroupSpec", "template", "spec", "hostNetwork"), True),
         ("RayJob", ("spec", "entryPoint"), "python x.py"),
+        ("RayService", ("spec", "serveConfig"), "applications: []"),
+        ("RayService", ("spec", "rayClusterConfig", "authOptions", "mode"), "none"),
     ],
 )
 def test_a_slip_in_a_kubernetes_file_is_found(kind, where, value):
@@ -108,13 +115,15 @@ def test_the_kubernetes_cluster_asks_for_a_token_grows_from_nothing_and_keeps_it
     }
 
 
-def test_a_kubernetes_cluster_says_what_it_may_grow_to():
-    (cluster,) = of_kind("RayCluster")
+@pytest.mark.parametrize("kind", ["RayCluster", "RayService"])
+def test_a_kubernetes_cluster_says_what_it_may_grow_to(kind):
+    (document,) = of_kind(kind)
+    cluster = document["spec"].get("rayClusterConfig", document["spec"])
     grown = {"CPU": 0, "GPU": 0}
     said = set()
 
-    groups = cluster["spec"]["workerGroupSpecs"]
-    for group in [cluster["spec"]["headGroupSpec"], *groups]:
+    groups = cluster["workerGroupSpecs"]
+    for group in [cluster["headGroupSpec"], *groups]:
         (container,) = group["template"]["spec"]["containers"]
         said |= {e["value"] for e in container["env"] if e["name"] == "RATGAN_CLUSTER_GROWS_TO"}
     for group in groups:
@@ -133,7 +142,7 @@ def running(document: dict) -> list[tuple[str, dict]]:
         # KubeRay's own template, which has no security context.
         plain = {"spec": {"containers": [{"name": "ray-job-submitter"}]}}
         spec.setdefault("submitterPodTemplate", plain)
-    cluster = spec.get("rayClusterSpec", spec)
+    cluster = spec.get("rayClusterConfig", spec)
     if cluster.get("enableInTreeAutoscaling"):
         autoscaler = {"name": "autoscaler"} | cluster.get("autoscalerOptions", {})
         cluster["headGroupSpec"]["template"]["spec"]["containers"].append(autoscaler)
@@ -150,7 +159,7 @@ def test_pod_security_at_its_level_restricted_admits_every_pod():
     assert not refused
     names = [container["name"] for _, pod in seen for container in pod["containers"]]
     assert sorted(names) == sorted(
-        ["ray-head", "autoscaler", "ray-worker", "ray-worker", "valkey", *["ray-job-submitter"] * 4]
+        ["valkey", *["ray-head", "autoscaler"] * 2, *["ray-worker"] * 3, *["ray-job-submitter"] * 4]
     ), "name a new container here"
 
 
@@ -280,7 +289,7 @@ def test_a_version_that_looks_like_a_number_stays_text():
         for key in ("newTag", "rayVersion"):
             seen += re.findall(rf"'{key}': ([^,}}]*)", str(list(yaml.safe_load_all(text))))
 
-    assert seen == ["'1.10'"] * 2
+    assert seen == ["'1.10'"] * 3
 
 
 def selects(selector: dict, labels: dict) -> bool:
@@ -364,6 +373,41 @@ def test_kustomize_puts_all_of_the_cluster_together_with_another_image(tmp_path)
     (cluster,) = (document for document in built if document["kind"] == "RayCluster")
     images = re.findall(r"'image': '([^']*)'", str(cluster))
     assert images == ["registry.example/ratgan:20261128"] * 3
+
+
+def test_both_files_serve_the_same_as_ray_reads_it():
+    (service,) = of_kind("RayService")
+    config = yaml.safe_load((CLUSTER / "serve.yaml").read_text())
+
+    read = ServeDeploySchema.model_validate(config)
+
+    assert config == yaml.safe_load(service["spec"]["serveConfigV2"])
+    (app,) = read.applications
+    module, _, name = app.import_path.partition(":")
+    assert callable(getattr(importlib.import_module(module), name))
+    options = ServeConfig(**app.args)
+    assert read.http_options.request_timeout_s > options.timeout_s, "ours comes first"
+    (head,) = service["spec"]["rayClusterConfig"]["headGroupSpec"]["template"]["spec"]["containers"]
+    variables = {each["name"]: each.get("value") for each in head["env"]}
+    assert variables.items() >= {TOKEN: None, CALLBACK: PROXY[CALLBACK]}.items()
+    assert {"name": "serve", "containerPort": read.http_options.port} in head["ports"]
+
+
+def test_the_service_of_kubernetes_is_of_this_ray_and_lets_its_askers_in():
+    (service,) = of_kind("RayService")
+    cluster = service["spec"]["rayClusterConfig"]
+    groups = [cluster["headGroupSpec"], *cluster["workerGroupSpecs"]]
+    policies = [each["spec"] for each in of_kind("NetworkPolicy")]
+
+    held = [
+        policy
+        for policy in policies
+        if all(selects(policy["podSelector"], g["template"]["metadata"]["labels"]) for g in groups)
+    ]
+
+    assert cluster["rayVersion"] == ray.__version__
+    (policy,) = held
+    assert 8000 in [each["port"] for rule in policy["ingress"] for each in rule.get("ports", [])]
 
 
 def test_ray_accepts_the_aws_cluster():

@@ -89,6 +89,11 @@ NAMES = {
         "a folder too large to send is refused by Ray with HTTP 413 only, after its upload",
         "find how Ray walks a working_dir with its .rayignore",
     ),
+    "ray.serve._private.replica.add_port_to_grpc_server": Name(
+        "pipeline/serving/replicas.py",
+        "each replica of jobs/serve.py has a port at all addresses of its machine",
+        "find where Ray Serve opens the gRPC port of a replica, or an option for its address",
+    ),
     "ray.train.torch.config._TorchBackend.on_start": Name(
         "pipeline/distributed/process_group.py",
         "workers on several machines each wait for the others at 127.0.0.1",

@@ -1,4 +1,4 @@
-"""The ports of a training, which ask for no token, may be at one address only."""
+"""Ports that ask for no token: of a training at one address, of pictures on loopback, no others."""
 
 import re
 import subprocess
@@ -17,7 +17,10 @@ pathlib.Path("/proc/self/comm").write_text(sys.argv[1])
 with socket.create_server((sys.argv[2], 0)) as listener:
     print(listener.getsockname()[1], flush=True)
     while True:
-        listener.accept()[0].close()
+        with listener.accept()[0] as asker:
+            if sys.argv[1] == "SERVE_PROXY":
+                asker.recv(1000)
+                asker.sendall(b"HTTP/1.1 404 Not Found\\r\\n\\r\\n")
 """
 
 
@@ -48,9 +51,18 @@ def test_a_port_of_a_training_is_told_apart_from_those_that_refuse_strangers(lis
     assert (ports.shut, ports.training) == (set(), {door})
 
 
+def test_a_port_that_serves_this_machine_is_told_apart(listens):
+    door, process = listens("SERVE_PROXY", "127.0.0.1")
+
+    ports = see_that_they_refuse([process], only_at="127.0.0.1")
+
+    assert (ports.shut, ports.training, ports.serving) == (set(), set(), {door})
+
+
 @pytest.mark.parametrize(
     ("name", "address", "only_at", "problem"),
     [
+        ("SERVE_PROXY", "0.0.0.0", "", "answers without a token"),
         ("TrainWorker", "0.0.0.0", "", "does not confirm that it requires a token"),
         ("TrainWorker", "127.0.0.2", "127.0.0.1", "can be reached from other machines"),
         ("Reader", "127.0.0.1", "", "does not confirm that it requires a token"),

@@ -6,7 +6,8 @@ import json
 import re
 import shutil
 import socket
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor, wait
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -14,10 +15,11 @@ import pytest
 import requests
 from PIL import Image
 
+from pipeline.checkpoint.load_model import load_from
 from pipeline.cli.generate import GenerateConfig, generate
 from pipeline.serving.config import ServeConfig
-from pipeline.serving.drawing_queue import DrawingQueue, QueueFullError
-from pipeline.serving.models import load_models
+from pipeline.serving.drawing_queue import BATCH, DrawingQueue, QueueFullError
+from pipeline.serving.models import ServedModel, load_models
 from ratgan.picture import Picture, read_signature
 from tests.pipeline.serving.server import CARD, STEP, make_run, served
 
@@ -62,6 +64,26 @@ def test_many_clients_get_each_the_picture_of_the_command(run, address, tmp_path
     for question, answer in zip(questions, answers, strict=True):
         assert answer.status_code == 200
         assert np.array_equal(pixels(answer.content), expected[question]), question
+
+
+@pytest.mark.slow
+@pytest.mark.rest
+def test_500_requests_of_50_clients_are_all_answered_and_none_is_mixed_up(run, address):
+    wanted = [
+        Picture(f"a red bird number {number}", seed) for seed in range(50) for number in range(10)
+    ]
+
+    with ThreadPoolExecutor(50) as pool:
+        answers = list(
+            pool.map(lambda each: imagine(address, prompt=each.caption, seed=each.seed), wanted)
+        )
+
+    assert [answer.status_code for answer in answers] == [200] * 500
+    assert [read_signature(answer.content)[0] for answer in answers] == wanted
+    expected = load_from(str(run)).draw_pictures(wanted).permute(0, 2, 3, 1).numpy()
+    drawn = np.stack([pixels(answer.content) for answer in answers])
+    assert np.array_equal(drawn, expected)
+    assert len({each.tobytes() for each in expected}) > 400, "another's picture would show"
 
 
 def test_a_picture_says_what_it_is_made_from_and_is_drawn_again(run, address, tmp_path):
@@ -195,6 +217,8 @@ def test_pages_of_others_and_other_names_are_refused(address):
     for headers, status in (
         ({"Host": "evil.example"}, 403),
         ({"Sec-Fetch-Site": "cross-site"}, 403),
+        ({"Sec-Fetch-Site": "same-site"}, 403),  # another port of this machine
+        ({"Sec-Fetch-Site": "none"}, 200),  # typed by a person
         ({"Sec-Fetch-Site": "same-origin"}, 200),
     ):
         answer = requests.get(f"{address}/v1/models", headers=headers, timeout=60)
@@ -241,6 +265,31 @@ def test_a_full_queue_is_said_and_passes(run):
         assert [result.result(120).image.shape for result in results] == [(3, 32, 32)] * 3
     finally:
         queue.close()
+
+
+def test_no_request_waits_for_all_pictures_of_a_large_one(run):
+    first = load_models(ServeConfig(model=(str(run),)))["birds"]
+    second = replace(first, name="second")
+    queue = DrawingQueue(limit=1000)
+    order: list[str] = []
+
+    def put(name: str, served: ServedModel, count: int) -> list[Future]:
+        results = queue.put(served, [Picture("a bird", seed) for seed in range(count)])
+        for result in results:
+            result.add_done_callback(lambda _: order.append(name))
+        return results
+
+    try:
+        with queue._changed:  # nothing is drawn before all of them wait
+            asked = [put("large", first, 200), put("small", first, 2), put("other", second, 1)]
+        wait([result for results in asked for result in results], 120)
+    finally:
+        queue.close()
+
+    assert [order.count(name) for name in ("large", "small", "other")] == [200, 2, 1]
+    # With the first batch, and with the one that follows it.
+    assert order[: 3 * BATCH].count("small") == 2
+    assert order[: 3 * BATCH].count("other") == 1
 
 
 def test_more_than_the_queue_holds_is_503_with_a_time_to_wait(run):
@@ -317,6 +366,8 @@ def test_documentation_and_figures_come_from_here(address):
     assert "http://" not in page.replace(address, "")
     assert "https://" not in page
     assert set(schema["paths"]) >= {"/imagine", "/v1/images/generations", "/v1/models", "/healthz"}
+    statuses = [set(r["responses"]) for m in schema["paths"].values() for r in m.values()]
+    assert statuses == [{"200", "default"}] * len(statuses), "422 is never answered"
     assert all(path in page for path in schema["paths"])
     assert 'ratgan_images_total{model="birds"}' in figures
     assert json.dumps(schema)
