@@ -11,7 +11,7 @@ from mlflow import MlflowClient
 
 from pipeline.common.redaction import redacted
 from pipeline.storage.folder import Folder
-from pipeline.tracking.mlflow_run import fluent_api, open_store, waiting_at_most
+from pipeline.tracking.mlflow_access import fluent_api, open_store, waiting_at_most
 from pipeline.tracking.refusals import sorted_error
 from pipeline.tracking.store_file import store_file
 from pipeline.tracking.tracker import tracking_uri

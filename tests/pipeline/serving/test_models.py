@@ -11,7 +11,7 @@ from mlflow import MlflowClient
 from pipeline.cli.generate import GenerateConfig, generate
 from pipeline.serving.config import ServeConfig
 from pipeline.tracking.mlflow_model import log_model
-from pipeline.tracking.mlflow_run import fluent_api, open_store
+from pipeline.tracking.mlflow_access import fluent_api, open_store
 from tests.pipeline.serving.server import STEP, make_run, served
 from tests.waiting import wait_until
 

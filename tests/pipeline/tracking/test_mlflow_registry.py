@@ -3,7 +3,7 @@
 import pytest
 
 from pipeline.tracking.mlflow_registry import find_version
-from pipeline.tracking.mlflow_run import open_store
+from pipeline.tracking.mlflow_access import open_store
 
 
 def test_a_number_is_the_version_and_no_store_is_asked(tmp_path):
