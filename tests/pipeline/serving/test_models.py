@@ -10,8 +10,8 @@ from mlflow import MlflowClient
 
 from pipeline.cli.generate import GenerateConfig, generate
 from pipeline.serving.config import ServeConfig
-from pipeline.tracking.mlflow_model import log_model
 from pipeline.tracking.mlflow_access import fluent_api, open_store
+from pipeline.tracking.mlflow_model import log_model
 from tests.pipeline.serving.server import STEP, make_run, served
 from tests.waiting import wait_until
 

@@ -2,8 +2,8 @@
 
 import pytest
 
-from pipeline.tracking.mlflow_registry import find_version
 from pipeline.tracking.mlflow_access import open_store
+from pipeline.tracking.mlflow_registry import find_version
 
 
 def test_a_number_is_the_version_and_no_store_is_asked(tmp_path):
