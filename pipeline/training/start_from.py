@@ -194,7 +194,7 @@ def _sentences(config: TrainConfig, dataset: PreparedDataset, model: TextToImage
     """
     encoder, ours, theirs = dataset.manifest.encoder, dataset.transform, model.transform
     known = model.encoder_record
-    same_encoder = known.get("sha256") == encoder.sha256
+    same_encoder = (known.get("sha256"), len(theirs.mean)) == (encoder.sha256, encoder.dim)
     if same_encoder and _equal(ours, theirs):
         return "same"
     if config.start_text == "same":
