@@ -292,7 +292,7 @@ class TrainConfig(RunConfig):
         if self.augment_adaptive and not self.augment:
             raise ValueError(
                 "augment_adaptive has no effect without changes to adapt: leave it out, or name "
-                "some with --augment, for example cutout."
+                "some with --augment, for example translation cutout."
             )
         return self
 
