@@ -22,6 +22,7 @@ from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, gene
 from pydantic import BaseModel, ConfigDict, Field
 from starlette.exceptions import HTTPException
 
+from pipeline.common.console import print_line
 from pipeline.preparation.decoding.captions import clean_caption
 from pipeline.serving.config import ServeConfig
 from pipeline.serving.drawing_queue import DrawingQueue, Drawn, QueueFullError
@@ -38,6 +39,7 @@ KINDS = {
     ".svg": "image/svg+xml",
 }
 MAX_PROMPT = 2000  # characters
+PATIENCE = 10  # times as long until the next look at MLflow, after one that failed
 LOOK_EVERY_S = 0.5  # whether who asked is still there
 MAX_SHOWN_SEED = 2**31 - 1  # of seeds that are drawn here: short enough to read aloud
 NOTE = "The caption is far from all captions of the training: the picture will hardly fit it."
@@ -178,8 +180,13 @@ def build_app(config: ServeConfig, models: dict[str, ServedModel]) -> FastAPI:
     ended = threading.Event()
 
     def reload() -> None:
-        while not ended.wait(config.reload_s):
-            reload_moved(config, models)
+        pause, said = config.reload_s, list[str]()
+        while not ended.wait(pause):
+            failures = reload_moved(config, models)
+            for failure in failures if failures != said else ():
+                print_line(failure)
+            # A version that cannot be loaded would be fetched again and again.
+            pause, said = config.reload_s * (PATIENCE if failures else 1), failures
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:

@@ -137,12 +137,16 @@ def load_models(config: ServeConfig) -> dict[str, ServedModel]:
     return models
 
 
-def reload_moved(config: ServeConfig, models: dict[str, ServedModel]) -> None:
+def reload_moved(config: ServeConfig, models: dict[str, ServedModel]) -> list[str]:
     """Replace the models whose alias names another version than the one that is loaded.
 
     Who has found a model keeps it: no picture is made of two. One that cannot be loaded leaves the
-    one before in its place, with a note.
+    one before in its place.
+
+    Returns:
+        What could not be done.
     """
+    failures = []
     for name, location in _places(config):
         try:
             if (
@@ -152,7 +156,8 @@ def reload_moved(config: ServeConfig, models: dict[str, ServedModel]) -> None:
                 models[name] = _load(config, name, location)
                 print_line(f"model {name} is version {models[name].version} now.")
         except Exception as error:  # whatever it is, pictures are drawn with the one before
-            print_line(f"note: {name} stays version {models[name].version}: {error}")
+            failures.append(f"note: {name} stays version {models[name].version}: {error}")
+    return failures
 
 
 def _places(config: ServeConfig) -> list[tuple[str, str]]:

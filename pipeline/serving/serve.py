@@ -47,6 +47,8 @@ def plan_serving(config: ServeConfig) -> None:
         attention = "with" if served.discriminator else "without"
         about = f"{served.size} px, step {served.step}, {attention} attention"
         report.line("model", f"{name}: {about}")
+    if config.replicas:
+        report.line("replicas", f"{config.replicas} at most, on Ray")
     report.line("address", f"http://{address(host, port)}/")
     report.line("access", "with a token" if config.token_file else "this machine, without a token")
     report.end()
