@@ -194,7 +194,7 @@ def test_other_jobs_say_what_they_would_do(trained, shapes, tmp_path, capsys):
 
     model, out = f"{trained}/run/model", str(tmp_path / "out")
     plan_generation(GenerateConfig(captions=("a red circle",), model=model, output=out))
-    assert "up to 1 images of 1 captions" in capsys.readouterr().out
+    assert "1 images of 1 captions" in capsys.readouterr().out
 
     plan_sync(SyncConfig(run=f"{trained}/run"))
     assert "nothing to send to sqlite" in lines(capsys.readouterr().out)["run"]
