@@ -17,6 +17,7 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
+import psutil
 import ray
 import ray._private.authentication.authentication_token_setup as authentication
 import ray._private.parameter as parameter
@@ -67,9 +68,20 @@ def start(*, cpus: int) -> None:
             return
         except Exception as error:
             ray.shutdown()
+            _end_processes(folder)
             if not budget.allows_another(time.monotonic() - began):
                 raise
             logger.warning("Ray did not start and is restarted: %s", error)
+
+
+def _end_processes(folder: Path) -> None:
+    """End what a start that failed has left: Ray knows nothing of it any more."""
+    for child in psutil.Process().children():
+        with contextlib.suppress(psutil.NoSuchProcess):
+            if str(folder) in " ".join(child.cmdline()):
+                for each in (*child.children(recursive=True), child):
+                    with contextlib.suppress(psutil.NoSuchProcess):
+                        each.kill()
 
 
 @contextlib.contextmanager

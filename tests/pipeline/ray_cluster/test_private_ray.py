@@ -2,6 +2,8 @@
 
 import json
 import os
+import re
+import signal
 import socket
 import stat
 import subprocess
@@ -44,6 +46,29 @@ changed = {
 said = {"folder": folder, "actors": actors, "head": context.gcs_address, "changed": sorted(changed)}
 print(json.dumps(said), flush=True)
 sys.stdin.read()
+"""
+
+
+# A run whose Ray fails at first when its processes have started already.
+LATE = """
+import psutil
+import ray._private.services as services
+from pipeline.ray_cluster.connection import connect
+
+get_node, seen = services.get_node, []
+
+
+def late(*arguments, **keywords):
+    seen.append(psutil.Process().children(recursive=True))
+    if len(seen) == 1:
+        raise ValueError("late")
+    return get_node(*arguments, **keywords)
+
+
+services.get_node = late
+connect(cpus=1)
+left = [process for process in seen[0] if process in seen[1] and process.status() != "zombie"]
+print("started", len(seen[0]), "left", len(left))
 """
 
 
@@ -125,11 +150,24 @@ def test_two_at_once_are_shut_see_only_themselves_and_leave_nothing(home, tmp_pa
     assert stat.S_IMODE((home / ".ray" / "auth_token").stat().st_mode) == 0o644
 
 
+@pytest.mark.slow
+@pytest.mark.rest
+def test_a_start_that_failed_leaves_no_process_beside_the_next():
+    done = subprocess.run(
+        [sys.executable, "-c", LATE], capture_output=True, text=True, timeout=500, check=False
+    )
+
+    assert "Ray did not start and is restarted: late" in done.stderr
+    started, left = re.search(r"started (\d+) left (\d+)", done.stdout).groups()
+    assert int(started) > 2
+    assert int(left) == 0
+
+
 def test_the_folder_of_a_process_that_was_killed_is_removed_by_the_next(tmp_path, monkeypatch):
     monkeypatch.setattr(private_ray, "_bases", lambda: [tmp_path])
     monkeypatch.setattr(private_ray, "LONGEST_FOLDER", 1000)
     code = (
-        "import os, signal, pathlib, sys; from pipeline import private_ray\n"
+        "import os, signal, pathlib, sys; from pipeline.ray_cluster import private_ray\n"
         "private_ray._bases = lambda: [pathlib.Path(sys.argv[1])]\n"
         "private_ray.LONGEST_FOLDER = 1000\n"
         "print(private_ray._make_folder(), flush=True)\n"
@@ -138,6 +176,7 @@ def test_the_folder_of_a_process_that_was_killed_is_removed_by_the_next(tmp_path
     killed = subprocess.run(
         [sys.executable, "-c", code, str(tmp_path)], stdout=subprocess.PIPE, text=True, check=False
     )
+    assert killed.returncode == -signal.SIGKILL
     abandoned = Path(killed.stdout.strip())
     (tmp_path / "ratgan-ray.notours1").mkdir()
     (tmp_path / "ratgan-ray.leftover").mkdir()
