@@ -1,8 +1,9 @@
 """Every option of a training run; a preset fills some in, flags the rest."""
 
+import inspect
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import Field, ValidationError, model_validator
+from pydantic import Field, ValidationError, field_validator, model_validator
 
 from pipeline.common.settings import Settings
 from ratgan.architectures import STANDARD, find_architecture
@@ -287,6 +288,11 @@ class TrainConfig(RunConfig):
             )
         return self
 
+    @field_validator("augment")
+    @classmethod
+    def _sort(cls, value: tuple[Augmentation, ...]) -> tuple[Augmentation, ...]:
+        return tuple(sorted(set(value)))  # their order has no effect
+
     @model_validator(mode="after")
     def _check_augmentation(self) -> Self:
         if self.augment_adaptive and not self.augment:
@@ -294,6 +300,10 @@ class TrainConfig(RunConfig):
                 "augment_adaptive has no effect without changes to adapt: leave it out, or name "
                 "some with --augment, for example translation cutout."
             )
+        architecture = self.model.architecture
+        step = inspect.signature(find_architecture(architecture).step)
+        if self.augment and "views" not in step.parameters:
+            raise ValueError(f"augment: the step of {architecture} has no argument `views` for it.")
         return self
 
     @model_validator(mode="after")
@@ -389,7 +399,10 @@ def refuse_changes(before: dict[str, object], now: RunConfig) -> list[str]:
     changes = {
         name: f"{name}: {old.get(name)} → {new.get(name)}"
         for name in sorted(old.keys() | new.keys())
-        if old.get(name) != new.get(name) and (name not in RESUMABLE_CHANGES or name in ROUNDING)
+        if old.get(name) != new.get(name)
+        and (name not in RESUMABLE_CHANGES or name in ROUNDING)
+        # What a run started from may have moved: the weights are its own by now.
+        and not (name == "start_from" and old.get(name) and new.get(name))
     }
     through = ROUNDING.union(now.allow_changes)
     if changed := [said for name, said in changes.items() if name not in through]:

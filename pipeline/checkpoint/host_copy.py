@@ -70,12 +70,17 @@ def holding(network: Network, tensors: Mapping[str, Tensor]) -> Network:
     return copy.deepcopy(network, memo)
 
 
-def refuse_not_finite(groups: Mapping[str, Mapping[str, Tensor]], what: str) -> None:
+def refuse_not_finite(
+    groups: Mapping[str, Mapping[str, Tensor]],
+    what: str,
+    advice: str = "start a new run with smaller learning rates, under another --name",
+) -> None:
     """Refuse numbers that would spoil whatever is made of them.
 
     Args:
         groups: Tensors by group and name.
         what: They are, for the message.
+        advice: What to do.
 
     Raises:
         ValueError: With the name of the first tensor that holds NaN or an infinity.
@@ -88,6 +93,5 @@ def refuse_not_finite(groups: Mapping[str, Mapping[str, Tensor]], what: str) -> 
             bad = int((~tensor.isfinite()).sum())
             raise ValueError(
                 f"{what}: {bad:,} of {tensor.numel():,} numbers of {group}/{name} are NaN or "
-                "infinite. Training broke down before; start a new run with smaller learning "
-                "rates, under another --name."
+                f"infinite. Training broke down before; {advice}."
             )

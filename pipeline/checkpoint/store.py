@@ -190,7 +190,10 @@ def damage(folder: Folder) -> str | None:
     """Say what is wrong with a checkpoint, or None; each byte of it is read and hashed."""
     try:
         listed = folder.read(MARKER).decode("ascii", "replace")
-        return _difference(folder, {FILES: listed}) or _difference(folder, folder.read_json(FILES))
+        files = folder.read_json(FILES)
+        if not isinstance(files, dict):
+            return f"{FILES} lists no files"
+        return _difference(folder, {FILES: listed}) or _difference(folder, files)
     except FileNotFoundError as error:
         return f"a file is missing: {error}"
     except OSError as error:

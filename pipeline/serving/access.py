@@ -47,6 +47,22 @@ def listen(config: ServeConfig) -> socket.socket:
     return listener
 
 
+def in_cluster(config: ServeConfig) -> bool:
+    """Tell whether a cluster serves, and not this machine.
+
+    Raises:
+        ValueError: If it would do so without a token, or at a port that nobody knows.
+    """
+    if not os.environ.get("RAY_ADDRESS"):
+        return False
+    if not config.token_file or not config.port:
+        raise ValueError(
+            "a cluster can be reached by others, and at a known port only: serve with --token-file "
+            "and --port."
+        )
+    return True
+
+
 def read_token(path: str) -> str:
     """Read the token that requests must bring.
 

@@ -88,11 +88,17 @@ class DrawingQueue:
         self._thread.join()
 
     def _work(self) -> None:
-        while batch := self._next():
-            running = [job for job in batch if job.result.set_running_or_notify_cancel()]
-            encoded = [job for job in running if self._encode(job)]
-            if encoded:
-                self._draw(encoded)
+        while self._take_turn():  # which holds no model while nothing is asked
+            pass
+
+    def _take_turn(self) -> bool:
+        """Draw the next pictures; false at the end."""
+        batch = self._next()
+        running = [job for job in batch if job.result.set_running_or_notify_cancel()]
+        encoded = [job for job in running if self._encode(job)]
+        if encoded:
+            self._draw(encoded)
+        return bool(batch)
 
     def _next(self) -> list[_Job]:
         """Wait for pictures of one model; nothing at the end.

@@ -188,11 +188,14 @@ def _version(config: ServeConfig, location: str) -> str:
 def _load(config: ServeConfig, name: str, location: str) -> ServedModel:
     if not location.startswith(IN_MLFLOW):
         return _load_from(config, name, location)
+
     from pipeline.tracking.mlflow_registry import fetched
 
     version = _version(config, location)
     with fetched(location, version, config.tracking_uri) as folder:
-        return replace(_load_from(config, name, str(folder)), version=version)
+        served = replace(_load_from(config, name, str(folder)), version=version)
+    _ = served.identity  # computed now, not while requests wait
+    return served
 
 
 def _load_from(config: ServeConfig, name: str, location: str) -> ServedModel:

@@ -3,10 +3,19 @@
 Ray calls `middlewares` in the process of each proxy, so this imports nothing large.
 """
 
+import logging
+
+import uvicorn
 from starlette.middleware import Middleware
 
 from pipeline.serving.guard import MAX_BODY, TOO_LARGE, App, Message, Receive, Send, send_error
 
+logger = logging.getLogger(__name__)
+
+# What a replica reads. Ray's proxy would take its own limits from others, before any token is seen.
+HEADERS = {b"host", b"authorization", b"content-type", b"content-length", b"if-none-match"}
+HEADERS |= {b"sec-fetch-site", b"transfer-encoding"}
+OF_RAY = ("/-/healthz", "/-/routes")  # the proxy's own
 # What Ray's proxy answers itself, as status and kind of ours.
 OF_PROXY = {
     408: (504, "timeout", "not drawn in time."),
@@ -24,9 +33,10 @@ class CleanErrors:
 
     async def __call__(self, scope: Message, receive: Receive, send: Send) -> None:
         """Answer a request (ASGI)."""
-        if scope["type"] != "http" or scope["path"].startswith("/-/"):  # the proxy's own health
+        if scope["type"] != "http" or scope["path"] in OF_RAY:
             await self.app(scope, receive, send)
             return
+        scope = {**scope, "headers": [each for each in scope["headers"] if each[0] in HEADERS]}
         start: Message | None = None
         answered, seen = False, 0
 
@@ -54,11 +64,18 @@ class CleanErrors:
             if start is not None:
                 await send(message)
 
-        await self.app(scope, receive_bounded, send_clean)
+        try:
+            await self.app(scope, receive_bounded, send_clean)
+        except Exception:
+            if answered:
+                raise
+            logger.exception("Ray's proxy failed at a request")
         if not answered:
             await send_error(send, *(TOO_LARGE if seen > MAX_BODY else LOST))
 
 
 def middlewares() -> list[Middleware]:
     """Return what Ray's proxy puts before its routes."""
+    # Not what happens to be installed; and h11 bounds the head of a request.
+    uvicorn.config.HTTP_PROTOCOLS["auto"] = uvicorn.config.HTTP_PROTOCOLS["h11"]
     return [Middleware(CleanErrors)]

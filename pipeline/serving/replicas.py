@@ -22,7 +22,15 @@ from ray.serve.exceptions import RayServeException
 
 from pipeline.common.console import print_line
 from pipeline.ray_cluster.connection import connect, obtainable
-from pipeline.serving.access import TOKEN, address, checked_token, listen, own_names, read_token
+from pipeline.serving.access import (
+    TOKEN,
+    address,
+    checked_token,
+    in_cluster,
+    listen,
+    own_names,
+    read_token,
+)
 from pipeline.serving.app import build_app
 from pipeline.serving.config import ServeConfig
 from pipeline.serving.drawing_queue import BATCH
@@ -93,21 +101,18 @@ def serve_replicas(config: ServeConfig) -> None:
         FileNotFoundError: If a model does not exist.
         OSError: If the port is taken, or the server does not answer there.
     """
+    cluster, port = in_cluster(config), config.port
     token = read_token(config.token_file) if config.token_file else ""
-    in_cluster = bool(os.environ.get("RAY_ADDRESS"))
-    port = config.port
-    if not in_cluster:
+    if not cluster:
         with listen(config) as listener:  # for its error, and for a free port
             port = listener.getsockname()[1]
-    elif not token or not port:
-        raise ValueError(
-            "a cluster can be reached by others, and at a known port only: serve with --token-file "
-            "and --port."
-        )
     # An error is shown at once here; Ray would try it again in each replica.
     load_models(config.model_copy(update={"device": "cpu"}))
     connect(cpus=config.replicas or 1)
     logging.getLogger("ray.serve").setLevel(logging.WARNING)
+    if cluster and (others := list(serve.status().applications)):
+        # Their port and their doors are there already, and ours would have no effect.
+        raise ValueError(f"the cluster serves already ({', '.join(others)}): end that first.")
     with contextlib.suppress(KeyboardInterrupt, SystemExit):
         try:
             serve.start(
@@ -121,17 +126,17 @@ def serve_replicas(config: ServeConfig) -> None:
                 controller_options={"runtime_env": {"env_vars": PROXY}},
             )
             # What a cluster is called, it does not know; a page elsewhere knows no token.
-            hosts = None if in_cluster else own_names(config, port)
+            hosts = None if cluster else own_names(config, port)
             serve.run(_application(config, hosts, token), name=NAME)
-            if not in_cluster:
+            if not cluster:
                 _wait_until_ready(config.host, port)
-            where = "on the cluster's head (" if in_cluster else "("
+            where = "on the cluster's head (" if cluster else "("
             print_line(f"open http://{address(config.host, port)}/ {where}Ctrl-C stops the server)")
             threading.Event().wait()
         finally:
             with contextlib.suppress(RayServeException):  # it did not start
                 serve.delete(NAME)
-                if in_cluster and not serve.status().applications:
+                if cluster and not serve.status().applications:
                     serve.shutdown()
             ray.shutdown()
     print_line("stopped.")

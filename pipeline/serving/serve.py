@@ -7,7 +7,7 @@ import socket
 import uvicorn
 
 from pipeline.common.console import DryRunReport, print_line
-from pipeline.serving.access import address, listen, own_names, read_token
+from pipeline.serving.access import address, in_cluster, listen, own_names, read_token
 from pipeline.serving.app import build_app
 from pipeline.serving.config import ServeConfig
 from pipeline.serving.guard import Guard
@@ -39,6 +39,7 @@ def serve(config: ServeConfig) -> None:
 
 def plan_serving(config: ServeConfig) -> None:
     """Print what would be served, after loading the models and taking the port; as `serve`."""
+    cluster = in_cluster(config)
     _, listener, models = _open(config)
     with listener:
         host, port = listener.getsockname()[:2]
@@ -47,8 +48,8 @@ def plan_serving(config: ServeConfig) -> None:
         attention = "with" if served.discriminator else "without"
         about = f"{served.size} px, step {served.step}, {attention} attention"
         report.line("model", f"{name}: {about}")
-    if config.replicas:
-        report.line("replicas", f"{config.replicas} at most, on Ray")
+    if config.replicas or cluster:
+        report.line("replicas", f"{config.replicas or 1} at most, on Ray")
     report.line("address", f"http://{address(host, port)}/")
     report.line("access", "with a token" if config.token_file else "this machine, without a token")
     report.end()

@@ -250,6 +250,7 @@ class LearningWatch:
         }
         parted, known = _difference(training, held_out), _difference(training, drawn)
         if not known:  # it does not tell real images from drawn ones
+            self.seen.overfits = 0
             return metrics
         share = parted / known
         overfits = step >= LEARNING_FROM and parted > PARTED and share > OVERFIT

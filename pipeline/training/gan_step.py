@@ -99,7 +99,7 @@ def do_step(
             mismatched=sentences[_share(partners).to(device)],
             mismatched_weights=None if weights is None else _share(weights).to(device),
             noise=noise.to(device),  # [b, Z]
-            views=views,
+            **({} if views is None else {"views": views}),
             penalty_weight=optim.penalty_weight,
             penalty_power=optim.penalty_power,
             average_decay=_decay(optim.average_decay, step),

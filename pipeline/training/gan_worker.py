@@ -294,9 +294,9 @@ class GanTraining:
         self.saver.finish()
         reached, skipped = self.step, self.skips.in_a_row()
         # A run that was never stopped has no checkpoints but the regular ones.
-        self._restore(extras=False)
+        target = self.step if self._restore(extras=False) else None
         allowed = self.config.health.rollbacks
-        refuse_to_go_back(reached, self.step, skipped, self.offset, allowed)
+        refuse_to_go_back(reached, target, skipped, self.offset, allowed)
         self.offset = self.offset.back(reached, self.step)
         self.skips.end_row()
         if self.reporter:

@@ -65,5 +65,7 @@ class HeldOut:
         return training, held_out, torch.cat(drawn)
 
     def _judge(self, gan: Gan, images: Tensor, sentences: Tensor) -> Tensor:
+        gan.discriminator.eval()  # one with buffers or dropout learns nothing from this look
         (logits,) = gan.discriminator(images, sentences.to(self.device))
+        gan.discriminator.train()
         return logits.cpu().double()

@@ -62,12 +62,12 @@ class BatchOffset:
 
 
 def refuse_to_go_back(
-    step: int, target: int, skips: int, course: BatchOffset, allowed: int
+    step: int, target: int | None, skips: int, course: BatchOffset, allowed: int
 ) -> None:
     """Stop a run that cannot roll back again.
 
     Args:
-        target: Step of its last checkpoint; 0 if there is none.
+        target: Step of its last checkpoint; None if there is none.
         skips: Skipped steps in a row.
         course: Offset of the run, with the number of its rollbacks.
         allowed: Permitted number of rollbacks.
@@ -80,7 +80,7 @@ def refuse_to_go_back(
         "Try a lower --optim.discriminator-lr and --optim.generator-lr or --precision float32 in a "
         "new run with another --name."
     )
-    if not target:
+    if target is None:
         raise ValueError(f"{happened}, and there is no checkpoint yet for a rollback. {advice}")
     if course.rollbacks >= allowed:
         raise ValueError(

@@ -44,6 +44,7 @@ from ratgan.weights.transfer import Account, Network, Sentences, transfer
 
 RECORD = "started_from.json"  # in MLflow
 DISCRIMINATOR_FILES = (DISCRIMINATOR_JSON, DISCRIMINATOR_TENSORS)
+OTHERS = "start from other weights"
 FREE = {"image_size", "sentence_dim"}  # arguments of the networks that may differ
 
 
@@ -111,7 +112,9 @@ def find_start(config: TrainConfig, launch: Launch) -> Start | None:
     }
     held = {name: source for name, (_, source) in pairs.items() if source is not None}
     refuse_not_finite(
-        {name: source.state_dict() for name, source in held.items()}, f"start_from={place}"
+        {name: source.state_dict() for name, source in held.items()},
+        f"start_from={place}",
+        OTHERS,
     )
     accounts = {}
     for name, (network, source) in pairs.items():
@@ -213,7 +216,8 @@ def _sentences(config: TrainConfig, dataset: PreparedDataset, model: TextToImage
         )
     if not same_encoder:
         return "other"
-    refuse_not_finite({"transform": theirs.state_dict()}, f"start_from={config.start_from}")
+    what = f"start_from={config.start_from}"
+    refuse_not_finite({"transform": theirs.state_dict()}, what, OTHERS)
     # [S, R] [R, T]. The mean caption here stands for the mean one there.
     refit: Tensor = torch.linalg.pinv(ours.projection.double()) @ theirs.projection.double()
     return refit

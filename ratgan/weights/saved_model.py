@@ -202,8 +202,8 @@ def load(
             beside if comes_along else encoder_path or _within(folder, record["encoder"]),
             record["tensors_sha256"],
         )
-    if comes_along:
-        model.load_encoder()  # at once: the folder may be a copy that is soon deleted
+        if comes_along:
+            model.load_encoder()  # at once: the folder may be a copy that is soon deleted
     return model
 
 

@@ -16,10 +16,14 @@ def build_strictly(build: Callable[[], Network], tensors: dict[str, Tensor], whe
     have them, or a line of JSON could ask for terabytes.
 
     Raises:
-        ValueError: As `load_strictly` does.
+        ValueError: As `load_strictly` does, or if there is no module of such sizes.
     """
-    with torch.device("meta"):
-        _check(build(), tensors, where)
+    try:
+        with torch.device("meta"):
+            network = build()
+    except (RuntimeError, ArithmeticError) as error:
+        raise ValueError(f"{where} belongs to sizes that no network can have: {error}") from error
+    _check(network, tensors, where)
     module = build()
     load_strictly(module, tensors, where)
     return module

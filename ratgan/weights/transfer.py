@@ -71,6 +71,9 @@ def transfer(network: Network, source: Network, sentences: Sentences = "same") -
             tensor, found = tensor[-rows:], found[-rows:]
         if name in readers:
             axis = readers[name]
+            if axis is None:
+                account.anew[name] = account.left_out[original] = "how it reads sentences is open"
+                continue
             read = source.arguments["sentence_dim"]
             found, words = found.split([found.shape[axis] - read, read], axis)
             if isinstance(sentences, Tensor):
@@ -114,18 +117,20 @@ def _counted_from_image(
         yield here, (name, tensor)
 
 
-def _readers(network: Network) -> dict[str, int]:
+def _readers(network: Network) -> dict[str, int | None]:
     """Return the tensors that grow with the sentence vectors, and the axis along which they do.
 
-    Sentences are the last that they read along it.
+    Sentences are the last that they read along it. None where that is not so plain.
     """
-    grown: dict[str, Tensor] = {}
+    readers: dict[str, int | None] = {}
+    own, size = network.state_dict(), network.arguments["sentence_dim"]
     for more in (1, 2):  # at one of them a shortcut may be missing: as many channels in as out
-        larger = network.arguments | {"sentence_dim": network.arguments["sentence_dim"] + more}
         with torch.device("meta"):
-            grown |= type(network)(**larger).state_dict()
-    return {
-        name: next(axis for axis, (a, b) in enumerate(zip(t.shape, g.shape, strict=True)) if a != b)
-        for name, t in network.state_dict().items()
-        if name in grown and t.shape != (g := grown[name]).shape
-    }
+            larger = type(network)(**network.arguments | {"sentence_dim": size + more})
+        for name, grown in larger.state_dict().items():
+            if name in own and own[name].shape != grown.shape:
+                axes = [axis for axis, s in enumerate(grown.shape) if s != own[name].shape[axis]]
+                least, plain = own[name].shape[axes[0]], len(axes) == 1
+                plain = plain and grown.shape[axes[0]] == least + more and least >= size
+                readers[name] = axes[0] if plain else None
+    return readers

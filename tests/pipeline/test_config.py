@@ -1,8 +1,11 @@
 """Options of a run: what a checkpoint from before an option existed is taken for."""
 
+import dataclasses
+
 import pytest
 
 from pipeline.config import ModelConfig, TrainConfig, refuse_changes
+from ratgan.architectures import ARCHITECTURES
 
 
 def test_a_checkpoint_from_before_the_choice_of_the_output_goes_on_with_tanh():
@@ -29,6 +32,27 @@ def test_augmentation_is_off_for_older_checkpoints_and_changes_a_run():
     assert refuse_changes(before, now) == []
     with pytest.raises(ValueError, match=r"augment: \[\] → \['cutout'\]"):
         refuse_changes(before, TrainConfig(total_steps=1, augment=("cutout",)))
+    two = TrainConfig(total_steps=1, augment=("translation", "cutout"))
+    turned = TrainConfig(total_steps=1, augment=("cutout", "translation"))
+    assert refuse_changes(two.record(), turned) == []
+
+
+def test_augmentation_is_refused_for_a_step_that_takes_no_views(monkeypatch):
+    def step(gan, *, images, sentences, mismatched, noise): ...
+
+    alone = dataclasses.replace(ARCHITECTURES["rat-gan"], step=step)
+    monkeypatch.setitem(ARCHITECTURES, "alone", alone)
+
+    with pytest.raises(ValueError, match="the step of alone has no argument `views`"):
+        TrainConfig(total_steps=1, augment=("cutout",), model=ModelConfig(architecture="alone"))
+
+
+def test_what_a_run_started_from_may_have_moved_since():
+    now = TrainConfig(total_steps=1, start_from="/new/place")
+
+    assert refuse_changes(now.record() | {"start_from": "/old/place"}, now) == []
+    with pytest.raises(ValueError, match="start_from: None → /new/place"):
+        refuse_changes(now.record() | {"start_from": None}, now)
 
 
 @pytest.mark.parametrize(

@@ -34,7 +34,7 @@ def register(uri: str, experiment: str, model: Path) -> None:
         log_model(client, client.create_run(experiment), record, content)
 
 
-def test_an_alias_that_moves_takes_over_without_a_failed_request(tmp_path):
+def test_an_alias_that_moves_takes_over_without_a_failed_request(tmp_path, capsys):
     uri = f"sqlite:///{tmp_path}/mlflow.db"
     open_store(uri)
     client = MlflowClient(uri)
@@ -78,6 +78,11 @@ def test_an_alias_that_moves_takes_over_without_a_failed_request(tmp_path):
                 moved.set()
             answers = [answer for each in asking for answer in each.result()]
         client.set_registered_model_alias("birds", "best", "3")  # has no files
+        said = []
+        wait_until(
+            lambda: said.append(capsys.readouterr().out) or "stays version 2" in "".join(said),
+            "that it cannot be loaded is said",
+        )
         third = requests.get(f"{address}/imagine?prompt=a+red+bird", timeout=120)
         described = requests.get(f"{address}/v1/models", timeout=60).json()["data"][0]
 

@@ -19,7 +19,9 @@ async def _answer(app, scope: dict, *received: dict) -> tuple[int, dict]:
     async def send(message: dict) -> None:
         sent.append(message)
 
-    await CleanErrors(app)({"type": "http", "path": "/imagine"} | scope, receive, send)
+    await CleanErrors(app)(
+        {"type": "http", "path": "/imagine", "headers": []} | scope, receive, send
+    )
     start, body = sent
     return start["status"], json.loads(body["body"])["error"]
 
@@ -39,6 +41,29 @@ def test_what_the_proxy_answers_itself_has_the_shape_of_our_errors(status, expec
 
     assert (answered, error["type"]) == (expected, kind)
     assert "Traceback" not in error["message"]
+
+
+def test_the_proxy_gets_no_limits_from_who_asks_and_its_failures_are_clean():
+    seen = []
+
+    async def proxy(scope, receive, send) -> None:
+        seen.append(dict(scope["headers"]))
+        raise UnicodeDecodeError("utf-8", b"\xff", 0, 1, "as Ray's own headers")
+
+    headers = [(b"x-request-timeout-seconds", b"0"), (b"x-request-id", b"\xff"), (b"host", b"a")]
+
+    assert asyncio.run(_answer(proxy, {"headers": headers}))[0] == 503
+    assert seen == [{b"host": b"a"}]
+
+
+def test_only_the_routes_of_the_proxy_itself_go_past(caplog):
+    async def proxy(scope, receive, send) -> None:
+        headers = [(b"content-type", b"text/plain")]
+        await send({"type": "http.response.start", "status": 503, "headers": headers})
+        await send({"type": "http.response.body", "body": b'{"error": {"type": "raw"}}'})
+
+    for path, kind in (("/-/healthz", "raw"), ("/-/x", "overloaded")):
+        assert asyncio.run(_answer(proxy, {"path": path}))[1]["type"] == kind
 
 
 def test_a_replica_that_ends_between_head_and_body_of_an_answer_is_lost():

@@ -148,7 +148,8 @@ def test_replicas_draw_the_same_are_shut_survive_a_kill_and_leave_nothing(run, t
         of_ray = Path(server.replicas()[0].environ()["RAY_AUTH_TOKEN_PATH"])
         logs = [path for path in of_ray.parent.rglob("logs/**/*") if path.is_file()]
         assert [path for path in logs if path.stat().st_size]
-        assert not [path for path in logs if TOKEN.encode() in path.read_bytes()]
+        for secret in (TOKEN, *CAPTIONS, "a+red+bird"):
+            assert not [path for path in logs if secret.encode() in path.read_bytes()]
     finally:
         server.end()
 

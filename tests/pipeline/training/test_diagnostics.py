@@ -50,7 +50,8 @@ def test_going_back_continues_with_the_batch_after_the_last_one_seen():
 
 def test_a_run_without_a_checkpoint_cannot_go_back():
     with pytest.raises(ValueError, match=r"step 20 the last 10 steps.*no checkpoint yet.*-lr"):
-        refuse_to_go_back(20, 0, 10, BatchOffset(), allowed=3)
+        refuse_to_go_back(20, None, 10, BatchOffset(), allowed=3)
+    refuse_to_go_back(20, 0, 10, BatchOffset(), allowed=3)  # to the weights it started from
 
 
 def test_a_run_goes_back_only_so_often():

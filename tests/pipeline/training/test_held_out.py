@@ -31,3 +31,4 @@ def test_both_kinds_of_real_images_are_judged_and_drawn_ones_of_the_held_out_cap
     torch.testing.assert_close(drawn, expected.detach().double(), rtol=1e-4, atol=1e-5)
     assert all(map(torch.equal, held_out.logits(gan), (training, others, drawn)))
     assert torch.equal(torch.get_rng_state(), before)
+    assert gan.discriminator.training

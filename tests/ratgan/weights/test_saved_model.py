@@ -108,12 +108,23 @@ def test_a_damaged_record_is_refused(saved, content):
         {"generator": None},
         {"generator": {"image_size": 32, "wings": 2}},
         {"encoder": "minilm"},
+        {"generator": {"image_size": 32, "noise_dim": -1}},
         {"tensors_sha256": None},
     ],
 )
 def test_a_record_without_what_a_model_needs_is_refused(saved, changes):
     record = json.loads((saved / MODEL_JSON).read_text()) | changes
     (saved / MODEL_JSON).write_text(json.dumps(record))
+
+    with pytest.raises(ValueError, match=r"is damaged|no network can have|does not fit"):
+        ratgan.load(saved)
+
+
+@pytest.mark.parametrize("encoder", [{}, "minilm"])
+def test_a_record_that_names_no_text_encoder_is_refused_where_one_lies_beside(saved, encoder):
+    record = json.loads((saved / MODEL_JSON).read_text()) | {"encoder": encoder}
+    (saved / MODEL_JSON).write_text(json.dumps(record))
+    (saved / "text_encoder.safetensors").write_bytes(b"")
 
     with pytest.raises(ValueError, match="is damaged"):
         ratgan.load(saved)
