@@ -190,10 +190,12 @@ def damage(folder: Folder) -> str | None:
     """Say what is wrong with a checkpoint, or None; each byte of it is read and hashed."""
     try:
         listed = folder.read(MARKER).decode("ascii", "replace")
+        if problem := _difference(folder, {FILES: listed}):
+            return problem
         files = folder.read_json(FILES)
-        if not isinstance(files, dict):
+        if not isinstance(files, dict):  # though its hash fits: of somebody who meant it
             return f"{FILES} lists no files"
-        return _difference(folder, {FILES: listed}) or _difference(folder, files)
+        return _difference(folder, files)
     except FileNotFoundError as error:
         return f"a file is missing: {error}"
     except OSError as error:

@@ -1,6 +1,7 @@
 """Damage anywhere in a checkpoint is found before use: hundreds of random bytes, cuts and holes."""
 
 import errno
+import hashlib
 import random
 import shutil
 from pathlib import Path
@@ -118,6 +119,14 @@ def test_every_byte_of_the_marker_and_the_listing_counts(checkpoint, file):
     for at in range(len(content)):
         other = content[:at] + bytes([content[at] ^ 0x20]) + content[at + 1 :]  # of letters, case
         assert found(checkpoint, checkpoint / file, other), at
+
+
+def test_a_listing_of_nothing_whose_hash_fits_is_damage(checkpoint, tmp_path):
+    copy = Path(shutil.copytree(checkpoint, tmp_path / "copy"))
+    (copy / FILES).write_bytes(b"[]")
+    (copy / MARKER).write_text(hashlib.sha256(b"[]").hexdigest())
+
+    assert damage(Folder(str(copy))) == "files.json lists no files"
 
 
 def test_a_missing_file_is_found_and_named(checkpoint, tmp_path):
