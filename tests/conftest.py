@@ -13,6 +13,8 @@ import os
 import shutil
 import signal
 import socket
+import subprocess
+import sys
 import tempfile
 from pathlib import Path
 
@@ -38,6 +40,8 @@ atexit.register(shutil.rmtree, os.environ["HOME"], ignore_errors=True)
 # Processes that tests fork have imported this already, which takes seconds otherwise.
 multiprocessing.set_forkserver_preload(["benchmarks.equality", "pipeline.training.train"])
 
+JOBS = Path(__file__).parents[1] / "jobs"
+MODULE = 'scope="module"'  # of a fixture that the tests of a file share
 # Datasets in their original layouts (coco/annotations/…), for the tests that want real images.
 REAL_DATA = Path(os.environ.get("RATGAN_TEST_DATA", "no-test-data"))
 
@@ -51,20 +55,21 @@ def pytest_collection_modifyitems(config, items):
 
 @pytest.hookimpl(optionalhook=True)
 def pytest_xdist_make_scheduler(config, log):
-    """Keep tests together that share a fixture of their file where tests run beside each other."""
+    """Keep tests together that share a fixture where tests run beside each other."""
     from xdist.scheduler import LoadScopeScheduling
 
     class ByFixture(LoadScopeScheduling):
         def _split_scope(self, nodeid: str) -> str:
             file = nodeid.partition("::")[0]
-            return file if shares_a_fixture(file) else nodeid
+            # One Ray for all tests: each takes a tenth of a core as long as it is there.
+            return "ray" if holds(file, "ray_session") else file if holds(file, MODULE) else nodeid
 
     return ByFixture(config, log)
 
 
 @functools.cache
-def shares_a_fixture(file: str) -> bool:
-    return 'scope="module"' in (Path(__file__).parents[1] / file).read_text()
+def holds(file: str, text: str) -> bool:
+    return text in (Path(__file__).parents[1] / file).read_text()
 
 
 @pytest.fixture(autouse=True)
@@ -87,28 +92,21 @@ def ray_session():
 
 
 @pytest.fixture(scope="session")
-def shapes(ray_session, tmp_path_factory, worker_id):
+def shapes(tmp_path_factory, worker_id):
     """A prepared dataset of 150 shapes, some in pairs, at 32 px: one for all processes."""
     from pipeline.data.dataset import PreparedDataset
-    from pipeline.preparation.config import PrepareConfig
-    from pipeline.preparation.prepare import prepare
-    from pipeline.preparation.sources.shapes import ShapesSource
 
     own = tmp_path_factory.getbasetemp()
     output = (own if worker_id == "master" else own.parent) / "shapes"
     with Path(f"{output}.lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
-        prepare(
-            PrepareConfig(
-                source=ShapesSource(count=150, size=32, validation=0.2),
-                output=str(output),
-                image_size=32,
-                margin=1.25,
-                sentence_dim=16,
-                rows_per_shard=50,
-                row_group_rows=16,
-            )
-        )  # finds it done if another process was first
+        # In a process of its own, whose Ray ends with it. It finds it done if another was first.
+        options = (
+            "--count=150 --size=32 --validation=0.2 --image-size=32 --margin=1.25 "
+            "--sentence-dim=16 --rows-per-shard=50 --row-group-rows=16"
+        )
+        job = [sys.executable, str(JOBS / "prepare.py"), "shapes", f"--output={output}"]
+        subprocess.run([*job, *options.split()], check=True, stdout=subprocess.DEVNULL)
     return PreparedDataset(str(output))
 
 

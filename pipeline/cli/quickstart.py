@@ -13,7 +13,7 @@ from pipeline.evaluation.shapes_classifier import ATTRIBUTES, ShapesReader
 from pipeline.preparation.config import PrepareConfig
 from pipeline.preparation.prepare import prepare
 from pipeline.preparation.sources.shapes import ShapesSource
-from pipeline.ray_cluster.connection import connect
+from pipeline.ray_cluster.connection import connect, end_private_ray
 from pipeline.storage.disk_space import leaving_nothing
 from pipeline.storage.folder import Folder
 from pipeline.tracking.late_metrics import record_numbers
@@ -26,6 +26,7 @@ from pipeline.training.dry_run import (
     say_room,
     tracker_state,
 )
+from pipeline.training.launch import needs_ray
 from pipeline.training.step_cost import FIRST
 from pipeline.training.train import train
 from ratgan.text.transform import SentenceTransform
@@ -116,6 +117,8 @@ def quickstart(config: QuickstartConfig) -> dict[str, Any]:
             rows_per_shard=512,
         )
     )
+    if not needs_ray(config.train):
+        end_private_ray()  # it would take from the training
     stage("prepare")
 
     print_line("\n2/4 train")

@@ -106,8 +106,23 @@ def _fit(
     work: Work, fields: dict[str, Any], *, name: str, run: Folder, workers: int, use_gpu: bool
 ) -> str:
     """Run a function in every worker, or in this process if `workers` is 0; return its result."""
+    threads = torch.get_num_threads()
+    try:
+        if not workers:
+            return work(fields)
+        trainer = _trainer(work, fields, name=name, run=run, workers=workers, use_gpu=use_gpu)
+        result = trainer.fit()
+    finally:
+        torch.set_num_threads(threads)  # a run in this process may have changed it
+    (run / RAY_RECORDS).remove()
+    return result.return_value or ""
+
+
+def _trainer(
+    work: Work, fields: dict[str, Any], *, name: str, run: Folder, workers: int, use_gpu: bool
+) -> TorchTrainer:
     os.environ["RAY_TRAIN_ENABLE_PREEMPTION_WATCHER"] = "0"  # `preemption.py` does this
-    trainer = _Trainer(
+    return _Trainer(
         work,
         train_loop_config=fields,
         torch_config=NetworkTorchConfig(timeout_s=COLLECTIVE_TIMEOUT_S),
@@ -124,10 +139,3 @@ def _fit(
             ),
         ),
     )
-    threads = torch.get_num_threads()
-    try:
-        result = trainer.fit()
-    finally:
-        torch.set_num_threads(threads)  # a run in this process may have changed it
-    (run / RAY_RECORDS).remove()
-    return result.return_value or ""

@@ -74,6 +74,12 @@ def connect(*, cpus: int, least: int | None = None) -> None:
         )
 
 
+def end_private_ray() -> None:
+    """End the Ray that `connect` started for this process; leave a cluster as it is."""
+    if not os.environ.get("RAY_ADDRESS"):
+        ray.shutdown()
+
+
 @contextlib.contextmanager
 def _own_signals() -> Iterator[None]:
     """Keep Ray from taking SIGTERM over, and a closing terminal from ending what Ray starts.
@@ -115,7 +121,9 @@ def obtainable(resource: str) -> int:
 
 
 def job_tags() -> dict[str, str]:
-    """Return Ray's ids of this job, to find its logs; Ray must be connected."""
+    """Return Ray's ids of this job, to find its logs; none if it is not connected to Ray."""
+    if not ray.is_initialized():
+        return {}
     tags = {"ray.job_id": ray.get_runtime_context().get_job_id()}
     # Only this variable has the name of a submitted job.
     submitted = json.loads(os.environ.get("RAY_JOB_CONFIG_JSON_ENV_VAR", "{}"))

@@ -218,7 +218,7 @@ def running_job(
     stop: StopRequests | None = None,
     part_of: PartOf | None = None,
 ) -> Iterator[RunningJob]:
-    """Hold the run's lock, start Ray, and record the run from its start to its outcome.
+    """Hold the run's lock, connect to Ray if needed, and record the run to its outcome.
 
     The tracker is never in the way: what it does not take is kept in the run's folder, and a
     training that ends without it has ended well. The export of a result is done again by a later
@@ -330,8 +330,19 @@ def _tracking_uri(config: options.RunConfig) -> str:
     return tracking_uri(config.tracking.uri, Folder(config.output))
 
 
+def needs_ray(config: options.RunConfig) -> bool:
+    """Return whether a training takes more than this process.
+
+    Where it does not, no Ray is started: its 16 processes take memory and a tenth of a core.
+    """
+    workers = torch.cuda.device_count() if config.workers is None else config.workers
+    return bool(workers or os.environ.get("RAY_ADDRESS") or config.data.reader == "ray")
+
+
 def _connect(config: options.RunConfig, batch: int) -> WorkerRange:
     """Connect to Ray and decide how many workers there may be and whether they use GPUs."""
+    if not needs_ray(config):
+        return choose_crew(config, batch, gpus=0)
     if not os.environ.get("RAY_ADDRESS"):
         refuse_crowd(config, usable_cpus())  # before Ray is started for nothing
     expected = torch.cuda.device_count() if config.workers is None else config.workers

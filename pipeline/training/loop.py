@@ -10,6 +10,7 @@ from typing import Any, Generic, TypeVar
 import ray
 import ray.train.torch
 import torch
+from torch import distributed
 
 from pipeline.checkpoint.async_saver import Pack, Saver
 from pipeline.checkpoint.host_copy import Groups
@@ -73,7 +74,8 @@ def begin(fields: dict[str, Any], config_type: type[Config]) -> tuple[Job, Confi
     redact_logs()
     refuse_unsafe_loading()
     job = Job(**fields)
-    if ray.get_runtime_context().get_actor_id():  # no process of the user's own
+    if ray.is_initialized() and ray.get_runtime_context().get_actor_id():
+        # no process of the user's own
         redact_process()
         keep_log(job.folder)
     refuse_skew(job.versions)
@@ -81,7 +83,14 @@ def begin(fields: dict[str, Any], config_type: type[Config]) -> tuple[Job, Confi
     configure_ray_data()
     if config.threads:
         torch.set_num_threads(config.threads)
-    return job, config, ray.train.torch.get_device()
+    return job, config, _device()
+
+
+def _device() -> torch.device:
+    """Return the device of this worker; in the process of a command, the first GPU or the CPU."""
+    if distributed.is_initialized():
+        return ray.train.torch.get_device()
+    return torch.device("cuda:0" if torch.cuda.is_available() else "cpu")
 
 
 @dataclass(frozen=True)
@@ -273,7 +282,9 @@ def reader(
         plan,
         rank=collective.rank(),
         world=collective.world(),
-        holders=ray.train.get_context().get_local_world_size(),
+        holders=ray.train.get_context().get_local_world_size()
+        if distributed.is_initialized()
+        else 1,
         image_size=image_size,
         flip=config.data.flip,
         threads=config.data.decode_threads,

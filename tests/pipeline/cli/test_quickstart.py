@@ -12,7 +12,7 @@ pytestmark = pytest.mark.slow
 
 
 @pytest.mark.rest
-def test_quickstart_leaves_what_it_promises(ray_session, tmp_path, capsys):
+def test_quickstart_leaves_what_it_promises(tmp_path, capsys):
     config = QuickstartConfig.model_validate(
         {
             "source": {"count": 400, "size": 32, "pairs": 0, "validation": 0.2},

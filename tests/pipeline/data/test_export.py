@@ -398,7 +398,9 @@ def test_an_export_to_a_bucket_has_the_bytes_of_one_to_a_disk(
 
 @pytest.mark.slow
 @pytest.mark.parametrize("to", ["huggingface", "webdataset"])
-def test_what_is_exported_is_prepared_again_with_the_same_pixels_and_captions(to, shapes, tmp_path):
+def test_what_is_exported_is_prepared_again_with_the_same_pixels_and_captions(
+    ray_session, to, shapes, tmp_path
+):
     from pipeline.preparation.config import PrepareConfig
     from pipeline.preparation.prepare import prepare
 

@@ -1,4 +1,4 @@
-"""Training with a real Ray and a real MLflow store: through, resumed, killed, refused."""
+"""Training in one process with a real MLflow store: through, resumed, killed, refused."""
 
 import hashlib
 import json
@@ -14,18 +14,13 @@ import pytest
 from mlflow import MlflowClient
 
 import ratgan
-from pipeline.cli.generate import GenerateConfig, generate
 from pipeline.config import TrainConfig
 from pipeline.data.manifest import MANIFEST
-from pipeline.evaluation.config import EvaluateConfig
-from pipeline.evaluation.evaluate import evaluate
 from pipeline.storage.folder import Folder
 from pipeline.tracking.mlflow_access import fluent_api
-from pipeline.tracking.store_file import store_address
 from pipeline.training.train import train
 from ratgan.architectures import ARCHITECTURES, STANDARD
 from tests.chaos.commands import Command, tell_losses
-from tests.files import files
 
 pytestmark = pytest.mark.slow
 
@@ -100,6 +95,26 @@ def test_a_run_leaves_model_samples_checkpoints_and_record(whole):
     assert "32 × 32 px" in card
     assert "The model was not evaluated during training." in card
     assert f"python jobs/evaluate.py --model {run}" in card
+
+
+def test_a_training_in_one_process_starts_no_ray(shapes, tmp_path, monkeypatch):
+    def refuse(**options):
+        raise AssertionError("Ray is not needed")
+
+    monkeypatch.setattr("pipeline.training.launch.connect", refuse)
+
+    run = train(config(shapes, tmp_path, total_steps=1))
+
+    assert ratgan.load(f"{run}/model").origin["step"] == 1
+    with pytest.raises(AssertionError, match="not needed"):
+        train(
+            config(
+                shapes,
+                tmp_path,
+                "read",
+                data={"path": str(shapes.folder), "flip": False, "reader": "ray"},
+            )
+        )
 
 
 def test_a_checkpoint_says_all_that_a_run_goes_on_from(whole, shapes):
@@ -212,44 +227,6 @@ def test_a_finished_run_is_extended_from_its_end_and_says_so(whole, shapes, tmp_
     assert capsys.readouterr().out.count("run run is finished: 12 of 12 steps") == 2
 
 
-@pytest.mark.rest
-def test_a_run_with_its_data_is_moved_between_folders_of_any_name_and_goes_on(shapes, tmp_path):
-    old, new = tmp_path / "my%20runs #1 [v2]? ü", tmp_path / "it's {a,b} 100%"
-    shutil.copytree(str(shapes.folder), old / "data")
-
-    def options(output: Path, **changes) -> TrainConfig:
-        data = {"path": f"{output}/data", "flip": False}
-        return config(shapes, output, data=data, total_steps=2, checkpoint_every=2, **changes)
-
-    train(options(old, workers=1))
-    before = files(old / "mlflow-artifacts")
-    old.rename(new)
-    train(options(new, extend=2))
-    model = str(new / "run" / "model")
-    drawn = generate(
-        GenerateConfig(captions=("a red circle",), model=model, output=str(new / "drawn"))
-    )
-    report = evaluate(EvaluateConfig(model=str(new / "run"), count=20, few_images=True, actors=1))
-
-    assert [each.name for each in tmp_path.iterdir()] == [new.name]
-    assert all(Path(each).is_file() for each in drawn)
-    assert report["data"]["location"] == f"{new}/data"
-    uri = store_address(new / "mlflow.db")
-    run_id = json.loads((new / "run" / "run.json").read_text())["mlflow_run_id"]
-    logged = MlflowClient(uri).get_run(run_id)
-    history = MlflowClient(uri).get_metric_history(run_id, "loss/generator")
-    assert [point.step for point in history] == [2, 4]
-    assert logged.data.metrics["eval/fd_builtin_20"] == report["numbers"]["fd_builtin"]
-    assert before.items() <= files(new / "mlflow-artifacts").items()
-    with fluent_api(uri):
-        found = Path(mlflow.artifacts.download_artifacts(run_id=run_id))
-        served = mlflow.pyfunc.load_model("models:/ratgan-shapes-32/1")
-    assert {Path(name).name for name in before if "/images/" in name} <= {
-        each.name for each in (found / "images").iterdir()
-    }
-    assert served.metadata.signature.inputs.input_names() == ["caption"]
-
-
 REFUSED = {
     "another width": ({"model": {"image_size": 32, "base_channels": 4}}, "base_channels: 2 → 4"),
     "another batch": ({"optim": {"batch_size": 6}}, "optim.batch_size: 12 → 6"),
@@ -308,22 +285,6 @@ def test_every_variant_trains_to_a_model_that_draws(variant, shapes, tmp_path):
     run = train(TrainConfig.model_validate(base | changed))
 
     assert ratgan.load(f"{run}/model")("a small red circle in the centre")[0].size == (32, 32)
-
-
-def test_two_ray_workers_train_as_one_and_resume(whole, shapes, tmp_path):
-    train(config(shapes, tmp_path, workers=2, total_steps=4))
-
-    train(config(shapes, tmp_path, workers=2, total_steps=8))
-
-    def losses(output: Path) -> list[float]:
-        client = MlflowClient(f"sqlite:///{output}/mlflow.db")
-        run_id = json.loads((output / "run" / "run.json").read_text())["mlflow_run_id"]
-        return [p.value for p in client.get_metric_history(run_id, "loss/discriminator")]
-
-    # In float32, Adam makes full steps of gradients that are only rounding; the equality in
-    # float64 is in test_collective.py.
-    assert losses(tmp_path) == pytest.approx(losses(whole), rel=1e-3)
-    assert ratgan.load(tmp_path / "run" / "model").origin["step"] == 8
 
 
 @pytest.mark.rest
