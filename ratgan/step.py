@@ -20,6 +20,7 @@ from ratgan.losses import (
     matching_aware_gradient_penalty,
 )
 from ratgan.networks import TextDiscriminator, TextGenerator
+from ratgan.ops.adam import Adam
 from ratgan.update import Synchronize, alone, update_network
 
 Update = Literal["fused", "separate"]
@@ -68,11 +69,9 @@ class Gan:
             generator=generator,
             average=copy.deepcopy(generator).requires_grad_(False).eval(),
             discriminator=discriminator,
-            generator_optimizer=torch.optim.Adam(
-                generator.parameters(), lr=generator_lr, betas=betas, fused=True
-            ),
-            discriminator_optimizer=torch.optim.Adam(
-                discriminator.parameters(), lr=discriminator_lr, betas=betas, fused=True
+            generator_optimizer=Adam(generator.parameters(), lr=generator_lr, betas=betas),
+            discriminator_optimizer=Adam(
+                discriminator.parameters(), lr=discriminator_lr, betas=betas
             ),
         )
 

@@ -15,6 +15,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from ratgan.ops.adam import Adam
+
 Labels = Mapping[str, Sequence[str]]
 
 
@@ -86,7 +88,7 @@ def train_classifier(
         torch.manual_seed(seed)
         classifier = AttributeClassifier(attributes, images.shape[-1]).train()
         targets = classifier.targets(labels)
-        optimizer = torch.optim.Adam(classifier.parameters(), lr=2e-3)
+        optimizer = Adam(classifier.parameters(), lr=2e-3)
         steps = epochs * (len(images) // batch_size)
         schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, max_lr=4e-3, total_steps=steps)
         for _ in range(epochs):

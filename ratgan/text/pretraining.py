@@ -11,6 +11,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
+from ratgan.ops.adam import Adam
 from ratgan.randomness import generator_for
 from ratgan.text.damsm import CaptionNetwork
 from ratgan.text.image_branch import InceptionBranch, SmallBranch
@@ -59,7 +60,7 @@ class Pair:
         """
         both = (*captions.parameters(), *images.parameters())
         trained = [parameter for parameter in both if parameter.requires_grad]
-        return cls(captions, images, torch.optim.Adam(trained, betas=betas, fused=True))
+        return cls(captions, images, Adam(trained, betas=betas))
 
     def trained(self) -> dict[str, nn.Parameter]:
         """Name the parameters that are trained; the trunk of Inception-v3 is not."""
