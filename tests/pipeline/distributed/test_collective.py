@@ -112,7 +112,10 @@ def in_process(rank: int, world: int, output: str) -> None:
     distributed.destroy_process_group()
 
 
-@pytest.fixture(scope="module", params=[2, 3, 4])
+@pytest.fixture(
+    scope="module",
+    params=[2, pytest.param(3, marks=pytest.mark.rest), pytest.param(4, marks=pytest.mark.rest)],
+)
 def processes(request, shapes, tmp_path_factory):
     output = tmp_path_factory.mktemp("gloo")
     (output / "dataset").write_text(str(shapes.folder))

@@ -109,6 +109,7 @@ def home(tmp_path):
 
 
 @pytest.mark.slow
+@pytest.mark.rest
 def test_two_at_once_are_shut_see_only_themselves_and_leave_nothing(home, tmp_path):
     long = tmp_path / ("long" * 20)  # too long for the path of a socket
     long.mkdir()
