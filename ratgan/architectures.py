@@ -11,6 +11,7 @@ from typing import Any
 from ratgan.discriminator import Discriminator
 from ratgan.generator import Generator
 from ratgan.networks import TextDiscriminator, TextGenerator
+from ratgan.options import STANDARD
 from ratgan.step import Values, train_step
 
 
@@ -58,11 +59,8 @@ class Architecture:
 
 
 ARCHITECTURES = {
-    "rat-gan": Architecture(
-        "RAT-GAN", "https://arxiv.org/abs/2204.10482", Generator, Discriminator
-    ),
+    STANDARD: Architecture("RAT-GAN", "https://arxiv.org/abs/2204.10482", Generator, Discriminator),
 }
-STANDARD = "rat-gan"  # of saved models and runs that name none
 
 
 def architecture_of(network: TextGenerator | TextDiscriminator) -> str:

@@ -23,7 +23,8 @@ from pipeline.storage.folder import Folder
 from pipeline.tracking.mlflow_access import fluent_api
 from pipeline.tracking.store_file import store_address
 from pipeline.training.train import train
-from ratgan.architectures import ARCHITECTURES, STANDARD
+from ratgan.architectures import ARCHITECTURES
+from ratgan.options import STANDARD
 from tests.chaos.commands import Command, tell_losses
 from tests.files import files
 
