@@ -11,7 +11,6 @@ from typing import Any
 from ratgan.discriminator import Discriminator
 from ratgan.generator import Generator
 from ratgan.networks import TextDiscriminator, TextGenerator
-from ratgan.options import STANDARD
 from ratgan.step import Values, train_step
 
 
@@ -59,7 +58,9 @@ class Architecture:
 
 
 ARCHITECTURES = {
-    STANDARD: Architecture("RAT-GAN", "https://arxiv.org/abs/2204.10482", Generator, Discriminator),
+    "rat-gan": Architecture(
+        "RAT-GAN", "https://arxiv.org/abs/2204.10482", Generator, Discriminator
+    ),
 }
 
 
