@@ -119,4 +119,4 @@ def table(scores: dict[str, list[dict[str, dict[str, float]]]], steps: list[str]
 
 
 if __name__ == "__main__":
-    run(ablation, AblationConfig)
+    run(lambda: (ablation, None), AblationConfig)

@@ -29,7 +29,8 @@ from pipeline.preparation.config import PrepareConfig
 from pipeline.preparation.prepare import prepare
 from pipeline.preparation.sources.shapes import ShapesSource
 from pipeline.training import gan_step
-from ratgan.architectures import ARCHITECTURES, STANDARD
+from ratgan.architectures import ARCHITECTURES
+from ratgan.options import STANDARD
 from ratgan.step import train_step
 
 WAYS = ((1, 1), (1, 2), (2, 1), (2, 2), (4, 1), (4, 2))  # workers, parts of each one's share

@@ -7,4 +7,4 @@ from pipeline.cli.main import run
 from pipeline.evaluation.report import CompareConfig, compare
 
 if __name__ == "__main__":
-    run(compare, CompareConfig, plan=compare)
+    run(lambda: (compare, compare), CompareConfig)

@@ -5,9 +5,15 @@ python jobs/evaluate.py --model outputs/coco-256 --protocol clean --weights pt_i
 ray job submit --working-dir . -- python jobs/evaluate.py --model s3://… --data s3://… …
 """
 
-from pipeline.cli.main import run
+from pipeline.cli.main import Work, run
 from pipeline.evaluation.config import EvaluateConfig
-from pipeline.evaluation.evaluate import evaluate, plan_evaluation
+
+
+def _work() -> Work[EvaluateConfig]:
+    from pipeline.evaluation.evaluate import evaluate, plan_evaluation
+
+    return evaluate, plan_evaluation
+
 
 if __name__ == "__main__":
-    run(evaluate, EvaluateConfig, plan=plan_evaluation)
+    run(_work, EvaluateConfig)

@@ -7,4 +7,4 @@ from pipeline.cli.export_data import ExportConfig, export_data, plan_export
 from pipeline.cli.main import run
 
 if __name__ == "__main__":
-    run(export_data, ExportConfig, plan=plan_export)
+    run(lambda: (export_data, plan_export), ExportConfig)

@@ -3,8 +3,15 @@
 python jobs/generate.py --model outputs/quickstart/model "a small red bird" "a large blue one"
 """
 
-from pipeline.cli.generate import GenerateConfig, generate, plan_generation
-from pipeline.cli.main import run
+from pipeline.cli.config import GenerateConfig
+from pipeline.cli.main import Work, run
+
+
+def _work() -> Work[GenerateConfig]:
+    from pipeline.cli.generate import generate, plan_generation
+
+    return generate, plan_generation
+
 
 if __name__ == "__main__":
-    run(generate, GenerateConfig, plan=plan_generation)
+    run(_work, GenerateConfig)

@@ -7,4 +7,4 @@ from pipeline.cli.main import run
 from pipeline.cli.quickstart import QuickstartConfig, plan_quickstart, quickstart
 
 if __name__ == "__main__":
-    run(quickstart, QuickstartConfig, preset="quickstart", plan=plan_quickstart)
+    run(lambda: (quickstart, plan_quickstart), QuickstartConfig, preset="quickstart")

@@ -3,9 +3,15 @@
 python jobs/serve.py --model outputs/quickstart
 """
 
-from pipeline.cli.main import run
+from pipeline.cli.main import Work, run
 from pipeline.serving.config import ServeConfig
-from pipeline.serving.serve import plan_serving, serve
+
+
+def _work() -> Work[ServeConfig]:
+    from pipeline.serving.serve import plan_serving, serve
+
+    return serve, plan_serving
+
 
 if __name__ == "__main__":
-    run(serve, ServeConfig, plan=plan_serving)
+    run(_work, ServeConfig)

@@ -4,10 +4,16 @@ python jobs/sweep.py --preset cub --space 'optim.generator_lr=loguniform(5e-5,5e
 ray job submit --working-dir . -- python jobs/sweep.py --preset cub --train.output s3://… --space …
 """
 
-from pipeline.cli.main import run
+from pipeline.cli.main import Work, run
 from pipeline.sweeps.config import SweepConfig
-from pipeline.sweeps.dry_run import plan_sweep
-from pipeline.sweeps.sweep import sweep
+
+
+def _work() -> Work[SweepConfig]:
+    from pipeline.sweeps.dry_run import plan_sweep
+    from pipeline.sweeps.sweep import sweep
+
+    return sweep, plan_sweep
+
 
 if __name__ == "__main__":
-    run(sweep, SweepConfig, preset="sweep_shapes", plan=plan_sweep)
+    run(_work, SweepConfig, preset="sweep_shapes")

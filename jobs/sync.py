@@ -4,8 +4,15 @@ python jobs/sync.py --run outputs/NAME
 python jobs/sync.py --run outputs
 """
 
-from pipeline.cli.main import run
-from pipeline.cli.sync import SyncConfig, plan_sync, sync
+from pipeline.cli.config import SyncConfig
+from pipeline.cli.main import Work, run
+
+
+def _work() -> Work[SyncConfig]:
+    from pipeline.cli.sync import plan_sync, sync
+
+    return sync, plan_sync
+
 
 if __name__ == "__main__":
-    run(sync, SyncConfig, plan=plan_sync)
+    run(_work, SyncConfig)

@@ -1,21 +1,27 @@
 """Every option of a training run; a preset fills some in, flags the rest."""
 
 import inspect
-from typing import Annotated, Any, Literal, Self
+from typing import TYPE_CHECKING, Annotated, Any, Literal, Self
 
 from pydantic import Field, ValidationError, field_validator, model_validator
 
 from pipeline.common.settings import Settings
-from ratgan.architectures import STANDARD, find_architecture
-from ratgan.attention import AttentionKind
-from ratgan.augmentation import Augmentation
-from ratgan.generator import Output
+from ratgan.options import STANDARD, STANDARD_OPTIONS, AttentionKind, Augmentation, Output
+
+if TYPE_CHECKING:
+    from ratgan.architectures import Architecture
 
 PositiveInt = Annotated[int, Field(ge=1)]
 LearningRate = Annotated[float, Field(gt=0, lt=1)]
 RunName = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,99}$")]
 ReaderName = Literal["auto", "resident", "threads", "ray"]
 Precision = Literal["float32", "bfloat16"]
+
+
+def _architecture(name: str) -> "Architecture":
+    from ratgan.architectures import find_architecture  # torch takes seconds to import
+
+    return find_architecture(name)
 
 
 class DataConfig(Settings):
@@ -64,12 +70,13 @@ class ModelConfig(Settings):
 
     @model_validator(mode="after")
     def _check_architecture(self) -> Self:
-        taken = find_architecture(self.architecture).options() | {"architecture"}
+        standard = self.architecture == STANDARD
+        taken = STANDARD_OPTIONS if standard else _architecture(self.architecture).options()
         fields = type(self).model_fields.items()
         unused = [
             f"{name}={getattr(self, name)}"
             for name, field in fields
-            if name not in taken and getattr(self, name) != field.default
+            if name not in {"architecture"} | taken and getattr(self, name) != field.default
         ]
         if unused:
             raise ValueError(
@@ -301,9 +308,12 @@ class TrainConfig(RunConfig):
                 "some with --augment, for example translation cutout."
             )
         architecture = self.model.architecture
-        step = inspect.signature(find_architecture(architecture).step)
-        if self.augment and "views" not in step.parameters:
-            raise ValueError(f"augment: the step of {architecture} has no argument `views` for it.")
+        if self.augment and architecture != STANDARD:
+            step = inspect.signature(_architecture(architecture).step)
+            if "views" not in step.parameters:
+                raise ValueError(
+                    f"augment: the step of {architecture} has no argument `views` for it."
+                )
         return self
 
     @model_validator(mode="after")

@@ -62,7 +62,6 @@ ARCHITECTURES = {
         "RAT-GAN", "https://arxiv.org/abs/2204.10482", Generator, Discriminator
     ),
 }
-STANDARD = "rat-gan"  # of saved models and runs that name none
 
 
 def architecture_of(network: TextGenerator | TextDiscriminator) -> str:

@@ -4,15 +4,11 @@ Dimensions in this file:
     B batch, C feature channels, S sentence size, H W height and width.
 """
 
-from typing import Literal
-
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
 from ratgan.ops.convolution import Conv2d
-
-AttentionKind = Literal["soft_threshold", "softmax", "none"]
 
 
 def soft_threshold(scores: Tensor) -> Tensor:

@@ -10,14 +10,14 @@ Dimensions in this file:
 
 from collections.abc import Collection
 from dataclasses import dataclass, replace
-from typing import Any, Literal, get_args
+from typing import Any, get_args
 
 import torch
 from torch import Tensor
 
+from ratgan.options import Augmentation
 from ratgan.randomness import VIEW, generator_for
 
-Augmentation = Literal["translation", "cutout", "colour"]
 # Sizes of DiffAugment (https://arxiv.org/abs/2006.10738).
 SHIFT = 0.125  # of the side, at most
 HOLE = 0.5  # side of the square that is cut out, of that of the image

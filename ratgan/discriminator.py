@@ -10,13 +10,14 @@ from typing import Any, get_args
 import torch
 from torch import Tensor, nn
 
-from ratgan.attention import ATTENTIONS, AttentionKind, spread
+from ratgan.attention import ATTENTIONS, spread
 from ratgan.generator import IMAGE_SIZES, LEAK
 from ratgan.networks import TextDiscriminator
 from ratgan.ops.convolution import Conv2d
 from ratgan.ops.folding import convolve_then_average, convolve_twice
 from ratgan.ops.piecewise_linear import LeakyReLU, average_pool
 from ratgan.ops.precision import full_precision
+from ratgan.options import AttentionKind
 
 
 class DownBlock(nn.Module):

@@ -6,7 +6,7 @@ Dimensions in this file:
 """
 
 from collections.abc import Sequence
-from typing import Any, Literal, get_args
+from typing import Any, get_args
 
 import torch
 from torch import Tensor, nn
@@ -15,10 +15,10 @@ from torch.nn import functional
 from ratgan.affine import Affine, AffineBlocks, IsolatedConditioning, RecurrentController
 from ratgan.networks import TextGenerator
 from ratgan.ops.folding import upsample_then_convolve
+from ratgan.options import Output
 
 IMAGE_SIZES = (32, 64, 128, 256, 512)  # pixels: 3 to 7 doublings of the 4 × 4 start
 LEAK = 0.2  # slope of every LeakyReLU below zero, as in DF-GAN and RAT-GAN
-Output = Literal["tanh", "linear"]
 
 
 class GeneratorBlock(nn.Module):

@@ -8,13 +8,14 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from shlex import quote
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from PIL import Image
 from torch import Tensor
 
 from ratgan.networks import TextGenerator
+from ratgan.options import Device
 from ratgan.picture import Picture, between_captions, between_noises, each, variations
 from ratgan.randomness import noise_of
 from ratgan.sampling import interpolate_noise, interpolate_sentences, sample
@@ -23,7 +24,6 @@ from ratgan.text.loading import load_encoder
 from ratgan.text.transform import SentenceTransform
 from ratgan.visualize import to_pil
 
-Device = Literal["auto", "cpu", "cuda"]
 AT_ONCE = 4  # images drawn at once, always: another number would change their last bits
 UNFAMILIAR = 2.0  # times the length of a training caption's vector; 2.6 and more is measured for
 # captions in another script or of other things

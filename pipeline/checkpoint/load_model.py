@@ -2,7 +2,8 @@
 
 import ratgan
 from pipeline.storage.local_copy import local_copy
-from ratgan.text_to_image import Device, TextToImage
+from ratgan.options import Device
+from ratgan.text_to_image import TextToImage
 from ratgan.weights.saved_model import MODEL_JSON, MODEL_TENSORS, TEXT_ENCODER
 
 MODEL_FILES = (MODEL_JSON, MODEL_TENSORS, TEXT_ENCODER)

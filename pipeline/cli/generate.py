@@ -4,16 +4,13 @@ import re
 import time
 from dataclasses import replace
 from pathlib import Path
-from typing import Annotated, Literal, Self
 
 import torch
-import tyro
-from pydantic import Field, model_validator
 from torch import Tensor
 
 from pipeline.checkpoint.load_model import load_from
+from pipeline.cli.config import GenerateConfig
 from pipeline.common.console import DryRunReport, duration, print_line, printable
-from pipeline.common.settings import Settings
 from pipeline.preparation.decoding.captions import clean_caption
 from pipeline.preparation.decoding.images import RejectedError, decode, square
 from pipeline.storage.disk_space import leaving_nothing
@@ -28,7 +25,7 @@ from ratgan.picture import (
     signed_png,
     variations,
 )
-from ratgan.text_to_image import Device, TextToImage
+from ratgan.text_to_image import TextToImage
 from ratgan.visualize import attention_overlay, from_pil, grid, png, to_pil
 from ratgan.weights.saved_model import (
     DISCRIMINATOR_JSON,
@@ -38,66 +35,6 @@ from ratgan.weights.saved_model import (
 
 MAX_PNG = 64 * 2**20  # bytes of a file that is drawn again
 DISCRIMINATOR_FILES = (DISCRIMINATOR_JSON, DISCRIMINATOR_TENSORS)
-
-
-class GenerateConfig(Settings):
-    """Generate images for captions. The same captions and seed give the same files.
-
-    python jobs/generate.py --model outputs/quickstart/model "a large red circle in the centre"
-    """
-
-    captions: tyro.conf.Positional[tuple[str, ...]] = ()
-    """Captions, one image for each."""
-    model: str = "outputs/quickstart/model"
-    """Saved model: a folder or bucket address."""
-    encoder_path: str | None = None
-    """Text encoder, if the model does not contain it. A location that only the model names is not
-    opened."""
-    file: str | None = None
-    """Text file with one caption on each line, in addition to those of the command line."""
-    output: str = "outputs/generated"
-    """Folder or bucket address for the PNG files and grid.png."""
-    seed: Annotated[int, Field(ge=0)] = 0
-    """Another seed gives other images for the same captions."""
-    show: Literal["each", "variations", "captions", "noises"] = "each"
-    """each: one image for each caption. The others give rows of images. variations: each caption
-    with several noises, the same for all captions. captions: an interpolation from each caption to
-    the next. noises: each caption with an interpolation from one noise to another."""
-    count: Annotated[int, Field(ge=2, le=64)] | None = None
-    """Images in such a row. Default: 8."""
-    truncation: Annotated[float, Field(ge=0, le=2)] | None = None
-    """Cut the noise at two deviations and multiply it by this: below 1, less variety and fewer odd
-    images. Default: noise as in training."""
-    same_noise: bool = False
-    """Use the same noise for all captions, so that images differ only by their captions."""
-    attention: str | None = None
-    """Checkpoint of a run, outputs/NAME/checkpoints/step-…: also show the attention of its
-    discriminator for each caption."""
-    images: tuple[str, ...] = ()
-    """With attention: image files, one for each caption, instead of generated images."""
-    like: str | None = None
-    """PNG file of this command or of jobs/serve.py: draw it again, from its own record, instead of
-    captions. The model must be the same."""
-    device: Device = "auto"
-    """auto: a GPU if there is one. Pictures are the same bits on the same kind of device."""
-    columns: Annotated[int, Field(ge=1)] = 4
-    """Images in a row of the grid, with --show each."""
-
-    @model_validator(mode="after")
-    def _check_combination(self) -> Self:
-        rows = self.show != "each"
-        if self.count is not None and not rows:
-            raise ValueError("count is for rows: choose them with, for example, --show variations.")
-        if rows and (self.same_noise or self.attention):
-            raise ValueError(f"same_noise and attention need --show each, not {self.show}.")
-        if self.images and self.attention is None:
-            raise ValueError("images needs --attention, the checkpoint of a run.")
-        given = rows or self.captions or self.file or self.images
-        if self.like and (given or self.seed or self.same_noise or self.truncation is not None):
-            raise ValueError(
-                "like takes everything from the file: give no captions, rows or noise."
-            )
-        return self
 
 
 def generate(config: GenerateConfig) -> list[str]:

@@ -1,30 +1,13 @@
 """Convert AttnGAN's text encoder into a file for preparation."""
 
 from pathlib import Path
-from typing import Annotated
 
-from pydantic import Field
-
+from pipeline.cli.config import ImportDamsmConfig
 from pipeline.common.commands import MORE, job_command
 from pipeline.common.console import DryRunReport, print_line
-from pipeline.common.settings import Settings
 from pipeline.storage.disk_space import leaving_nothing, readable
 from pipeline.storage.folder import Folder
 from ratgan.text.import_damsm import import_damsm
-from ratgan.text.vocabulary import MAX_WORDS
-
-
-class ImportDamsmConfig(Settings):
-    """Import an AttnGAN text encoder. Code in the files is never executed."""
-
-    weights: str
-    """text_encoder*.pth of an AttnGAN training."""
-    captions: str
-    """captions.pickle of the same training: the weights use its word numbers."""
-    output: str = "data/text_encoder.safetensors"
-    """File to write; a path or bucket address."""
-    max_words: Annotated[int, Field(ge=1)] = MAX_WORDS
-    """Words of a caption that are used: 18 for birds and flowers, 12 for COCO in AttnGAN."""
 
 
 def import_encoder(config: ImportDamsmConfig) -> str:

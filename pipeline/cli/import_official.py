@@ -1,42 +1,16 @@
 """Convert weights of the published RAT-GAN code into a saved model."""
 
 from functools import partial
-from typing import Annotated, Literal
 
-from pydantic import Field
-
+from pipeline.cli.config import ImportOfficialConfig
 from pipeline.common.commands import MORE, job_command
 from pipeline.common.console import DryRunReport, print_line, printable
-from pipeline.common.settings import Settings
 from pipeline.preparation.text_encoders import find_encoder
 from pipeline.storage.disk_space import leaving_nothing, readable
 from pipeline.storage.folder import Folder
 from ratgan.text.transform import SentenceTransform
 from ratgan.weights.published import import_discriminator, import_from, import_generator
 from ratgan.weights.saved_model import pack_discriminator, pack_model
-
-
-class ImportOfficialConfig(Settings):
-    """Convert published weights into a model that `ratgan.load` reads.
-
-    python jobs/import_official.py --generator netG_500.pth --encoder-path damsm.safetensors
-    """
-
-    generator: str
-    """State dict of the published generator (.pth), or a checkpoint that holds it."""
-    generator_key: str | None = None
-    """Where it is in a file of several networks: model.netG, or g_ema. Default: the one that
-    fits."""
-    encoder_path: str
-    """The text encoder of its training, written by jobs/import_damsm.py."""
-    discriminator: str | None = None
-    """State dict of the published discriminator, to show its attention; or a checkpoint."""
-    discriminator_key: str | None = None
-    """As --generator-key, for the discriminator."""
-    affines_per_block: Literal[4, 6] | None = None
-    """Architecture of the generator, if the weights do not determine it."""
-    output: Annotated[str, Field(min_length=1)] = "outputs/official"
-    """Folder or bucket address for the model."""
 
 
 def import_official(config: ImportOfficialConfig) -> Folder:

@@ -3,14 +3,13 @@
 import re
 from collections import Counter
 from collections.abc import Iterable, Sequence
-from typing import Annotated, Any
+from typing import Any
 
 import numpy as np
 import torch
-from pydantic import Field
 
+from pipeline.cli.config import InspectConfig
 from pipeline.common.console import DryRunReport, Progress, print_result, printable
-from pipeline.common.settings import Settings
 from pipeline.data.dataset import PreparedDataset
 from pipeline.preparation.reject_budget import rejects_of, top
 from pipeline.preparation.sources.left_aside import describe
@@ -24,26 +23,6 @@ WORDS = re.compile(r"\w+")
 SHOWN_REJECTS = 5
 
 DatasetReport = dict[str, Any]
-
-
-class InspectConfig(Settings):
-    """Show the content of a prepared dataset.
-
-    python jobs/inspect_data.py --data data/coco-256
-    """
-
-    data: str
-    """Prepared dataset: folder or bucket address."""
-    output: str = "outputs/inspect"
-    """Folder for report.json and contact_sheet.png."""
-    samples: Annotated[int, Field(ge=0, le=400)] = 24
-    """Images on the contact sheet."""
-    split: str = "train"
-    """Split of the contact sheet."""
-    seed: int = 0
-    """Seed of the choice of images."""
-    verify: bool = False
-    """Read every shard, and compare its sha256 with the manifest."""
 
 
 def inspect(config: InspectConfig) -> DatasetReport:

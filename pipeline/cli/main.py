@@ -26,25 +26,26 @@ from pipeline.common.settings import Settings, explain
 from pipeline.common.terminal import escaped
 
 Config = TypeVar("Config", bound=Settings)
+Work = tuple[Callable[[Config], Any], Callable[[Config], Any] | None]  # a job, its --dry-run
 MAX_VALUES = 10_000  # of a preset; the longest here has 30
 PRESETS = ROOT / "jobs" / "presets"
 
 
 def run(
-    job: Callable[[Config], Any],
+    load: Callable[[], Work[Config]],
     config_type: type[Config],
     preset: str | None = None,
     *,
-    plan: Callable[[Config], Any] | None = None,
-    words: Mapping[str, tuple[Callable[[Any], Any], Any]] | None = None,
+    words: Mapping[str, tuple[Callable[[], Work[Any]], Any]] | None = None,
 ) -> None:
     """Run a job with the options of the command line, and exit with its status.
 
     Args:
-        job: Function that takes the resolved config.
+        load: Imports the functions that take the resolved config, the job and its `--dry-run`,
+            which prints what the job would do. Called when the flags are known to be right: torch,
+            Ray and MLflow take seconds to import.
         config_type: Type of the config.
         preset: Name of the default preset in `jobs/presets`.
-        plan: Function for `--dry-run`: prints what the job would do.
         words: Other jobs with the types of their configs, by the first word of the command line;
             they change nothing, with or without `--dry-run`.
     """
@@ -57,8 +58,8 @@ def run(
         options, flags = common.parse_known_args()
         about = [f"{word}: {kind.__doc__}" for word, (_, kind) in (words or {}).items()]
         if words and flags and flags[0] in words:
-            job, config_type = words[flags[0]]
-            plan, flags, about, options.preset = job, flags[1:], [], None
+            load, config_type = words[flags[0]]
+            flags, about, options.preset = flags[1:], [], None
         if own_home.note:
             say(f"note: {own_home.note}\n", "stderr")
         try:
@@ -67,13 +68,15 @@ def run(
             if options.print_config:
                 print_line(difference(config, options.preset))
                 print_result(yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False))
-            elif options.dry_run:
-                if plan is None:
-                    raise ValueError("this job has no --dry-run; --print-config shows its options.")
+                return
+            job, plan = load()
+            if not options.dry_run:
+                job(config)
+            elif plan is None:
+                raise ValueError("this job has no --dry-run; --print-config shows its options.")
+            else:
                 print_line(difference(config, options.preset))
                 plan(config)
-            else:
-                job(config)
         except KeyboardInterrupt:
             print_line("stopped. The same command resumes from the last complete state.")
             sys.exit(130)

@@ -2,9 +2,9 @@
 
 from collections.abc import Iterator
 
+from pipeline.cli.config import SyncConfig
 from pipeline.common.console import DryRunReport, print_line
 from pipeline.common.redaction import redacted
-from pipeline.common.settings import Settings
 from pipeline.storage.folder import Folder, absolute
 from pipeline.sweeps.study_folder import STUDY
 from pipeline.tracking.mlflow_access import state_of
@@ -13,16 +13,6 @@ from pipeline.tracking.run_record import RUN_RECORD
 from pipeline.tracking.sender import Delivery, send_rest, what_is_left
 from pipeline.tracking.spool import SPOOL
 from pipeline.tracking.tracker import START, address
-
-
-class SyncConfig(Settings):
-    """Send unsent metrics of one run, or of all runs in a folder, to MLflow. Safe to repeat."""
-
-    run: str = "outputs"
-    """Folder or bucket address of a run, or of a folder with runs."""
-    uri: str | None = None
-    """MLflow server or store. Default: the last one of the run, if it is MLFLOW_TRACKING_URI or the
-    file beside the run; name any other here, one with a password in MLFLOW_TRACKING_URI."""
 
 
 def sync(config: SyncConfig) -> None:

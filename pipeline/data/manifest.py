@@ -10,17 +10,18 @@ progress/ …                      only while preparation is unfinished
 
 import hashlib
 import json
-from typing import Annotated, Any, Self
+from typing import TYPE_CHECKING, Annotated, Any, Self
 
 import pyarrow as pa
 from pydantic import Field, ValidationError, model_validator
-from safetensors.torch import load, save
 
 from pipeline.common.commands import job_command
 from pipeline.common.settings import Settings
 from pipeline.storage.folder import Folder
 from pipeline.storage.safe_path import inside
-from ratgan.text.transform import SentenceTransform
+
+if TYPE_CHECKING:
+    from ratgan.text.transform import SentenceTransform
 
 SCHEMA_VERSION = 2
 MANIFEST = "manifest.json"
@@ -187,19 +188,25 @@ def read_manifest(folder: Folder) -> tuple[Manifest, str]:
     return manifest, hashlib.sha256(content).hexdigest()
 
 
-def write_transform(folder: Folder, transform: SentenceTransform) -> TransformRecord:
+def write_transform(folder: Folder, transform: "SentenceTransform") -> TransformRecord:
     """Store a sentence transform beside the shards."""
+    from safetensors.torch import save  # needs torch; recognising a dataset does not
+
     content = save({name: t.contiguous() for name, t in transform.state_dict().items()})
     sha256 = folder.write(TRANSFORM, content)
     return TransformRecord(kind=transform.kind, dim=transform.dim, sha256=sha256)
 
 
-def read_transform(folder: Folder, record: TransformRecord) -> SentenceTransform:
+def read_transform(folder: Folder, record: TransformRecord) -> "SentenceTransform":
     """Read the sentence transform of a prepared dataset.
 
     Raises:
         ValueError: If it is not the one the manifest names.
     """
+    from safetensors.torch import load
+
+    from ratgan.text.transform import SentenceTransform
+
     content = folder.read(TRANSFORM)
     if hashlib.sha256(content).hexdigest() != record.sha256:
         raise ValueError(f"{folder}/{TRANSFORM} was changed after preparation. Prepare it again.")

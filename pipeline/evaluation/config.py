@@ -13,7 +13,6 @@ from pipeline.evaluation.protocols import (
     ProtocolName,
     Reference,
 )
-from ratgan.metrics.extractors import EXTRACTORS
 
 
 class EvaluateConfig(Settings):
@@ -101,6 +100,8 @@ class EvaluateConfig(Settings):
 
     def wanted(self) -> Protocol:
         """Return the protocol with what is given in its place."""
+        from ratgan.metrics.extractors import EXTRACTORS  # needs torch; --help does not
+
         changes = {
             "count": self.count,
             "passes": self.passes,

@@ -18,7 +18,7 @@ from pipeline.tracking.run_record import RUN_RECORD
 from ratgan.metrics.extractors import load_extractor
 from ratgan.metrics.features import Extractor
 from ratgan.metrics.pairs import IMAGE_FILE, TEXT_FILE, Pair, load_pair
-from ratgan.metrics.resizing import Resize
+from ratgan.options import Resize
 from ratgan.text_to_image import TextToImage
 from ratgan.weights.saved_model import MODEL_JSON
 from ratgan.weights.strict import load_strictly

@@ -12,8 +12,7 @@ from pydantic import Field
 
 from pipeline.common.settings import Settings
 from pipeline.config import PositiveInt
-from ratgan.metrics.extractors import EXTRACTORS
-from ratgan.metrics.resizing import Resize
+from ratgan.options import Resize
 
 ExtractorName = Literal[
     "builtin", "inception-2015", "inception-torchvision", "inception-slim", "dinov2", "clip"
@@ -124,6 +123,8 @@ class Protocol(Settings):
             kind: ``distance``, ``kernel``, or the name of another measure.
             published: Whether the extractor has the weights that its name is known by.
         """
+        from ratgan.metrics.extractors import EXTRACTORS  # needs torch; --help does not
+
         inception = published and EXTRACTORS[self.extractor].measure == "fid"
         names = {"distance": "fid" if inception else "fd", "kernel": "kid" if inception else "kd"}
         return f"{names.get(kind, kind)}_{self.name}"

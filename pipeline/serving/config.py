@@ -6,7 +6,7 @@ from typing import Annotated, Self
 from pydantic import Field, model_validator
 
 from pipeline.common.settings import Settings
-from ratgan.text_to_image import Device
+from ratgan.options import Device
 
 
 class ServeConfig(Settings):

@@ -14,7 +14,8 @@ from torch import Tensor, nn
 from ratgan.metrics.builtin import BuiltIn
 from ratgan.metrics.features import Extractor, Features
 from ratgan.metrics.inception import DIM, FORMS, SIZE, Inception
-from ratgan.metrics.resizing import Resize, resize
+from ratgan.metrics.resizing import resize
+from ratgan.options import Resize
 from ratgan.weights.weight_file import read_weights
 
 

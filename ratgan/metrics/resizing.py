@@ -7,7 +7,7 @@ Dimensions in this file:
     N images, H W height and width in pixels.
 """
 
-from typing import Literal, get_args
+from typing import get_args
 
 import numpy as np
 import torch
@@ -15,7 +15,8 @@ from PIL import Image
 from torch import Tensor
 from torch.nn import functional
 
-Resize = Literal["tensorflow", "bilinear", "antialias", "pillow", "bicubic"]
+from ratgan.options import Resize
+
 RESIZES: tuple[Resize, ...] = get_args(Resize)
 
 

@@ -12,7 +12,8 @@ import torch
 from torch import Tensor, nn
 
 from ratgan.metrics.features import Features
-from ratgan.metrics.resizing import Resize, resize
+from ratgan.metrics.resizing import resize
+from ratgan.options import Resize
 from ratgan.weights.weight_file import clear_errors
 
 # Mean and deviation of the colours each was trained with, for pixels in [0, 1].

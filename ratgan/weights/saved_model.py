@@ -24,11 +24,12 @@ from safetensors.torch import load as load_tensors
 from safetensors.torch import save as save_tensors
 from torch import Tensor
 
-from ratgan.architectures import STANDARD, architecture_of, find_architecture
+from ratgan.architectures import architecture_of, find_architecture
 from ratgan.file_kind import HEAD, refusal
 from ratgan.networks import TextDiscriminator, TextGenerator
+from ratgan.options import STANDARD, Device
 from ratgan.text.transform import SentenceTransform
-from ratgan.text_to_image import Device, TextToImage, find_device
+from ratgan.text_to_image import TextToImage, find_device
 from ratgan.weights.strict import build_strictly
 
 FORMAT_VERSION = 1

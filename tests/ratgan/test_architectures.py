@@ -1,5 +1,6 @@
 """Every architecture can be built, trained, saved and loaded by its entry alone."""
 
+import inspect
 import json
 from dataclasses import replace
 
@@ -8,7 +9,8 @@ import torch
 
 import ratgan
 from pipeline.config import ModelConfig
-from ratgan.architectures import ARCHITECTURES, STANDARD, architecture_of, find_architecture
+from ratgan.architectures import ARCHITECTURES, architecture_of, find_architecture
+from ratgan.options import STANDARD, STANDARD_OPTIONS
 from ratgan.sampling import sample
 from ratgan.step import Gan
 from ratgan.text.transform import SentenceTransform
@@ -28,6 +30,13 @@ def build(name):
 @pytest.fixture(params=sorted(ARCHITECTURES))
 def name(request) -> str:
     return request.param
+
+
+def test_the_listed_options_of_the_standard_architecture_are_those_of_its_networks():
+    architecture = find_architecture(STANDARD)
+
+    assert architecture.options() == STANDARD_OPTIONS
+    assert "views" in inspect.signature(architecture.step).parameters  # what --augment needs
 
 
 def test_a_step_updates_both_networks(name):

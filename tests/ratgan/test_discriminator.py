@@ -6,9 +6,9 @@ import pytest
 import torch
 from torch.nn import functional
 
-from ratgan.attention import AttentionKind
 from ratgan.discriminator import Discriminator, DownBlock
 from ratgan.generator import IMAGE_SIZES
+from ratgan.options import AttentionKind
 from tests.ratgan.networks import small_discriminator
 
 ATTENTIONS = get_args(AttentionKind)

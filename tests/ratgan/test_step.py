@@ -9,9 +9,9 @@ import torch
 from torch import nn
 from torch.nn import functional
 
-from ratgan.attention import AttentionKind
 from ratgan.augmentation import Views, draw_views
 from ratgan.losses import discriminator_hinge_loss
+from ratgan.options import AttentionKind
 from ratgan.step import Gan, train_step
 from ratgan.update import update_network
 from tests.ratgan.networks import small_discriminator, small_generator

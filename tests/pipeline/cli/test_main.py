@@ -68,7 +68,7 @@ def test_a_signal_ends_a_job_in_order_with_its_status(number, monkeypatch):
     before = signal.signal(number, signal.SIG_DFL)  # a Ray of an earlier test took it over
     try:
         with pytest.raises(SystemExit) as end:
-            run(job, Empty)
+            run(lambda: (job, None), Empty)
     finally:
         signal.signal(number, before)
 
@@ -80,7 +80,7 @@ def test_a_job_under_nohup_does_not_notice_that_the_terminal_is_closed(monkeypat
     before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
     monkeypatch.setattr(sys, "argv", ["job"])
     try:
-        run(lambda config: os.kill(os.getpid(), signal.SIGHUP), Empty)
+        run(lambda: (lambda config: os.kill(os.getpid(), signal.SIGHUP), None), Empty)
         assert signal.getsignal(signal.SIGHUP) == signal.SIG_IGN
     finally:
         signal.signal(signal.SIGHUP, before)
@@ -106,7 +106,7 @@ def test_a_command_that_only_prints_ends_quietly_when_its_reader_has_left(
 
     ends = pytest.raises(SystemExit) if flags == ["--help"] else contextlib.nullcontext()
     with ends as end:
-        run(lambda config: None, Empty, plan=lambda config: DryRunReport().end())
+        run(lambda: (lambda config: None, lambda config: DryRunReport().end()), Empty)
 
     assert end is None or not end.value.code
     assert capsys.readouterr().err == ""
@@ -118,7 +118,7 @@ def test_a_command_that_only_prints_fails_when_the_disk_is_full(flags, monkeypat
     monkeypatch.setattr(sys, "stdout", Gone(errno.ENOSPC))
 
     with pytest.raises(SystemExit) as end:
-        run(lambda config: None, Empty, plan=lambda config: DryRunReport().end())
+        run(lambda: (lambda config: None, lambda config: DryRunReport().end()), Empty)
 
     assert end.value.code == 2
     assert "error: standard output takes no more lines ([Errno 28]" in capsys.readouterr().err
@@ -223,13 +223,14 @@ def test_another_job_is_chosen_by_the_first_word_and_named_in_the_help(monkeypat
     def other(config: AutoConfig) -> None:
         raise ValueError(f"the other one got {config.root}")
 
+    words = {"other": (lambda: (other, other), AutoConfig)}
     monkeypatch.setattr(sys, "argv", ["job", "--dry-run", "other", "--root", "/x"])
     with pytest.raises(SystemExit, match="2"):
-        run(job, TrainConfig, preset="coco", words={"other": (other, AutoConfig)})
+        run(lambda: (job, None), TrainConfig, preset="coco", words=words)
     said = capsys.readouterr().err
     monkeypatch.setattr(sys, "argv", ["job", "--help"])
     with pytest.raises(SystemExit, match="0"):
-        run(job, TrainConfig, preset="coco", words={"other": (other, AutoConfig)})
+        run(lambda: (job, None), TrainConfig, preset="coco", words=words)
 
     assert own(said) == "\nerror: the other one got /x\n"
     assert "other: " in capsys.readouterr().out
@@ -238,7 +239,7 @@ def test_another_job_is_chosen_by_the_first_word_and_named_in_the_help(monkeypat
 def start(monkeypatch, job, *flags: str, plan=None) -> int:
     monkeypatch.setattr(sys, "argv", ["job", *flags])
     try:
-        run(job, TrainConfig, preset="coco", plan=plan)
+        run(lambda: (job, plan), TrainConfig, preset="coco")
     except SystemExit as exit_:
         return int(exit_.code or 0)
     return 0
@@ -381,17 +382,18 @@ def test_options_are_flattened_to_dotted_names():
     assert not any(isinstance(value, dict) for value in flat.values())
 
 
-def test_every_job_is_three_statements_under_its_command():
+def test_every_job_is_imports_and_one_call_under_its_command():
     seen = 0
     for path in sorted((Path(__file__).parents[3] / "jobs").glob("*.py")):
         tree = ast.parse(path.read_text())
         imports = [node for node in tree.body if isinstance(node, ast.Import | ast.ImportFrom)]
         _docstring, *statements = [node for node in tree.body if node not in imports]
         assert f"python jobs/{path.name}" in (ast.get_docstring(tree) or ""), path.name
-        assert len(statements) == 1, path.name
+        *late, _call = statements
+        assert [node.name for node in late] in ([], ["_work"]), path.name
         assert all(node.module.startswith("pipeline.") for node in imports), path.name
         changes_something = path.name != "compare.py"
-        assert ("plan=plan_" in path.read_text()) == changes_something, f"{path.name}: --dry-run"
+        assert (", plan_" in path.read_text()) == changes_something, f"{path.name}: --dry-run"
         seen += 1
     assert seen == 17
 

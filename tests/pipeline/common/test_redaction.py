@@ -232,10 +232,10 @@ def test_no_command_repeats_a_secret(case, capsys, monkeypatch, tmp_path):
     monkeypatch.setattr(sys, "argv", ["train", *flags])
 
     if case == "the config, printed":
-        main.run(job, TrainConfig)
+        main.run(lambda: (job, None), TrainConfig)
     else:
         with pytest.raises(SystemExit):
-            main.run(job, TrainConfig)
+            main.run(lambda: (job, None), TrainConfig)
 
     said = "".join(capsys.readouterr())
     assert "hush" not in said

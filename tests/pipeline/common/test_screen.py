@@ -45,7 +45,7 @@ def job(config):
     print_line("finished")
     Path(config.folder, "done").touch()
 
-main.run(job, Config)
+main.run(lambda: (job, None), Config)
 """
 
 

@@ -101,7 +101,7 @@ def test_no_command_gives_an_order(fault, flags, capsys, monkeypatch):
 
     monkeypatch.setattr(sys, "argv", ["job", *flags])
     with pytest.raises(SystemExit):
-        main.run(job, Config)
+        main.run(lambda: (job, None), Config)
 
     said = "".join(capsys.readouterr())
     assert not {"\x1b", "\x07", "\u202e"} & set(said)

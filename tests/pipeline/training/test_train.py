@@ -19,7 +19,8 @@ from pipeline.data.manifest import MANIFEST
 from pipeline.storage.folder import Folder
 from pipeline.tracking.mlflow_access import fluent_api
 from pipeline.training.train import train
-from ratgan.architectures import ARCHITECTURES, STANDARD
+from ratgan.architectures import ARCHITECTURES
+from ratgan.options import STANDARD
 from tests.chaos.commands import Command, tell_losses
 
 pytestmark = pytest.mark.slow
