@@ -23,6 +23,7 @@ from pipeline.evaluation.report import (
     EvaluationReport,
     draw_pictures,
     shown_name,
+    shown_spread,
     text_of,
 )
 from pipeline.evaluation.shapes_classifier import ShapesReader, unreadable
@@ -34,6 +35,7 @@ from pipeline.storage.lock import Lock
 from pipeline.storage.run_log import keep_log
 from pipeline.tracking.best_version import Quality
 from pipeline.tracking.late_metrics import record_numbers
+from ratgan.metrics.spread import of_count
 
 FEATURES = "features"  # in the output folder, while it is unfinished
 CACHE = "evaluation-cache"
@@ -283,6 +285,12 @@ def _agreement(task: Task, found: Measured) -> None:
     agreed = reader.agreement_of(model.generator, seed=task.protocol.seed)
     found.values |= {f"agreement_{name}": share for name, share in agreed.items()}
     found.values |= {f"agreement_real_{name}": share for name, share in reader.accuracy.items()}
+    count = len(reader.held_out)
+    found.spread |= {
+        kind: of_count(value, count)
+        for kind, value in found.values.items()
+        if kind.startswith("agreement_")
+    }
     found.seconds["agreement"] = time.perf_counter() - started
 
 
@@ -301,6 +309,8 @@ def _report(
         "numbers": {names[kind]: value for kind, value in found.values.items()},
         "kinds": {name: kind for kind, name in names.items()},
         "missing": found.missing,
+        "spread": {names[kind]: each.record() for kind, each in found.spread.items()},
+        "spread_missing": found.spread_missing,
         "rank": {
             "features": task.features,
             "generated": sums.statistics.rank,
@@ -326,6 +336,7 @@ def _record(task: Task, report: EvaluationReport) -> None:
             for file in report["pictures"]
         }
     distance = task.protocol.measure("distance", task.published)
+    sure = report["spread"].get(distance, {})
     said = record_numbers(
         run,
         task.model.step,
@@ -343,6 +354,8 @@ def _record(task: Task, report: EvaluationReport) -> None:
             step=task.model.step,
             protocol=task.protocol.label(),
             lower_is_better=True,
+            low=sure.get("low"),
+            high=sure.get("high"),
         ),
         uri=task.config.tracking_uri,
     )
@@ -371,7 +384,10 @@ def _print_what_is_done(task: Task, actors: int, gpus: bool) -> None:
 
 def _print_report(task: Task, report: EvaluationReport) -> None:
     width = max(len(shown_name(name)) for name in report["numbers"]) + 2
-    lines = [f"{shown_name(name):{width}}{v:>10.4g}" for name, v in report["numbers"].items()]
+    lines = [
+        f"{shown_name(name):{width}}{value:>10.4g}  {shown_spread(report, name)}".rstrip()
+        for name, value in report["numbers"].items()
+    ]
     seconds = report["seconds"]
     lines += [
         "",
