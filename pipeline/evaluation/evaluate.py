@@ -15,9 +15,12 @@ from pipeline.common.machine import usable_cpus
 from pipeline.evaluation.caption_sampling import DIVERSITY, CaptionPlan
 from pipeline.evaluation.config import EvaluateConfig
 from pipeline.evaluation.features import FeatureSet, digest, look, unequal
-from pipeline.evaluation.image_sets import DrawnImages
+from pipeline.evaluation.image_sets import DrawnImages, Images
 from pipeline.evaluation.measures import Measured, Sums, measure, summed
+from pipeline.evaluation.nearest import look_for_copies, training_images, uncompared
+from pipeline.evaluation.reference_images import column_digest
 from pipeline.evaluation.report import (
+    NEAREST,
     REPORT,
     REPORT_TEXT,
     EvaluationReport,
@@ -25,6 +28,7 @@ from pipeline.evaluation.report import (
     shown_name,
     shown_spread,
     text_of,
+    warning,
 )
 from pipeline.evaluation.shapes_classifier import ShapesReader, unreadable
 from pipeline.evaluation.task import Task, check
@@ -160,8 +164,11 @@ def _complete(task: Task, sets: tuple[FeatureSet | None, ...], actors: int, gpus
     print_line("measuring")
 
 
-def _sets(task: Task) -> tuple[FeatureSet | None, FeatureSet, FeatureSet]:
-    """Return the sets of images: real ones, generated ones, and several for some captions."""
+def _sets(task: Task) -> tuple[FeatureSet | None, FeatureSet, FeatureSet, FeatureSet | None]:
+    """Return the sets of images.
+
+    They are: real ones, generated ones, several for some captions, and training images.
+    """
     config, protocol = task.config, task.protocol
     size = {"chunk_images": config.chunk_images, "batch_size": config.batch_size}
     sees = {
@@ -169,24 +176,18 @@ def _sets(task: Task) -> tuple[FeatureSet | None, FeatureSet, FeatureSet]:
         "weights_sha256": protocol.weights_sha256,
         "resize": protocol.resize,
     }
-    real = None
-    if task.real.images is not None:
-        identity = (
-            sees
-            | size
-            | {
-                "images": task.real.digest,
-                "count": task.real.count,
-                "crop": protocol.reference_crop,
-                "image_size": protocol.image_size,
-            }
-        )
-        real = FeatureSet(
-            folder=_cache(task) / digest(identity),
-            images=task.real.images,
-            identity=identity,
-            chunk_images=config.chunk_images,
-        )
+
+    def given(images: Images, digest_: str) -> FeatureSet:
+        seen = {
+            "images": digest_,
+            "count": images.count,
+            "crop": protocol.reference_crop,
+            "image_size": protocol.image_size,
+        }
+        identity = sees | size | seen
+        return FeatureSet(_cache(task) / digest(identity), images, identity, config.chunk_images)
+
+    real = None if task.real.images is None else given(task.real.images, task.real.digest)
     rows = task.dataset.manifest.rows(protocol.captions_of)
     whole = CaptionPlan(
         rows=rows,
@@ -223,7 +224,12 @@ def _sets(task: Task) -> tuple[FeatureSet | None, FeatureSet, FeatureSet]:
         )
 
     generated = drawn(whole, "generated", logits=task.logits, pair=task.pair is not None)
-    return real, generated, drawn(some, "diversity", logits=False, pair=False)
+    varied = drawn(some, "diversity", logits=False, pair=False)
+    train = None
+    if not uncompared(task):
+        images = training_images(task)
+        train = given(images, column_digest(task.dataset, images.splits, "digest"))
+    return real, generated, varied, train
 
 
 def _cache(task: Task) -> Folder:
@@ -239,6 +245,7 @@ def _measured(
     real: FeatureSet | None,
     generated: FeatureSet,
     varied: FeatureSet,
+    train: FeatureSet | None,
     started: float,
 ) -> tuple[EvaluationReport, dict[str, bytes]]:
     """Sum the sets, take all measures, and draw what is shown."""
@@ -257,7 +264,21 @@ def _measured(
     if not isinstance(generated.images, DrawnImages):
         raise TypeError("generated images are drawn.")
     pictures = draw_pictures(generated.images, found, sums.chosen)
+    copies = None
+    if train is None or real_sums is None:
+        found.missing["memorised"] = uncompared(task)
+    else:
+        try:
+            began = time.perf_counter()
+            copies, pictures[NEAREST] = look_for_copies(
+                task, sums, summed(train, protocol), real_sums, generated.images
+            )
+            found.seconds["memorised"] = time.perf_counter() - began
+        except ValueError as error:  # a handful of images, as in a first try
+            found.missing["memorised"] = str(error)
     report = _report(task, found, sums, statistics.rank, list(pictures))
+    if copies is not None:
+        report["memorised"] = copies
     report["seconds"] = {
         "generate": sums.seconds[0],
         "features": sums.seconds[1],
@@ -281,7 +302,7 @@ def _agreement(task: Task, found: Measured) -> None:
         found.missing["agreement"] = reason
         return
     started = time.perf_counter()
-    reader = ShapesReader(task.dataset)
+    reader = ShapesReader(task.dataset, cache=_cache(task))
     agreed = reader.agreement_of(model.generator, seed=task.protocol.seed)
     found.values |= {f"agreement_{name}": share for name, share in agreed.items()}
     found.values |= {f"agreement_real_{name}": share for name, share in reader.accuracy.items()}
@@ -337,7 +358,7 @@ def _record(task: Task, report: EvaluationReport) -> None:
         }
     distance = task.protocol.measure("distance", task.published)
     sure = report["spread"].get(distance, {})
-    said = record_numbers(
+    became = record_numbers(
         run,
         task.model.step,
         {_curve(task, key): value for key, value in report["numbers"].items()},
@@ -346,7 +367,8 @@ def _record(task: Task, report: EvaluationReport) -> None:
                 exclude={"quirks"}, exclude_none=True
             ),
             f"eval.report.{name}": task.output.location,
-        },
+        }
+        | ({f"eval.memorised.{name}": said} if (said := warning(report)) else {}),
         pictures=pictures,
         quality=Quality(
             metric=_curve(task, distance),
@@ -359,7 +381,7 @@ def _record(task: Task, report: EvaluationReport) -> None:
         ),
         uri=task.config.tracking_uri,
     )
-    print_line(f"  mlflow {said}")
+    print_line(f"  mlflow {became}")
 
 
 def _curve(task: Task, number: str) -> str:
@@ -389,6 +411,8 @@ def _print_report(task: Task, report: EvaluationReport) -> None:
         for name, value in report["numbers"].items()
     ]
     seconds = report["seconds"]
+    if said := warning(report):
+        lines += ["", f"warning: {said}"]
     lines += [
         "",
         f"report   {task.output}/{REPORT_TEXT}",

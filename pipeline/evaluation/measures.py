@@ -268,7 +268,7 @@ def _neighbours(real: Sums, generated: Sums, most: int, found: Measured) -> None
     if real.parts is None or generated.parts is None:
         return
     parts = [_fewer(sums.parts, most) for sums in (real, generated) if sums.parts is not None]
-    smallest = min(int(part.bincount().min()) for part in parts)
+    smallest = min(int(part.bincount(minlength=PARTS).min()) for part in parts)
     if smallest < BLOCK:
         reason = f"{PARTS} parts of {BLOCK} images of each set are needed; there are {smallest}"
         found.spread_missing |= dict.fromkeys(Neighbours._fields, reason)

@@ -20,6 +20,7 @@ from ratgan.visualize import grid, png
 
 REPORT, REPORT_TEXT = "report.json", "report.md"
 SAMPLES, BEST, WORST = "samples.png", "best.png", "worst.png"
+NEAREST = "nearest.png"
 SHOWN = 16  # images of the sample grid
 SHOWN_RETRIEVALS = 8
 
@@ -121,6 +122,7 @@ def text_of(report: EvaluationReport) -> str:
         + (f", step {model['step']:,}" if model["step"] else "")
         + f", for captions of `{report['data']['location']}`.",
         "",
+        *([f"**Warning:** {said}", ""] if (said := warning(report)) else []),
         "| number | | 90 % interval | of that for want of images | what it is |",
         "| --- | --- | --- | --- | --- |",
     ]
@@ -134,7 +136,9 @@ def text_of(report: EvaluationReport) -> str:
     if report.get("spread"):
         lines += ["", SPREAD]
         lines += ["", "Without an interval:", ""] if report["spread_missing"] else []
-        lines += [f"* {kind}: {reason}" for kind, reason in report["spread_missing"].items()]
+        lines += [
+            f"* {kind}: {reason}" for kind, reason in sorted(report["spread_missing"].items())
+        ]
     if report["missing"]:
         lines += ["", "Not measured:", ""]
         lines += [f"* {kind}: {reason}" for kind, reason in report["missing"].items()]
@@ -146,6 +150,17 @@ def text_of(report: EvaluationReport) -> str:
             "",
             f"![best]({BEST})",
             f"![worst]({WORST})",
+        ]
+    if found := report.get("memorised"):
+        lines += [
+            "",
+            f"Nearest to a training image, of {found['train_images']:,} of them. The median "
+            f"distance to the nearest training image is {found['ratio']:.3g} of that to the "
+            f"nearest held-out image ({found['compared']:,} of each). {found['near']:.1%} of the "
+            f"drawn images are less than half as far from a training image as from a held-out one, "
+            f"and {found['far']:.1%} the other way round.",
+            "",
+            f"![nearest]({NEAREST})",
         ]
     lines += ["", "## Protocol", "", "| | |", "| --- | --- |"]
     lines += [
@@ -186,6 +201,18 @@ def shown_name(name: str) -> str:
     """Write ``fd_builtin`` as fd[builtin], ``fid_clean`` as FID[clean]."""
     kind, _, protocol = name.rpartition("_")
     return printable(f"{kind.upper() if kind in ('fid', 'kid') else kind}[{protocol}]")
+
+
+def warning(report: EvaluationReport) -> str:
+    """Say that images are copies of training images; empty if they are not, or it is unknown."""
+    found = report.get("memorised")
+    if not found or not found["flagged"]:
+        return ""
+    return (
+        f"{found['near']:.0%} of the drawn images are less than half as far from a training image "
+        f"as from any held-out one ({found['far']:.0%} the other way round): they may be copies. "
+        f"See {NEAREST}."
+    )
 
 
 def shown_spread(report: EvaluationReport, name: str) -> str:
@@ -315,7 +342,10 @@ def told_apart(one: EvaluationReport, other: EvaluationReport, name: str) -> str
     found = [report.get("spread", {}).get(name) for report in (one, other)]
     if None in values or not all(found):
         return ""
-    spreads = [Spread(**each | {"left_out": tuple(each.get("left_out", ()))}) for each in found]
+    spreads = [
+        Spread(each["low"], each["high"], each["method"], left_out=tuple(each.get("left_out", ())))
+        for each in found
+    ]
     apart, chance = abs(values[0] - values[1]), difference(*spreads)
     if apart <= chance:
         count = one["protocol"]["count"]
@@ -324,9 +354,11 @@ def told_apart(one: EvaluationReport, other: EvaluationReport, name: str) -> str
         needed = float(f"{count * (chance / apart) ** 2:.2g}")
         return f"not distinguishable at these counts; about {needed:,.0f} images would be needed"
     kind, title = one["kinds"][name], [_title(report) for report in (one, other)]
+    if title[0] == title[1]:
+        title = ["the first", "the second"]
     if kind in LOWER_IS_BETTER:
         return f"{title[values[1] < values[0]]} is better"
-    if kind.startswith(HIGHER_IS_BETTER):
+    if kind.startswith(HIGHER_IS_BETTER) and not kind.startswith("agreement_real"):
         return f"{title[values[1] > values[0]]} is better"
     return "they differ"
 

@@ -42,11 +42,14 @@ class Quality:
 
     def is_unlike(self, other: "Quality") -> bool:
         """Return whether two values differ by more than chance; True if that is not known."""
-        ends = (self.low, self.high, other.low, other.high)
-        if any(end is None for end in ends):
+        reaches = self.reach(), other.reach()
+        if None in reaches:
             return True
-        reach = math.hypot(*((each.high - each.low) / 2 for each in (self, other)))
-        return abs(self.value - other.value) > reach
+        return abs(self.value - other.value) > math.hypot(*(each or 0 for each in reaches))
+
+    def reach(self) -> float | None:
+        """Return half the interval; None if it is not known."""
+        return None if self.low is None or self.high is None else (self.high - self.low) / 2
 
     def __str__(self) -> str:
         """Say it in words."""

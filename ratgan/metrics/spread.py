@@ -46,7 +46,8 @@ class Spread:
 
     def record(self) -> dict[str, Any]:
         """Return it as JSON types, without what is not known."""
-        return {name: value for name, value in asdict(self).items() if value not in (None, ())}
+        known = asdict(self) | {"left_out": list(self.left_out)}
+        return {name: value for name, value in known.items() if value not in (None, [])}
 
 
 def deviation(left_out: Sequence[float]) -> float:

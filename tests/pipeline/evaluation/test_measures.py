@@ -6,7 +6,7 @@ import torch
 
 from pipeline.evaluation.measures import Sums, measure
 from pipeline.evaluation.protocols import PROTOCOLS
-from pipeline.evaluation.report import meaning_of, table
+from pipeline.evaluation.report import meaning_of, table, warning
 from ratgan.metrics.inception_score import ScoreSums
 from ratgan.metrics.statistics import FeatureStatistics
 
@@ -114,3 +114,11 @@ def test_published_statistics_alone_give_a_distance_and_the_rest_says_why_it_is_
     assert "statistics alone" in found.missing["kernel"]
     assert "does not tell kinds of images apart" in found.missing["inception_score"]
     assert "no pair of encoders" in found.missing["r_precision"]
+
+
+def test_copies_are_warned_of_and_an_earlier_report_has_none():
+    copies = {"near": 0.4, "far": 0.01, "flagged": True}
+
+    assert warning({"memorised": copies}).startswith("40% of the drawn images are less than half")
+    assert warning({"memorised": copies | {"flagged": False}}) == ""
+    assert warning({}) == ""
