@@ -40,6 +40,15 @@ class VectorSums:
             scatter = scatter + torch.outer(apart, apart) * (self.count * other.count / count)
         return type(self)(count, self.total + other.total, scatter)
 
+    def without(self, part: Self) -> Self:
+        """Return the sums of the other vectors, given those of a part."""
+        count, total = self.count - part.count, self.total - part.total
+        scatter = self.scatter - part.scatter
+        if count and part.count:
+            apart = total / count - part.mean()
+            scatter = scatter - torch.outer(apart, apart) * (count * part.count / self.count)
+        return type(self)(count, total, scatter)
+
     def mean(self) -> Tensor:
         """Return the mean, [D]."""
         return self.total / self.count

@@ -15,15 +15,20 @@ from pipeline.common.machine import usable_cpus
 from pipeline.evaluation.caption_sampling import DIVERSITY, CaptionPlan
 from pipeline.evaluation.config import EvaluateConfig
 from pipeline.evaluation.features import FeatureSet, digest, look, unequal
-from pipeline.evaluation.image_sets import DrawnImages
+from pipeline.evaluation.image_sets import DrawnImages, Images
 from pipeline.evaluation.measures import Measured, Sums, measure, summed
+from pipeline.evaluation.nearest import look_for_copies, training_images, uncompared
+from pipeline.evaluation.reference_images import column_digest
 from pipeline.evaluation.report import (
+    NEAREST,
     REPORT,
     REPORT_TEXT,
     EvaluationReport,
     draw_pictures,
     shown_name,
+    shown_spread,
     text_of,
+    warning,
 )
 from pipeline.evaluation.shapes_classifier import ShapesReader, unreadable
 from pipeline.evaluation.task import Task, check
@@ -34,6 +39,7 @@ from pipeline.storage.lock import Lock
 from pipeline.storage.run_log import keep_log
 from pipeline.tracking.best_version import Quality
 from pipeline.tracking.late_metrics import record_numbers
+from ratgan.metrics.spread import of_count
 
 FEATURES = "features"  # in the output folder, while it is unfinished
 CACHE = "evaluation-cache"
@@ -158,8 +164,11 @@ def _complete(task: Task, sets: tuple[FeatureSet | None, ...], actors: int, gpus
     print_line("measuring")
 
 
-def _sets(task: Task) -> tuple[FeatureSet | None, FeatureSet, FeatureSet]:
-    """Return the sets of images: real ones, generated ones, and several for some captions."""
+def _sets(task: Task) -> tuple[FeatureSet | None, FeatureSet, FeatureSet, FeatureSet | None]:
+    """Return the sets of images.
+
+    They are: real ones, generated ones, several for some captions, and training images.
+    """
     config, protocol = task.config, task.protocol
     size = {"chunk_images": config.chunk_images, "batch_size": config.batch_size}
     sees = {
@@ -167,24 +176,18 @@ def _sets(task: Task) -> tuple[FeatureSet | None, FeatureSet, FeatureSet]:
         "weights_sha256": protocol.weights_sha256,
         "resize": protocol.resize,
     }
-    real = None
-    if task.real.images is not None:
-        identity = (
-            sees
-            | size
-            | {
-                "images": task.real.digest,
-                "count": task.real.count,
-                "crop": protocol.reference_crop,
-                "image_size": protocol.image_size,
-            }
-        )
-        real = FeatureSet(
-            folder=_cache(task) / digest(identity),
-            images=task.real.images,
-            identity=identity,
-            chunk_images=config.chunk_images,
-        )
+
+    def given(images: Images, digest_: str) -> FeatureSet:
+        seen = {
+            "images": digest_,
+            "count": images.count,
+            "crop": protocol.reference_crop,
+            "image_size": protocol.image_size,
+        }
+        identity = sees | size | seen
+        return FeatureSet(_cache(task) / digest(identity), images, identity, config.chunk_images)
+
+    real = None if task.real.images is None else given(task.real.images, task.real.digest)
     rows = task.dataset.manifest.rows(protocol.captions_of)
     whole = CaptionPlan(
         rows=rows,
@@ -221,7 +224,12 @@ def _sets(task: Task) -> tuple[FeatureSet | None, FeatureSet, FeatureSet]:
         )
 
     generated = drawn(whole, "generated", logits=task.logits, pair=task.pair is not None)
-    return real, generated, drawn(some, "diversity", logits=False, pair=False)
+    varied = drawn(some, "diversity", logits=False, pair=False)
+    train = None
+    if not uncompared(task):
+        images = training_images(task)
+        train = given(images, column_digest(task.dataset, images.splits, "digest"))
+    return real, generated, varied, train
 
 
 def _cache(task: Task) -> Folder:
@@ -237,6 +245,7 @@ def _measured(
     real: FeatureSet | None,
     generated: FeatureSet,
     varied: FeatureSet,
+    train: FeatureSet | None,
     started: float,
 ) -> tuple[EvaluationReport, dict[str, bytes]]:
     """Sum the sets, take all measures, and draw what is shown."""
@@ -255,7 +264,21 @@ def _measured(
     if not isinstance(generated.images, DrawnImages):
         raise TypeError("generated images are drawn.")
     pictures = draw_pictures(generated.images, found, sums.chosen)
+    copies = None
+    if train is None or real_sums is None:
+        found.missing["memorised"] = uncompared(task)
+    else:
+        try:
+            began = time.perf_counter()
+            copies, pictures[NEAREST] = look_for_copies(
+                task, sums, summed(train, protocol), real_sums, generated.images
+            )
+            found.seconds["memorised"] = time.perf_counter() - began
+        except ValueError as error:  # a handful of images, as in a first try
+            found.missing["memorised"] = str(error)
     report = _report(task, found, sums, statistics.rank, list(pictures))
+    if copies is not None:
+        report["memorised"] = copies
     report["seconds"] = {
         "generate": sums.seconds[0],
         "features": sums.seconds[1],
@@ -279,10 +302,16 @@ def _agreement(task: Task, found: Measured) -> None:
         found.missing["agreement"] = reason
         return
     started = time.perf_counter()
-    reader = ShapesReader(task.dataset)
+    reader = ShapesReader(task.dataset, cache=_cache(task))
     agreed = reader.agreement_of(model.generator, seed=task.protocol.seed)
     found.values |= {f"agreement_{name}": share for name, share in agreed.items()}
     found.values |= {f"agreement_real_{name}": share for name, share in reader.accuracy.items()}
+    count = len(reader.held_out)
+    found.spread |= {
+        kind: of_count(value, count)
+        for kind, value in found.values.items()
+        if kind.startswith("agreement_")
+    }
     found.seconds["agreement"] = time.perf_counter() - started
 
 
@@ -301,6 +330,8 @@ def _report(
         "numbers": {names[kind]: value for kind, value in found.values.items()},
         "kinds": {name: kind for kind, name in names.items()},
         "missing": found.missing,
+        "spread": {names[kind]: each.record() for kind, each in found.spread.items()},
+        "spread_missing": found.spread_missing,
         "rank": {
             "features": task.features,
             "generated": sums.statistics.rank,
@@ -326,7 +357,8 @@ def _record(task: Task, report: EvaluationReport) -> None:
             for file in report["pictures"]
         }
     distance = task.protocol.measure("distance", task.published)
-    said = record_numbers(
+    sure = report["spread"].get(distance, {})
+    became = record_numbers(
         run,
         task.model.step,
         {_curve(task, key): value for key, value in report["numbers"].items()},
@@ -335,7 +367,8 @@ def _record(task: Task, report: EvaluationReport) -> None:
                 exclude={"quirks"}, exclude_none=True
             ),
             f"eval.report.{name}": task.output.location,
-        },
+        }
+        | ({f"eval.memorised.{name}": said} if (said := warning(report)) else {}),
         pictures=pictures,
         quality=Quality(
             metric=_curve(task, distance),
@@ -343,10 +376,12 @@ def _record(task: Task, report: EvaluationReport) -> None:
             step=task.model.step,
             protocol=task.protocol.label(),
             lower_is_better=True,
+            low=sure.get("low"),
+            high=sure.get("high"),
         ),
         uri=task.config.tracking_uri,
     )
-    print_line(f"  mlflow {said}")
+    print_line(f"  mlflow {became}")
 
 
 def _curve(task: Task, number: str) -> str:
@@ -371,8 +406,13 @@ def _print_what_is_done(task: Task, actors: int, gpus: bool) -> None:
 
 def _print_report(task: Task, report: EvaluationReport) -> None:
     width = max(len(shown_name(name)) for name in report["numbers"]) + 2
-    lines = [f"{shown_name(name):{width}}{v:>10.4g}" for name, v in report["numbers"].items()]
+    lines = [
+        f"{shown_name(name):{width}}{value:>10.4g}  {shown_spread(report, name)}".rstrip()
+        for name, value in report["numbers"].items()
+    ]
     seconds = report["seconds"]
+    if said := warning(report):
+        lines += ["", f"warning: {said}"]
     lines += [
         "",
         f"report   {task.output}/{REPORT_TEXT}",

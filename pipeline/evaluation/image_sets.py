@@ -181,7 +181,7 @@ class PreparedImages:
     Attributes:
         data: Location of the dataset.
         splits: Theirs.
-        rows: How many there are.
+        rows: How many are given: all, or fewer, which are chosen evenly.
         crop: Take this many pixels from the middle; None to take them whole.
         batch_size: Images given at once.
     """
@@ -212,10 +212,15 @@ class OpenPreparedImages:
     def batches(self, numbers: Numbers) -> Iterator[ImageBatch]:
         """Read images by their numbers."""
         size, side = self.prepared.batch_size, self.rows.dataset.manifest.cache_size
-        for start in range(0, len(numbers), size):
-            some = numbers[start : start + size].tolist()
+        rows = self.row_of(numbers)
+        for start in range(0, len(rows), size):
+            some = rows[start : start + size].tolist()
             images = torch.stack([decode_stored(self.rows.row(n)["image"], side) for n in some])
             yield ImageBatch(centre(images, self.prepared.crop).to(self.device).float())
+
+    def row_of(self, numbers: Numbers) -> Numbers:
+        """Return the rows that images are of, [n]."""
+        return numbers * int(self.rows.ends[-1]) // self.prepared.rows
 
 
 def centre(images: Tensor, size: int | None) -> Tensor:

@@ -1,10 +1,13 @@
 """From features to measures: sets are summed chunk by chunk in order, then compared.
 
 Dimensions in this file:
-    N images, n of them that are held in memory, D features, P size of the pair's vectors.
+    N images, n of them that are held in memory, D features, P size of the pair's vectors, G parts
+    that are left out in turn to find how sure a number is.
 """
 
+import math
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -22,17 +25,27 @@ from pipeline.evaluation.features import (
     VECTORS,
     FeatureSet,
 )
+from pipeline.evaluation.image_sets import DrawnImages
 from pipeline.evaluation.protocols import Protocol
+from ratgan.metrics import spread
 from ratgan.metrics.diversity import diversity, mean_distance
 from ratgan.metrics.features import check_finite
 from ratgan.metrics.frechet import frechet_distance
 from ratgan.metrics.inception_score import ScoreSums, inception_score
-from ratgan.metrics.kernel import kernel_distance
-from ratgan.metrics.neighbours import neighbours
-from ratgan.metrics.retrieval import mean_cosine, nearer_ones, r_precision
+from ratgan.metrics.kernel import kernel_without
+from ratgan.metrics.neighbours import Neighbours, neighbours
+from ratgan.metrics.retrieval import mean_cosine, nearer_ones, precision_of
+from ratgan.metrics.spread import PARTS, Spread
 from ratgan.metrics.statistics import FeatureStatistics
 
 RECALLS = (1, 5, 10)
+NO_SPREAD = "fewer than 20 captions or real images: no parts of them can be left out"
+NO_DENSITY = "a few real images have many neighbours, and decide it: no interval held in trials"
+CAPTIONS = "captions"
+BOTH = "captions and real images"
+SURE = 5  # parts at least that an interval is found from
+BLOCK = 20  # images of a part, for the neighbours in it
+TURNS = (-1, *range(PARTS))  # all images, then without each part
 
 
 @dataclass(frozen=True)
@@ -43,6 +56,8 @@ class Sums:
         statistics: Of all images.
         chosen: Numbers of an even choice of them, [n].
         sample: Their features, float32, [n, D].
+        parts: Part that each is in, all images for a caption in one, int64, [n]; None if there are
+            too few.
         scores: Sums for the Inception Score of each part; none without logits.
         pair_images: Their vectors by a pair of encoders, [n, P]; None without one.
         pair_captions: Vectors of their captions, [n, P]; None without one.
@@ -53,6 +68,7 @@ class Sums:
     statistics: FeatureStatistics
     chosen: NDArray[np.int64]
     sample: Tensor
+    parts: Tensor | None = None
     scores: tuple[ScoreSums, ...] = ()
     pair_images: Tensor | None = None
     pair_captions: Tensor | None = None
@@ -67,6 +83,8 @@ class Measured:
     Attributes:
         values: ``distance``, ``kernel``, ``precision`` …
         missing: Kinds of measures that could not be taken, with the reason.
+        spread: By kind, where the number would lie with other images.
+        spread_missing: Kinds without such an interval, with the reason.
         seconds: That each took.
         ranks: For each image held in memory, how many wrong captions were nearer than its own;
             None without a pair.
@@ -78,6 +96,8 @@ class Measured:
     seconds: dict[str, float] = field(default_factory=dict)
     ranks: Tensor | None = None
     nearness: Tensor | None = None
+    spread: dict[str, Spread] = field(default_factory=dict)
+    spread_missing: dict[str, str] = field(default_factory=dict)
 
 
 def summed(features: FeatureSet, protocol: Protocol) -> Sums:
@@ -120,12 +140,23 @@ def summed(features: FeatureSet, protocol: Protocol) -> Sums:
         statistics=statistics,
         chosen=np.flatnonzero(chosen),
         sample=joined["sample"],
+        parts=_parts(features, np.flatnonzero(chosen), protocol.seed),
         scores=tuple(score for score in scores if score is not None),
         pair_images=joined.get(PAIR_IMAGES),
         pair_captions=joined.get(PAIR_CAPTIONS),
         classes=joined.get(CLASSES),
         seconds=(float(seconds[0]), float(seconds[1])),
     )
+
+
+def _parts(features: FeatureSet, numbers: NDArray[np.int64], seed: int) -> Tensor | None:
+    """Put images into equal parts at random; those drawn for one caption differ less."""
+    images = features.images
+    rows = images.plan.row_of(numbers) if isinstance(images, DrawnImages) else numbers
+    different, place = np.unique(rows, return_inverse=True)
+    if len(different) < PARTS:
+        return None
+    return torch.from_numpy(part_of(len(different), PARTS, seed)[place])
 
 
 def measure(
@@ -154,17 +185,22 @@ def measure(
     timed("distance", started)
 
     started = time.perf_counter()
-    few = protocol.neighbour_images
+    parts = generated.parts if real is None or real.parts is not None else None
     if real is None:
         reason = "the reference is statistics alone, without the features of its images"
         found.missing |= dict.fromkeys(("kernel", "precision and recall"), reason)
     else:
-        found.values["kernel"] = kernel_distance(real.sample, generated.sample)
+        turns = TURNS if parts is not None else TURNS[:1]
+        value, *left_out = kernel_without(
+            real.sample, generated.sample, _or_none(real), _or_none(generated), turns
+        )
+        found.values["kernel"] = value
+        if left_out:
+            found.spread["kernel"] = spread.of_number(value, left_out, BOTH, least=-math.inf)
         timed("kernel", started)
         started = time.perf_counter()
         try:
-            places = neighbours(*(_fewer(sums.sample, few) for sums in (real, generated)))
-            found.values |= places._asdict()
+            _neighbours(real, generated, protocol.neighbour_images, found)
         except ValueError as error:  # a handful of images, as in a first try
             found.missing["precision and recall"] = str(error)
         timed("neighbours", started)
@@ -172,6 +208,8 @@ def measure(
     if generated.scores:
         mean, deviation = inception_score(generated.scores)
         found.values |= {"inception_score": mean, "inception_score_deviation": deviation}
+        found.spread_missing["inception_score_deviation"] = "it is a deviation itself"
+        _number(found, "inception_score", [part.score() for part in generated.scores], "images", 0)
     else:
         found.missing["inception_score"] = (
             f"{protocol.extractor} does not tell kinds of images apart"
@@ -181,11 +219,99 @@ def measure(
     if len(varied) > 1:
         # Against the distance of images of different captions: the first of each.
         found.values["diversity_share"] = found.values["diversity"] / mean_distance(varied[:, 0])
+    _diversity_spread(varied, found)
 
     started = time.perf_counter()
     _retrieval(generated, found)
     timed("retrieval", started)
+    started = time.perf_counter()
+    if parts is not None:
+        _distance_spread(generated, real, statistics, found)
+    timed("spread of the distance", started)
+    for kind in found.values.keys() - found.spread.keys() - found.spread_missing.keys():
+        found.spread_missing[kind] = NO_SPREAD
     return found
+
+
+def _or_none(sums: Sums) -> Tensor:
+    """Return the parts of images, all in one if there are too few."""
+    return torch.zeros(len(sums.sample), dtype=torch.int64) if sums.parts is None else sums.parts
+
+
+def _distance_spread(
+    generated: Sums, real: Sums | None, statistics: FeatureStatistics, found: Measured
+) -> None:
+    """Find how sure the Fréchet distance is, from the images held in memory."""
+    sets = [sums for sums in (real, generated) if sums is not None]
+    whole = [FeatureStatistics.of(sums.sample) for sums in sets]
+    left_out = []
+    for part in TURNS:
+        rest = [
+            sums.without(FeatureStatistics.of(each.sample[each.parts == part]))
+            for sums, each in zip(whole, sets, strict=True)
+        ]
+        left_out.append(frechet_distance(*rest if real else (statistics, *rest)))
+    held, *left_out = left_out
+    # Where not all are held, what all of them vary is less by the root of their number.
+    shares = [len(each.sample) / each.statistics.count for each in sets]
+    value, shrink = found.values["distance"], math.sqrt(max(shares))
+    left_out = [value + (each - held) * shrink for each in left_out]
+    found.spread["distance"] = spread.of_number(
+        value, left_out, BOTH if real else CAPTIONS, biased=min(shares) == 1, least=0
+    )
+
+
+def _neighbours(real: Sums, generated: Sums, most: int, found: Measured) -> None:
+    """Measure by neighbours, and find how sure that is, from the same in each part alone."""
+    sets = [_fewer(sums.sample, most) for sums in (real, generated)]
+    found.values |= neighbours(*sets)._asdict()
+    if real.parts is None or generated.parts is None:
+        return
+    parts = [_fewer(sums.parts, most) for sums in (real, generated) if sums.parts is not None]
+    smallest = min(int(part.bincount(minlength=PARTS).min()) for part in parts)
+    if smallest < BLOCK:
+        reason = f"{PARTS} parts of {BLOCK} images of each set are needed; there are {smallest}"
+        found.spread_missing |= dict.fromkeys(Neighbours._fields, reason)
+        return
+    blocks = [
+        neighbours(*(s[p == part] for s, p in zip(sets, parts, strict=True)))
+        for part in range(PARTS)
+    ]
+    for kind in Neighbours._fields:
+        if kind == "density":
+            found.spread_missing[kind] = NO_DENSITY
+            continue
+        value = found.values[kind]
+        left_out = spread.from_blocks(value, [getattr(block, kind) for block in blocks])
+        count = len(sets[kind == "precision"])
+        found.spread[kind] = spread.of_share(value, left_out, BOTH, count)
+
+
+def _number(found: Measured, kind: str, values: Sequence[float], what: str, least: float) -> None:
+    """Find how sure a mean of a few numbers is, from the mean without each of them."""
+    if len(values) < SURE:
+        found.spread_missing[kind] = f"{len(values)} parts are too few; {SURE} are needed"
+        return
+    left_out = [(sum(values) - value) / (len(values) - 1) for value in values]
+    found.spread[kind] = spread.of_number(found.values[kind], left_out, what, least=least)
+
+
+def _diversity_spread(varied: Tensor, found: Measured) -> None:
+    """Find how sure diversity is, from the captions [captions, images, D]."""
+    each = [mean_distance(images) for images in varied]
+    _number(found, "diversity", each, CAPTIONS, 0)
+    if "diversity_share" not in found.values:
+        return
+    if len(each) < SURE:
+        found.spread_missing["diversity_share"] = found.spread_missing["diversity"]
+        return
+    left_out = []
+    for number in range(len(each)):
+        others = torch.cat([varied[:number, 0], varied[number + 1 :, 0]])
+        mean = (sum(each) - each[number]) / (len(each) - 1)
+        left_out.append(mean / mean_distance(others))
+    value = found.values["diversity_share"]
+    found.spread["diversity_share"] = spread.of_number(value, left_out, CAPTIONS, least=0)
 
 
 def _retrieval(generated: Sums, found: Measured) -> None:
@@ -200,19 +326,38 @@ def _retrieval(generated: Sums, found: Measured) -> None:
         return
     found.nearness = torch.nn.functional.cosine_similarity(images, captions, dim=1)
     found.values["nearness"] = mean_cosine(images, captions)
+    turns = [] if generated.parts is None else [generated.parts != part for part in range(PARTS)]
+    if turns:
+        left_out = [mean_cosine(images[kept], captions[kept]) for kept in turns]
+        found.spread["nearness"] = spread.of_number(
+            found.values["nearness"], left_out, CAPTIONS, least=-1
+        )
     if len(classes.unique()) < 2:
         reason = "all captions are of one class: none is wrong for any image"
         found.missing |= dict.fromkeys(("r_precision", "recall"), reason)
         return
-    precision = r_precision(images, captions, classes)
-    found.values["r_precision"] = precision.share
-    found.values["r_precision_candidates"] = precision.candidates
+    wrong = (classes[:, None] != classes).sum(1)
     found.ranks = nearer_ones(images, captions, classes)
     backwards = nearer_ones(captions, images, classes)
-    for within in RECALLS:
-        for name, ranks in (("caption", found.ranks), ("image", backwards)):
-            share = float((ranks < within).double().mean())
-            found.values[f"{name}_recall_{within}"] = share
+    precision = precision_of(wrong, found.ranks)
+    found.values["r_precision"] = precision.share
+    found.values["r_precision_candidates"] = precision.candidates
+    found.spread_missing["r_precision_candidates"] = "it is a count"
+    hits = {
+        f"{name}_recall_{within}": (ranks < within).double()
+        for within in RECALLS
+        for name, ranks in (("caption", found.ranks), ("image", backwards))
+    }
+    found.values |= {kind: float(hit.mean()) for kind, hit in hits.items()}
+    if not turns:
+        return
+    without = {kind: [float(hit[kept].mean()) for kept in turns] for kind, hit in hits.items()}
+    without["r_precision"] = [
+        precision_of(wrong[kept], found.ranks[kept], precision.candidates).share for kept in turns
+    ]
+    for kind, left_out in without.items():
+        value = found.values[kind]
+        found.spread[kind] = spread.of_share(value, left_out, CAPTIONS, len(images))
 
 
 def _fewer(features: Tensor, most: int) -> Tensor:

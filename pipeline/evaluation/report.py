@@ -15,10 +15,12 @@ from pipeline.evaluation.image_sets import DrawnImages
 from pipeline.evaluation.measures import Measured
 from pipeline.evaluation.protocols import Protocol, differences
 from pipeline.storage.folder import Folder
+from ratgan.metrics.spread import Spread, difference
 from ratgan.visualize import grid, png
 
 REPORT, REPORT_TEXT = "report.json", "report.md"
 SAMPLES, BEST, WORST = "samples.png", "best.png", "worst.png"
+NEAREST = "nearest.png"
 SHOWN = 16  # images of the sample grid
 SHOWN_RETRIEVALS = 8
 
@@ -48,6 +50,28 @@ MEANINGS = {
         for n in (1, 5, 10)
     },
 }
+HIGHER_IS_BETTER = (  # kinds, and beginnings of kinds; in the others lower is, or neither
+    "precision",
+    "recall",
+    "coverage",
+    "density",
+    "inception_score",
+    "nearness",
+    "r_precision",
+    "caption_recall",
+    "image_recall",
+    "agreement",
+)
+SHARED = (
+    "intervals: 90 %. Captions, real images and the noise's seed are the same in all; what they "
+    "have in common does not count as a difference, where parts of the images were left out."
+)
+LOWER_IS_BETTER = ("distance", "kernel")
+SPREAD = (
+    "An interval is where the number would lie at the same counts for other captions, other noise "
+    "and other real images. For want of images, the distance is higher than that of any number of "
+    "images would be."
+)
 PAIR_KINDS = ("r_precision", "r_precision_candidates", "nearness")
 
 
@@ -98,14 +122,23 @@ def text_of(report: EvaluationReport) -> str:
         + (f", step {model['step']:,}" if model["step"] else "")
         + f", for captions of `{report['data']['location']}`.",
         "",
-        "| number | | what it is |",
-        "| --- | --- | --- |",
+        *([f"**Warning:** {said}", ""] if (said := warning(report)) else []),
+        "| number | | 90 % interval | of that for want of images | what it is |",
+        "| --- | --- | --- | --- | --- |",
     ]
     kinds = report["kinds"]
-    lines += [
-        f"| {shown_name(name)} | {value:.4g} | {meaning_of(kinds[name])} |"
-        for name, value in report["numbers"].items()
-    ]
+    for name, value in report["numbers"].items():
+        bias = report.get("spread", {}).get(name, {}).get("bias")
+        lines.append(
+            f"| {shown_name(name)} | {value:.4g} | {shown_spread(report, name)} | "
+            f"{'' if bias is None else f'{bias:.2g}'} | {meaning_of(kinds[name])} |"
+        )
+    if report.get("spread"):
+        lines += ["", SPREAD]
+        lines += ["", "Without an interval:", ""] if report["spread_missing"] else []
+        lines += [
+            f"* {kind}: {reason}" for kind, reason in sorted(report["spread_missing"].items())
+        ]
     if report["missing"]:
         lines += ["", "Not measured:", ""]
         lines += [f"* {kind}: {reason}" for kind, reason in report["missing"].items()]
@@ -117,6 +150,17 @@ def text_of(report: EvaluationReport) -> str:
             "",
             f"![best]({BEST})",
             f"![worst]({WORST})",
+        ]
+    if found := report.get("memorised"):
+        lines += [
+            "",
+            f"Nearest to a training image, of {found['train_images']:,} of them. The median "
+            f"distance to the nearest training image is {found['ratio']:.3g} of that to the "
+            f"nearest held-out image ({found['compared']:,} of each). {found['near']:.1%} of the "
+            f"drawn images are less than half as far from a training image as from a held-out one, "
+            f"and {found['far']:.1%} the other way round.",
+            "",
+            f"![nearest]({NEAREST})",
         ]
     lines += ["", "## Protocol", "", "| | |", "| --- | --- |"]
     lines += [
@@ -157,6 +201,24 @@ def shown_name(name: str) -> str:
     """Write ``fd_builtin`` as fd[builtin], ``fid_clean`` as FID[clean]."""
     kind, _, protocol = name.rpartition("_")
     return printable(f"{kind.upper() if kind in ('fid', 'kid') else kind}[{protocol}]")
+
+
+def warning(report: EvaluationReport) -> str:
+    """Say that images are copies of training images; empty if they are not, or it is unknown."""
+    found = report.get("memorised")
+    if not found or not found["flagged"]:
+        return ""
+    return (
+        f"{found['near']:.0%} of the drawn images are less than half as far from a training image "
+        f"as from any held-out one ({found['far']:.0%} the other way round): they may be copies. "
+        f"See {NEAREST}."
+    )
+
+
+def shown_spread(report: EvaluationReport, name: str) -> str:
+    """Write the interval of a number as [low, high]; nothing if it has none."""
+    found = report.get("spread", {}).get(name)
+    return f"[{found['low']:.4g}, {found['high']:.4g}]" if found else ""
 
 
 def read_report(location: str) -> EvaluationReport:
@@ -238,7 +300,10 @@ def table(reports: list[EvaluationReport]) -> str:
     rows = [name for name, kind in kinds.items() if same_pair or not _is_of_pair(kind)]
     titles = [_title(report) for report in reports]
     width = max([len(shown_name(name)) for name in rows], default=0) + 2
-    columns = [max(len(title), 10) + 2 for title in titles]
+    sure = [[shown_spread(report, name) for name in rows] for report in reports]
+    columns = [
+        max(len(title), 10, *map(len, texts)) + 2 for title, texts in zip(titles, sure, strict=True)
+    ]
     protocol = Protocol(**reports[0]["protocol"])
     lines = [
         f"protocol {protocol.name}: {protocol.count:,} images of {protocol.image_size} px, "
@@ -252,9 +317,50 @@ def table(reports: list[EvaluationReport]) -> str:
             f"{shown_name(name):{width}}"
             + "".join(f"{text:>{w}}" for text, w in zip(shown, columns, strict=True))
         )
+        intervals = [shown_spread(report, name) for report in reports]
+        if any(intervals):
+            line = "".join(f"{text:>{w}}" for text, w in zip(intervals, columns, strict=True))
+            lines.append(f"{'':{width}}{line}".rstrip())
+        if len(reports) == 2 and (verdict := told_apart(reports[0], reports[1], name)):
+            lines.append(f"  {verdict}")
+    if any(report.get("spread") for report in reports):
+        lines.append(SHARED)
     if not same_pair:
         lines.append("retrieval is left out: it was measured by different pairs of encoders.")
     return "\n".join(lines)
+
+
+def told_apart(one: EvaluationReport, other: EvaluationReport, name: str) -> str:
+    """Say whether a number of two evaluations differs by more than chance; empty if unknown.
+
+    Args:
+        one: A report.
+        other: Another by the same protocol.
+        name: Of the number.
+    """
+    values = [report["numbers"].get(name) for report in (one, other)]
+    found = [report.get("spread", {}).get(name) for report in (one, other)]
+    if None in values or not all(found):
+        return ""
+    spreads = [
+        Spread(each["low"], each["high"], each["method"], left_out=tuple(each.get("left_out", ())))
+        for each in found
+    ]
+    apart, chance = abs(values[0] - values[1]), difference(*spreads)
+    if apart <= chance:
+        count = one["protocol"]["count"]
+        if not apart:
+            return "equal"
+        needed = float(f"{count * (chance / apart) ** 2:.2g}")
+        return f"not distinguishable at these counts; about {needed:,.0f} images would be needed"
+    kind, title = one["kinds"][name], [_title(report) for report in (one, other)]
+    if title[0] == title[1]:
+        title = ["the first", "the second"]
+    if kind in LOWER_IS_BETTER:
+        return f"{title[values[1] < values[0]]} is better"
+    if kind.startswith(HIGHER_IS_BETTER) and not kind.startswith("agreement_real"):
+        return f"{title[values[1] > values[0]]} is better"
+    return "they differ"
 
 
 def _is_of_pair(kind: str) -> bool:

@@ -1,14 +1,18 @@
 """Classify images of shapes, and so measure exactly how well they follow their captions."""
 
+import hashlib
+import json
 from collections.abc import Sequence
 
 import torch
+from safetensors.torch import load, save
 from torch import Tensor
 
 from pipeline.data.dataset import Example, PreparedDataset
 from pipeline.data.manifest import Manifest
 from pipeline.preparation.sources.shapes import COLOURS, PLACES, SHAPES, SIZES
-from ratgan.metrics.agreement import agreement, train_classifier
+from pipeline.storage.folder import Folder
+from ratgan.metrics.agreement import AttributeClassifier, agreement, train_classifier
 from ratgan.networks import TextGenerator
 from ratgan.randomness import sample_noise
 from ratgan.sampling import sample
@@ -23,6 +27,7 @@ ATTRIBUTES = {
 CHANCE = sum(1 / len(values) for values in ATTRIBUTES.values()) / len(ATTRIBUTES)
 
 
+EPOCHS = 4
 MOST_KNOWN = 5000  # real images the reader learns from: more teach it nothing new
 
 
@@ -50,16 +55,18 @@ class ShapesReader:
     Args:
         dataset: Prepared shapes, one in each image; the reader learns from the training split.
         count: Captions of the validation split to draw for; all, if not given.
+        cache: Folder in which a trained classifier is kept and found again; None to train anew.
 
     Attributes:
         held_out: That many images of the validation split.
         accuracy: Share of them that are read right, per attribute.
     """
 
-    def __init__(self, dataset: PreparedDataset, count: int | None = None) -> None:
-        known = dataset.examples("train", MOST_KNOWN)
+    def __init__(
+        self, dataset: PreparedDataset, count: int | None = None, cache: Folder | None = None
+    ) -> None:
         self.held_out = dataset.examples("validation", count)
-        self.classifier = train_classifier(_images(known), _labels(known), ATTRIBUTES, epochs=4)
+        self.classifier = _classifier(dataset, cache)
         labels = _labels(self.held_out)
         self.accuracy = agreement(self.classifier, _images(self.held_out), labels)
 
@@ -84,6 +91,27 @@ class ShapesReader:
         """
         wanted = _labels([self.held_out[number] for number in captions])
         return agreement(self.classifier, images, wanted)
+
+
+def _classifier(dataset: PreparedDataset, cache: Folder | None) -> AttributeClassifier:
+    """Train a classifier, or read the one that was trained on the same images."""
+    identity = json.dumps([dataset.digest, MOST_KNOWN, EPOCHS, ATTRIBUTES])
+    name = f"classifier-{hashlib.sha256(identity.encode()).hexdigest()[:24]}"
+    weights, record = f"{name}.safetensors", f"{name}.json"
+    if cache is not None and cache.exists(record) and cache.exists(weights):
+        content = cache.read(weights)
+        # What was damaged is trained anew.
+        if cache.read_json(record) == {"sha256": hashlib.sha256(content).hexdigest()}:
+            found = AttributeClassifier(ATTRIBUTES, dataset.manifest.cache_size)
+            found.load_state_dict(load(content))
+            return found.eval()
+    known = dataset.examples("train", MOST_KNOWN)
+    trained = train_classifier(_images(known), _labels(known), ATTRIBUTES, epochs=EPOCHS)
+    if cache is not None:
+        content = save(trained.state_dict())
+        cache.write(weights, content)
+        cache.write_json(record, {"sha256": hashlib.sha256(content).hexdigest()})
+    return trained
 
 
 def _images(examples: Sequence[Example]) -> Tensor:

@@ -22,6 +22,7 @@ from pipeline.sweeps.parent_run import ParentRun
 from pipeline.sweeps.space import Choice, Domain, Real, Space, Value, Whole
 from pipeline.sweeps.study_folder import StudyFolder, TrialRecord
 from pipeline.tracking.run_record import read_record
+from ratgan.metrics.spread import difference, of_count
 
 TABLE, SUMMARY, WINNER = "table.md", "summary.json", "winner.yaml"
 DPI = 120
@@ -135,6 +136,31 @@ def spread(values: Sequence[float]) -> str:
     if not values:
         return "–"
     return f"{statistics.median(values):.3g} ({min(values):.3g}–{max(values):.3g})"
+
+
+def how_sure(ranked: Sequence[TrialRecord], metric: str, mode: Mode, images: int) -> str:
+    """Say whether the winner is better than the next by more than chance; empty for one alone.
+
+    Args:
+        ranked: Trials with points of the metric, the best first.
+        images: That each point was measured with.
+    """
+    first, *others = (best for trial in ranked if (best := trial.best(mode)))
+    if not others or not metric.startswith("eval/"):
+        return ""
+    if not metric.startswith("eval/agreement"):
+        return (
+            f"How sure {metric} is was not measured in training: before you choose, evaluate the "
+            "best two with jobs/evaluate.py and compare them with jobs/compare.py."
+        )
+    # Of a mean of shares too: it varies at most as a single one of its size.
+    reaches = [of_count(value, images) for value in (first[1], others[0][1])]
+    if abs(first[1] - others[0][1]) > difference(*reaches):
+        return ""
+    return (
+        f"Trial {ranked[1].number} ({others[0][1]:.4g}) is not distinguishable from it with "
+        f"{images:,} images (90 %)."
+    )
 
 
 def tell(study: StudyFolder, table: str, lines: Sequence[str]) -> None:

@@ -11,6 +11,7 @@ from pipeline.sweeps.report import (
     WINNER,
     counted,
     draw,
+    how_sure,
     tell,
     trial_records,
     trial_table,
@@ -88,6 +89,8 @@ def _conclude(config: SweepConfig, study: StudyFolder, parent: ParentRun) -> Non
         f"The {direction} {metric}, {value:.4g}, was reached by trial {best.number} "
         f"({study.run_name(best.number)}) at step {step:,}, with {chosen}."
     )
+    if sure := how_sure(ranked, metric, mode, config.train.evaluate_images):
+        text = f"{text} {sure}"
     note = (
         f"Sweep over {', '.join(space)} ({config.search} search, "
         f"{'no scheduler' if config.scheduler == 'none' else config.scheduler}). {text} This run "

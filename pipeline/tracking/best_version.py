@@ -5,6 +5,7 @@ versions were measured under. Where no version was, the newest is taken, and the
 """
 
 import json
+import math
 from collections import defaultdict
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
@@ -22,6 +23,8 @@ class Quality:
         step: Of the model that was measured.
         protocol: Name of all that decides the number; unlike protocols have unlike names.
         lower_is_better: Or higher.
+        low: Lower end of the 90 % interval of the value; None if it is not known.
+        high: Its upper end.
     """
 
     metric: str
@@ -29,10 +32,24 @@ class Quality:
     step: int
     protocol: str
     lower_is_better: bool
+    low: float | None = None
+    high: float | None = None
 
     def tag(self) -> tuple[str, str]:
         """Return name and value of the tag that holds it."""
-        return f"{PREFIX}{self.protocol}", json.dumps(asdict(self), sort_keys=True)
+        known = {name: value for name, value in asdict(self).items() if value is not None}
+        return f"{PREFIX}{self.protocol}", json.dumps(known, sort_keys=True)
+
+    def is_unlike(self, other: "Quality") -> bool:
+        """Return whether two values differ by more than chance; True if that is not known."""
+        reaches = self.reach(), other.reach()
+        if None in reaches:
+            return True
+        return abs(self.value - other.value) > math.hypot(*(each or 0 for each in reaches))
+
+    def reach(self) -> float | None:
+        """Return half the interval; None if it is not known."""
+        return None if self.low is None or self.high is None else (self.high - self.low) / 2
 
     def __str__(self) -> str:
         """Say it in words."""
@@ -70,18 +87,23 @@ def choose(versions: Mapping[int, list[Quality]]) -> tuple[int, str]:
         return newest, f"version {newest} is the newest; none was measured under a named protocol"
     # Of two protocols that as many versions were measured under, the one used last.
     compared = max(measured.values(), key=lambda by_number: (len(by_number), max(by_number)))
-    best = max(
+    best, *rest = sorted(
         compared,
         key=lambda n: (
             -compared[n].value if compared[n].lower_is_better else compared[n].value,
             n,
         ),
+        reverse=True,
     )
+    alike = [n for n in rest[:1] if not compared[best].is_unlike(compared[n])]
     quality = compared[best]
     extreme = "lowest" if quality.lower_is_better else "highest"
     others = len(versions) - len(compared)
     return best, (
         f"version {best} has the {extreme} {quality.metric}, {quality.value:.4g}, of the "
         f"{len(compared)} measured under protocol {quality.protocol}"
+        + "".join(
+            f"; version {n} ({compared[n].value:.4g}) is not distinguishable from it" for n in alike
+        )
         + (f"; {others} not measured under it" if others else "")
     )

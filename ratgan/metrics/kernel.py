@@ -8,11 +8,14 @@ Libraries estimate it as the mean over 100 random draws of 1,000 images of each 
 over all such draws is computed, which is the estimate from all pairs at once, so it has no seed.
 
 Dimensions in this file:
-    N, M images of the two sets, D size of a feature vector.
+    N, M images of the two sets, D size of a feature vector, G parts of them.
 """
+
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor
+from torch.nn import functional
 
 from ratgan.metrics.features import check_finite
 
@@ -38,23 +41,61 @@ def kernel_distance(one: Tensor, other: Tensor) -> float:
         raise ValueError(
             f"features of {one.shape[1]} and of {other.shape[1]} numbers cannot be compared."
         )
+    nothing = [torch.zeros(len(some), dtype=torch.int64) for some in (one, other)]
+    return kernel_without(one, other, nothing[0], nothing[1], (-1,))[0]
+
+
+def kernel_without(
+    one: Tensor, other: Tensor, one_parts: Tensor, other_parts: Tensor, without: Sequence[int]
+) -> list[float]:
+    """Measure how far two sets are apart without each of some parts of both.
+
+    Args:
+        one: As for `kernel_distance`.
+        other: As for `kernel_distance`.
+        one_parts: Part that each image is in, int64, [N].
+        other_parts: The same, [M].
+        without: Parts that are left out in turn; -1 for none.
+    """
     check_finite(one, "features of the first set of images")
     check_finite(other, "features of the second set of images")
     one, other = one.double(), other.double()
-    within = _mean_of_pairs(one) + _mean_of_pairs(other)
-    return within - 2 * _kernel_sum(one, other) / (len(one) * len(other))
+    parts = 1 + max(int(one_parts.max()), int(other_parts.max()))
+    of_one, of_other = (
+        functional.one_hot(some, parts).to(one) for some in (one_parts, other_parts)
+    )  # [N, G], [M, G]
+    pairs = (
+        _sums(one, one, of_one, of_one),
+        _sums(other, other, of_other, of_other),
+        _sums(one, other, of_one, of_other),
+    )
+    with_itself = [
+        ((some.square().sum(1) / some.shape[1] + 1) ** 3) @ member
+        for some, member in ((one, of_one), (other, of_other))
+    ]
+    found = []
+    for part in without:
+        kept = torch.ones(parts, dtype=one.dtype, device=one.device)
+        if part >= 0:
+            kept[part] = 0
+        n, m = float((of_one @ kept).sum()), float((of_other @ kept).sum())
+        sums = [float(kept @ pair @ kept) for pair in pairs]
+        alone = [float(some @ kept) for some in with_itself]
+        within = (sums[0] - alone[0]) / (n * (n - 1)) + (sums[1] - alone[1]) / (m * (m - 1))
+        found.append(within - 2 * sums[2] / (n * m))
+    return found
 
 
-def _mean_of_pairs(features: Tensor) -> float:
-    """Return the mean of the kernel over all pairs of different images."""
-    with_itself = float(((features.square().sum(1) / features.shape[1] + 1) ** 3).sum())
-    count = len(features)
-    return (_kernel_sum(features, features) - with_itself) / (count * (count - 1))
+def _sums(one: Tensor, other: Tensor, of_one: Tensor, of_other: Tensor) -> Tensor:
+    """Sum the kernel over all pairs of two sets by their parts, a block of rows at a time, [G, G].
 
-
-def _kernel_sum(one: Tensor, other: Tensor) -> float:
-    """Sum the kernel over all pairs of two sets, a block of rows at a time."""
-    total = torch.zeros((), dtype=one.dtype, device=one.device)
-    for rows in one.split(ROWS_AT_ONCE):
-        total += (rows @ other.T / one.shape[1] + 1).pow(3).sum()
-    return float(total)
+    Args:
+        one: Features, [N, D].
+        other: Features, [M, D].
+        of_one: 1 for the part that each image is in, else 0, [N, G].
+        of_other: The same, [M, G].
+    """
+    total = of_one.new_zeros(of_one.shape[1], of_other.shape[1])
+    for rows, member in zip(one.split(ROWS_AT_ONCE), of_one.split(ROWS_AT_ONCE), strict=True):
+        total += member.T @ ((rows @ other.T / one.shape[1] + 1).pow(3) @ of_other)
+    return total

@@ -61,15 +61,25 @@ def r_precision(
             finite.
     """
     wrong = (classes[:, None] != classes).sum(1)  # [N]
-    drawn = min(candidates - 1, int(wrong.min()) if len(wrong) else 0)
-    if drawn < 1:
+    if candidates < 2 or not len(wrong) or not int(wrong.min()):
         raise ValueError(
             f"R-precision needs images of 2 classes or more, and 2 candidates; there are "
             f"{len(classes.unique())} classes and {candidates} candidates."
         )
-    nearer = nearer_ones(images, captions, classes)
+    return precision_of(wrong, nearer_ones(images, captions, classes), candidates)
+
+
+def precision_of(wrong: Tensor, nearer: Tensor, candidates: int = 100) -> RPrecision:
+    """Measure retrieval of captions by images, from counts.
+
+    Args:
+        wrong: Wrong captions for each image, at least 1, [N].
+        nearer: Those of them that are as near as its own, or nearer, [N].
+        candidates: As for `r_precision`.
+    """
+    drawn = min(candidates - 1, int(wrong.min()))
     total = float(_no_nearer_drawn(wrong, nearer, drawn).sum())
-    return RPrecision(total / len(images), drawn + 1, len(images))
+    return RPrecision(total / len(wrong), drawn + 1, len(wrong))
 
 
 def nearer_ones(queries: Tensor, answers: Tensor, classes: Tensor) -> Tensor:

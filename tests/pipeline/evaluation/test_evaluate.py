@@ -117,11 +117,26 @@ def test_a_report_has_numbers_protocol_and_pictures(by_one, shapes):
     assert report["rank"] == {"features": 182, "generated": 89, "real": 29}
     assert "kinds of images" in report["missing"]["inception_score"]
     assert "images of two shapes" in report["missing"]["agreement"]
+    sure = report["spread"]["fd_builtin"]
+    assert sure["low"] < report["numbers"]["fd_builtin"] < sure["high"]
+    assert (sure["level"], len(sure["left_out"])) == (0.9, 20)
+    assert sure["bias"] > 0
+    assert "20 images" in report["spread_missing"]["precision"]
+    kinds = set(report["kinds"].values())
+    intervals = {report["kinds"][name] for name in report["spread"]}
+    assert intervals | report["spread_missing"].keys() == kinds
+    copies = report["memorised"]
+    assert (copies["train_images"], copies["held_out_images"], copies["compared"]) == (90, 30, 30)
+    assert not copies["flagged"]
+    assert 1 <= len(copies["pairs"]) <= 10
+    assert all(pair["caption"] and pair["train_caption"] for pair in copies["pairs"])
     text = (folder / "report.md").read_text()
+    assert f"[{sure['low']:.4g}, {sure['high']:.4g}]" in text
+    assert "Warning" not in text
     assert "| fd[builtin] | " in text
     assert "its distance is no FID" in text
     assert "| seed | 0 |" in text
-    for name in ("samples.png", "best.png", "worst.png"):
+    for name in ("samples.png", "best.png", "worst.png", "nearest.png"):
         assert min(Image.open(folder / name).size) > 100, name
     best, worst = (np.asarray(Image.open(folder / f"{name}.png")) for name in ("best", "worst"))
     assert best.shape != worst.shape or (best != worst).any()
@@ -150,8 +165,8 @@ def test_what_is_finished_is_not_made_again(by_one, model, pair, shapes, tmp_pat
 
     again = evaluate(config(model, shapes, output, **options))
 
-    # 30 real images in 2 pieces, 90 generated in 6, 12 for diversity in 1.
-    assert "7 of 9 pieces are there already" in capsys.readouterr().out
+    # 30 real images in 2 pieces, 90 generated and 90 of training in 6 each, 12 for diversity in 1.
+    assert "13 of 15 pieces are there already" in capsys.readouterr().out
     assert again["numbers"] == pytest.approx(report["numbers"], rel=1e-9, abs=1e-12)
     after = {file.name: file.stat().st_mtime_ns for file in features.glob("chunk-*")}
     assert sum(after[name] == before[name] for name in before) == 4
@@ -229,6 +244,7 @@ def test_a_run_is_evaluated_by_a_published_protocol_and_its_record_grows(shapes,
     assert report["protocol"]["name"] == "paper-cub-changed"
     assert report["protocol"]["reference_count"] == 3
     assert "need more than 5 images" in report["missing"]["precision and recall"]
+    assert "the reference is folder" in report["missing"]["memorised"]
     assert not any("fid" in name for name in report["numbers"])
     assert 1 <= report["numbers"]["inception_score_paper-cub-changed"] <= 6
     (folder,) = (Path(str(run)) / "evaluation").iterdir()
@@ -267,6 +283,7 @@ def test_reports_compare_side_by_side_or_say_why_not(by_one, tmp_path, capsys):
     other_pair = capsys.readouterr().out
 
     value = f"{report['numbers']['fd_builtin']:.4g}"
+    assert "equal" in same
     line = next(line for line in same.splitlines() if line.startswith("fd[builtin]"))
     assert line.split() == ["fd[builtin]", value, value]
     assert "r_precision[builtin]" in same

@@ -117,6 +117,8 @@ def test_prepared_images_are_taken_from_the_middle_or_whole(shapes):
     expected = torch.stack([examples[n].image for n in numbers]).float()
     assert torch.equal(images.images, expected)
     assert torch.equal(cropped.images, expected[:, :, 4:36, 4:36])
+    (some,) = replace(whole, rows=10, batch_size=9).opened(CPU).batches(np.array([0, 3, 9]))
+    assert torch.equal(some.images, torch.stack([examples[n].image for n in (0, 9, 27)]).float())
     both = PreparedImages(str(shapes.folder), ("train", "validation"), 150, None, 4)
     (last,) = both.opened(CPU).batches(np.array([120 + 29]))
     assert torch.equal(last.images, expected[2:])

@@ -12,6 +12,7 @@ from pipeline.storage.folder import Folder
 from pipeline.sweeps.ablation import setting_table, settings
 from pipeline.sweeps.config import AblateConfig
 from pipeline.sweeps.report import (
+    how_sure,
     learning_curves,
     parallel_coordinates,
     spread,
@@ -113,3 +114,17 @@ def test_an_ablation_compares_settings_over_seeds():
         "| softmax | 2 | 0.8 (0.7–0.9) | 1 (1–1) |",
     ]
     assert spread([]) == "–"
+
+
+def test_a_winner_within_the_spread_of_the_next_is_said_to_be_so():
+    near = [trial(4, "finished", [(8, 0.62)]), trial(2, "finished", [(8, 0.60)])]
+    far = [near[0], trial(3, "finished", [(8, 0.30)])]
+
+    assert how_sure(near, "eval/agreement", "max", 500) == (
+        "Trial 2 (0.6) is not distinguishable from it with 500 images (90 %)."
+    )
+    assert how_sure(near, "eval/agreement", "max", 10_000) == ""
+    assert how_sure(far, "eval/agreement", "max", 500) == ""
+    assert "jobs/compare.py" in how_sure(near, "eval/fd_builtin", "min", 500)
+    assert how_sure(near[:1], "eval/fd_builtin", "min", 500) == ""
+    assert how_sure(near, "loss/generator", "min", 500) == ""

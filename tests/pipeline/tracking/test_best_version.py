@@ -44,3 +44,18 @@ def test_a_measure_comes_back_from_its_tag():
 
     assert key == "quality.clean"
     assert qualities({key: value, "git.commit": "c0ffee"}) == [measured(12.5)]
+
+
+def test_a_best_that_is_within_the_spread_of_the_next_says_so():
+    def sure(value: float, reach: float) -> Quality:
+        return Quality("eval/fid", value, 8, "clean-1", True, value - reach, value + reach)
+
+    best, why = choose({1: [sure(12.5, 0.5)], 2: [sure(12.1, 0.5)], 3: [sure(20.0, 0.5)]})
+    apart = choose({1: [sure(12.5, 0.1)], 2: [sure(12.1, 0.1)]})[1]
+    unknown = choose({1: [sure(12.5, 0.5)], 2: [measured(12.1)]})[1]
+
+    assert best == 2
+    assert "version 1 (12.5) is not distinguishable from it" in why
+    assert "distinguishable" not in apart + unknown
+    assert qualities(dict([sure(12.5, 0.5).tag()])) == [sure(12.5, 0.5)]
+    assert '"low"' not in measured(1.0).tag()[1], "as earlier versions read it"
