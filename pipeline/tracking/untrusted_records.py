@@ -4,7 +4,7 @@ import hashlib
 import os
 import re
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 from urllib.parse import unquote, urlsplit
 
 from PIL import Image
@@ -64,8 +64,11 @@ def checked_sha256(value: Any) -> str:
     return value
 
 
-def open_png(path: Path) -> Image.Image:
+def open_png(path: Path | BinaryIO) -> Image.Image:
     """Open a PNG, as all pictures of runs are: no other decoder sees what a stranger made.
+
+    Args:
+        path: Of it, or its bytes as a stream.
 
     Raises:
         RefusedError: If it is none.
