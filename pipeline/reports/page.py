@@ -173,7 +173,7 @@ def _by_name(runs: Sequence[RunHistory], values: Sequence[dict[str, str]], *, un
 
 
 def _options(runs: Sequence[RunHistory]) -> str:
-    values = [run.options for run in runs]
+    values = [{k: v for k, v in run.options.items() if k != "name"} for run in runs]
     same = _by_name(runs, values, unlike=False)
     folded = f"<details><summary>All other options</summary>{same}</details>" * bool(same)
     if len(runs) == 1:
@@ -476,9 +476,14 @@ def _origins(runs: Sequence[RunHistory]) -> str:
             found |= {f"last checkpoint: {k}": str(v) for k, v in list(versions.items())[:30]}
         found |= {
             f"last checkpoint: {name}": str(run.checkpoint[name])
-            for name in ("step", "images", "workers", "threads", "device", "score", "best")
+            for name in ("step", "images", "workers", "threads", "device")
             if name in run.checkpoint
         }
+        best = run.checkpoint.get("best")
+        if isinstance(best, dict) and (value := number(best.get("value"))) is not None:
+            found["best checkpoint"] = (
+                f"step {best.get('step')}, {best.get('metric')} {compact(value)}"
+            )
         found["folder"] = run.folder.location
         values.append(found)
         # The description of the run has the command in a line of its own.

@@ -221,8 +221,8 @@ def _take(history: RunHistory, record: Record, time: int) -> None:
     elif kind == "note":
         history.note = str(record.get("text"))
     elif kind == "json" and record.get("file") == f"dataset_{MANIFEST}":
-        value = record.get("value")
-        history.manifest = value if isinstance(value, dict) else {}
+        manifest = record.get("value")
+        history.manifest = manifest if isinstance(manifest, dict) else {}
 
 
 def _read_checkpoints(history: RunHistory) -> None:

@@ -152,15 +152,14 @@ def _cells(run: RunHistory, file: str) -> dict[Key, Image.Image]:
     """Return the pictures of a grid by caption, each as large as the run drew it."""
     grid = read_picture(run.folder, file)
     layout = read_json(run.folder, f"{file.removesuffix('.png')}.json", run.problems)
-    captions, boxes, scale = (layout.get(name) for name in ("captions", "boxes", "scale"))
-    if not (
-        _is_list_of(captions, str) and _is_list_of(boxes, list) and len(captions) == len(boxes)
-    ):
+    captions, boxes = (_list(layout, "captions", str), _list(layout, "boxes", list))
+    scale = layout.get("scale")
+    if not captions or len(captions) != len(boxes):
         return {None: grid}
     cells: dict[Key, Image.Image] = {}
     times: dict[str, int] = {}
     for caption, box in zip(captions, boxes, strict=True):
-        if not (_is_list_of(box, int) and len(box) == 4):
+        if len(box) != 4 or any(type(side) is not int for side in box):
             return {None: grid}
         left, top, right, bottom = box
         if not (0 <= left < right <= grid.width and 0 <= top < bottom <= grid.height):
@@ -176,5 +175,8 @@ def _cells(run: RunHistory, file: str) -> dict[Key, Image.Image]:
     return cells
 
 
-def _is_list_of(value: Any, kind: type) -> bool:
-    return isinstance(value, list) and all(type(each) is kind for each in value)
+def _list(record: dict[str, Any], name: str, kind: type) -> list[Any]:
+    """Return a list from a record; empty if it is none of only that type."""
+    value = record.get(name)
+    all_are = isinstance(value, list) and all(type(each) is kind for each in value)
+    return value if all_are and value else []
