@@ -29,7 +29,7 @@ NEAREST, DRAWN = "nearest.png", "samples.png"
 IMPORTANT = re.compile(
     r"loss/|eval/|health/(sample_distance|text_effect|overfit|discriminator_accuracy)$"
 )
-MAX_CHARTS = 60
+MAX_CHARTS = 100  # of the important ones, and of the others
 
 Column = tuple[int, RunHistory, Evaluation]  # number of the run
 
@@ -59,10 +59,12 @@ def page_of(runs: Sequence[RunHistory], notes: Sequence[str] = ()) -> str:
         "Origin": lambda: _origins(runs),
     }
     built = {name: build() for name, build in parts.items()}
-    left = MAX_BYTES - 500_000 - len("".join([*built.values(), *pictures.values()]).encode())
+    # The rest is texts of bounded length, of which each character may become ten.
+    left = MAX_BYTES - 200_000 - 150_000 * len(runs) - len("".join(built.values()).encode())
     if left < 0:
         raise ValueError(
-            f"the page would have over {MAX_BYTES:,} bytes without any sample: name fewer runs."
+            f"the page would have over {MAX_BYTES:,} bytes without any sample: name other runs, or "
+            "fewer."
         )
     samples = read_samples(list(runs), left)
     notes = [*notes, *cut, *(f"samples: {each}" for each in samples.cut)]
@@ -128,7 +130,10 @@ def _hash(text: str) -> str:
 def _card(number: int, run: RunHistory) -> str:
     step = max((step for _, step in run.progress), default=0)
     status = run.status.lower()
-    state = "still going when this page was made" if status == "running" else status
+    # The record of a run that was killed says the same as that of one that goes on.
+    last = max((time for time, _ in run.progress), default=None)
+    state = "still going, or cut off" if status == "running" else status
+    state += f"; last metrics {when(last)}" if last is not None else ""
     return (
         f'<li><b><i class="key {colour(number)}"></i>{shown(run.name, 80)}</b>'
         f"<span>{step:,} steps, {shown(state, 60)}</span>"
@@ -143,7 +148,8 @@ def _head(number: int, run: RunHistory, more: str = "") -> str:
 
 def _table(head: Sequence[str], rows: Sequence[str], kind: str = "") -> str:
     return (
-        f'<div class="scroll" tabindex="0"><table{kind}><thead><tr>{"".join(head)}</tr></thead>'
+        f'<div class="scroll" tabindex="0" role="region" aria-label="Table"><table{kind}>'
+        f"<thead><tr>{''.join(head)}</tr></thead>"
         f"<tbody>{''.join(rows)}</tbody></table></div>"
     )
 
@@ -200,13 +206,16 @@ def _curves(runs: Sequence[RunHistory]) -> str:
     # The losses first, then what was measured, then health.
     order = ("loss/", "eval/", "health/")
     first.sort(key=lambda name: next(n for n, kind in enumerate(order) if name.startswith(kind)))
-    shown_first, more = first[:MAX_CHARTS], (first[MAX_CHARTS:] + others)[: 2 * MAX_CHARTS]
+    shown_first, more = first[:MAX_CHARTS], (first[MAX_CHARTS:] + others)[:MAX_CHARTS]
+    unseen = len(names) - len(shown_first) - len(more)
     if not names:
         return '<p class="muted">Nothing was measured yet.</p>'
     return (
         f'<div class="charts">{"".join(map(drawn, shown_first))}</div>'
         + f"<details><summary>{len(more)} more: scores, gradients, speed, memory, …</summary>"
-        f'<div class="charts">{"".join(map(drawn, more))}</div></details>' * bool(more)
+        f'<div class="charts">{"".join(map(drawn, more))}</div></details>'
+        * bool(more)
+        + f'<p class="muted">{unseen} more metrics are left out.</p>' * bool(unseen)
     )
 
 

@@ -196,19 +196,23 @@ def _take(history: RunHistory, record: Record, time: int) -> None:
     """Take what a record says into the history."""
     kind, step = record["kind"], whole(record.get("step"))
     if kind == "options":
-        history.options |= dict(texts(record.get("params"), MAX_OPTIONS))
+        for name, value in texts(record.get("params"), MAX_OPTIONS):
+            if len(history.options) < MAX_OPTIONS or name in history.options:
+                history.options[name] = value
         for name, value in texts(record.get("tags"), MAX_OPTIONS):
             if _EVENTS.match(name):
                 history.events.append(
                     Event(time, f"{name}: {value}"[:1000], fault=name.startswith("health"))
                 )
-            elif len(history.tags) < MAX_OPTIONS:
+            elif len(history.tags) < MAX_OPTIONS or name in history.tags:
                 history.tags[name] = value
     elif kind in ("points", "measured") and step is not None:
         values = record.get("values")
         for name, value in values.items() if isinstance(values, dict) else ():
-            known = name in history.curves or len(history.curves) < MAX_CURVES
-            if known and (point := number(value)) is not None:
+            if name not in history.curves and len(history.curves) >= MAX_CURVES:
+                if (problem := f"only {MAX_CURVES} metrics are read") not in history.problems:
+                    history.problems.append(problem)
+            elif (point := number(value)) is not None:
                 history.curves.setdefault(name, {})[step] = point
         if kind == "points":
             history.progress.append((time, step))

@@ -16,7 +16,6 @@ from pipeline.storage.folder import Folder
 from pipeline.tracking.untrusted_records import RefusedError, open_png
 
 MAX_PNG = 64 * 2**20  # bytes of a grid
-MAX_PIXELS = 100e6  # of a grid; 64 images of 1,024 px have 75e6
 MAX_CAPTIONS = 16  # rows
 PIXELATED = 64  # pixels; smaller images are kept as they are, without loss
 WHOLE = 2.5  # width of a whole grid, in pictures
@@ -73,7 +72,6 @@ def read_samples(runs: list[RunHistory], budget: int) -> Samples:
 def data_uri(picture: Image.Image, *, lossless: bool = False) -> str:
     """Encode a picture for a page."""
     stream = io.BytesIO()
-    picture = picture.convert("RGB")
     if lossless:
         picture.save(stream, "PNG", optimize=True)
     else:
@@ -94,14 +92,9 @@ def read_picture(folder: Folder, file: str) -> Image.Image:
         raise FileNotFoundError(f"{folder}/{file} is not there any more")
     if size > MAX_PNG:
         raise RefusedError(f"{folder}/{file} has {size:,} bytes, over {MAX_PNG:,}")
-    content = folder.read(file)
-    # Width and height of a PNG stand in these bytes; what decodes it asks for memory by them.
-    width, height = (int.from_bytes(content[at : at + 4]) for at in (16, 20))
-    if width * height > MAX_PIXELS:
-        raise RefusedError(f"{folder}/{file} has {width:,} × {height:,} pixels: too many")
     try:
-        return open_png(io.BytesIO(content))
-    except RefusedError as error:
+        return open_png(io.BytesIO(folder.read(file))).convert("RGB")
+    except ValueError as error:
         raise RefusedError(f"{folder}/{file}: {error}") from error
 
 
@@ -118,6 +111,7 @@ def _at(runs: list[RunHistory], most: int, width: int, budget: int) -> Samples |
     shrunk = False
     for run in runs:
         frames: Frames = {}
+        first_shown: dict[Key, int] = {}  # bytes of what is in the table too, without a script
         for step in chosen_steps(sorted(run.samples), most):
             try:
                 cells = _cells(run, run.samples[step])
@@ -142,7 +136,11 @@ def _at(runs: list[RunHistory], most: int, width: int, budget: int) -> Samples |
                 if left < 0:
                     return None
                 frames[step][key] = uri
+                first_shown[key] = len(uri)
         found.frames.append(frames)
+        left -= sum(first_shown.values())
+        if left < 0:
+            return None
     if shrunk:
         found.cut.append(f"pictures are at most {width} px wide")
     return found

@@ -12,6 +12,8 @@ from PIL import Image
 from pipeline.storage.folder import Folder
 from pipeline.storage.safe_path import inside
 
+MAX_PIXELS = 100e6  # of a picture; a grid of 64 images of 1,024 px has 75e6
+
 
 class RefusedError(ValueError):
     """MLflow will never take something."""
@@ -75,6 +77,8 @@ def open_png(path: Path | BinaryIO) -> Image.Image:
     """
     try:
         picture = Image.open(path, formats=["PNG"])
+        if picture.width * picture.height > MAX_PIXELS:
+            raise ValueError(f"{picture.width:,} × {picture.height:,} pixels are too many")
         picture.load()
         return picture
     except Exception as error:  # of many kinds

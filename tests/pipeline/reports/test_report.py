@@ -272,6 +272,7 @@ def test_a_name_that_leads_out_of_the_run_is_not_read(tmp_path):
         b"\x89PNG",
         corpus.png_of(60_000, 60_000, 8, 2, b""),
         corpus.png(np.zeros((12_000, 12_000), np.uint8), 0, bits=1),
+        corpus.png_of(8, 8, 8, 2, corpus.png_of(60_000, 60_000, 8, 2, b"")[8:]),
         corpus.png_of(0, 0, 8, 2, b""),
         b"GIF89a" + bytes(40),
     ],
@@ -284,6 +285,14 @@ def test_a_picture_that_is_none_is_left_out_and_it_is_said(tmp_path, content):
 
     assert frames(text)["steps"] == [0, 10]
     assert "samples-00000020.png" in text.split("<h2>Left out</h2>")[1]
+
+
+def test_a_picture_of_another_kind_of_pixels_is_shown(tmp_path):
+    run = make_run(tmp_path / "a", layout=False, steps=(0,))
+    grey = corpus.png(np.full((20, 20), 40_000, np.uint16), 0)
+    (run / "samples" / "samples-00000000.png").write_bytes(grey)
+
+    assert frames(page(tmp_path, run))["steps"] == [0]
 
 
 @pytest.mark.parametrize(
