@@ -18,6 +18,7 @@ FONT_SIZE = 12  # pixels
 LINE_HEIGHT = 15  # pixels
 CAPTION_LINES = 4
 MAX_SHOWN = 400  # characters of a caption
+Box = tuple[int, int, int, int]  # left, top, right, bottom in pixels; the last two are outside
 HEAT = (255, 72, 0)  # colour of the highest attention
 
 
@@ -47,6 +48,13 @@ def grid(
     Returns:
         One RGB picture.
     """
+    return grid_with_boxes(images, captions, columns, scale)[0]
+
+
+def grid_with_boxes(
+    images: Tensor, captions: Sequence[str] | None = None, columns: int = 4, scale: int = 1
+) -> tuple[Image.Image, list[Box]]:
+    """Arrange images as `grid` does, and return also where each image is, without its caption."""
     font = ImageFont.load_default(FONT_SIZE)
     columns = min(columns, len(images))
     height, width = (side * scale for side in images.shape[-2:])
@@ -63,16 +71,19 @@ def grid(
         "white",
     )
     draw = ImageDraw.Draw(picture)
+    boxes = []
     for index, image in enumerate(images):
         row, column = divmod(index, columns)
         left = PADDING + column * (cell + PADDING)
         top = PADDING + row * (height + room + PADDING + (4 if room else 0))
         shown = to_pil(image).resize((width, height), Image.Resampling.NEAREST)
-        picture.paste(shown, (left + (cell - width) // 2, top))
+        corner = (left + (cell - width) // 2, top)
+        picture.paste(shown, corner)
+        boxes.append((*corner, corner[0] + width, top + height))
         for line, text in enumerate(texts[index] if texts else ()):
             place = (left + cell / 2, top + height + 4 + line * LINE_HEIGHT)
             draw.text(place, text, fill="black", font=font, anchor="ma")
-    return picture
+    return picture, boxes
 
 
 def _wrap(text: str, font: ImageFont.FreeTypeFont | ImageFont.ImageFont, width: int) -> list[str]:

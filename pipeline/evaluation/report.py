@@ -297,7 +297,7 @@ def table(reports: list[EvaluationReport]) -> str:
     kinds: dict[str, str] = {}
     for report in reports:
         kinds |= report["kinds"]
-    rows = [name for name, kind in kinds.items() if same_pair or not _is_of_pair(kind)]
+    rows = [name for name, kind in kinds.items() if same_pair or not is_of_pair(kind)]
     titles = [_title(report) for report in reports]
     width = max([len(shown_name(name)) for name in rows], default=0) + 2
     sure = [[shown_spread(report, name) for name in rows] for report in reports]
@@ -363,7 +363,8 @@ def told_apart(one: EvaluationReport, other: EvaluationReport, name: str) -> str
     return "they differ"
 
 
-def _is_of_pair(kind: str) -> bool:
+def is_of_pair(kind: str) -> bool:
+    """Tell whether a kind of number compares only for the same pair of encoders."""
     return kind in PAIR_KINDS or kind.startswith(("caption_recall", "image_recall"))
 
 

@@ -180,7 +180,7 @@ def _lines(folder: Folder, name: str, offset: int, size: int) -> Iterator[bytes]
 def _parsed(line: str) -> Record | None:
     try:
         record = json.loads(line)
-    except ValueError:
+    except (ValueError, RecursionError):  # the second of brackets by the thousand
         return None
     return record if isinstance(record, dict) and "kind" in record else None
 

@@ -4,13 +4,15 @@ import hashlib
 import os
 import re
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 from urllib.parse import unquote, urlsplit
 
 from PIL import Image
 
 from pipeline.storage.folder import Folder
 from pipeline.storage.safe_path import inside
+
+MAX_PIXELS = 100e6  # of a picture; a grid of 64 images of 1,024 px has 75e6
 
 
 class RefusedError(ValueError):
@@ -64,14 +66,19 @@ def checked_sha256(value: Any) -> str:
     return value
 
 
-def open_png(path: Path) -> Image.Image:
+def open_png(path: Path | BinaryIO) -> Image.Image:
     """Open a PNG, as all pictures of runs are: no other decoder sees what a stranger made.
+
+    Args:
+        path: Of it, or its bytes as a stream.
 
     Raises:
         RefusedError: If it is none.
     """
     try:
         picture = Image.open(path, formats=["PNG"])
+        if picture.width * picture.height > MAX_PIXELS:
+            raise ValueError(f"{picture.width:,} × {picture.height:,} pixels are too many")
         picture.load()
         return picture
     except Exception as error:  # of many kinds

@@ -1,6 +1,7 @@
 """Rank-0 console, metric and sample logging."""
 
 import math
+from typing import Any
 
 import torch
 from PIL import Image
@@ -17,7 +18,7 @@ from pipeline.training.loop import Job
 from ratgan.randomness import sample_noise
 from ratgan.sampling import sample
 from ratgan.step import Gan
-from ratgan.visualize import attention_overlay, grid, png
+from ratgan.visualize import attention_overlay, grid, grid_with_boxes, png
 
 CROSSED = 8  # images of the grid that are drawn again from the caption of the next one
 
@@ -110,8 +111,9 @@ class Reporter(RunReporter):
     def sample(self, gan: Gan, step: int) -> None:
         """Log images of the fixed captions and noise, by the averaged generator."""
         images = sample(gan.average, self.sentences, self.noise)
-        picture = grid(images, self.captions, scale=self.scale)
-        self._picture("samples", step, picture)
+        picture, boxes = grid_with_boxes(images, self.captions, scale=self.scale)
+        layout = {"captions": self.captions, "boxes": boxes, "scale": self.scale}
+        self._picture("samples", step, picture, layout)
         seen = self.watch.samples(step, images, self.real)
         sentences, noise = self.sentences[:CROSSED], self.noise[:CROSSED]
         others = sentences.roll(-1, 0)
@@ -129,10 +131,15 @@ class Reporter(RunReporter):
             looked_at = attention_overlay(images, weights.cpu())
             self._picture("attention", step, grid(looked_at, self.captions, scale=self.scale))
 
-    def _picture(self, name: str, step: int, picture: Image.Image) -> None:
+    def _picture(
+        self, name: str, step: int, picture: Image.Image, layout: dict[str, Any] | None = None
+    ) -> None:
+        """Save and log a picture; its layout is in a file beside it, for who cuts it up."""
         file = f"{name}-{step:08d}.png"
         try:
             self.folder.write(file, png(picture))
+            if layout is not None:
+                self.folder.write_json(f"{name}-{step:08d}.json", layout)
         except OSError as error:
             if error.errno not in NO_ROOM:
                 raise

@@ -3,7 +3,7 @@
 import numpy as np
 import torch
 
-from ratgan.visualize import attention_overlay, from_pil, grid, to_pil
+from ratgan.visualize import attention_overlay, from_pil, grid, grid_with_boxes, to_pil
 
 
 def colours(*values: tuple[int, int, int]) -> torch.Tensor:
@@ -30,6 +30,15 @@ def test_captions_are_drawn_under_the_pictures_and_make_room():
     under = labelled[6 + 32 :]
     assert labelled.shape[0] > bare.height
     assert (under < 100).any(), "no dark pixel of a letter"
+
+
+def test_the_boxes_of_a_grid_hold_its_images_without_their_captions():
+    images = torch.randint(0, 256, (5, 3, 8, 8), dtype=torch.uint8)
+
+    picture, boxes = grid_with_boxes(images, ["a red bird"] * 5, columns=2, scale=3)
+
+    found = [from_pil(picture.crop(box).resize((8, 8), 0)) for box in boxes]
+    assert torch.equal(torch.stack(found), images)
 
 
 def test_long_captions_stay_inside_the_picture():

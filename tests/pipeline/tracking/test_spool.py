@@ -62,11 +62,12 @@ def test_a_torn_line_is_left_and_a_damaged_one_is_handed_over_as_it_is(tmp_path)
     spool.append({"kind": "points", "step": 1})
     (file,) = tmp_path.glob("*/*.jsonl")
     with file.open("ab") as stream:
+        stream.write(b"[" * 100_000 + b"\n")
         stream.write(b'\x00\x00{"kind\n{"kind": "points", "step": 2}\n{"kind": "poi')
 
     records = [entry.record for entry in read(folder, {})]
 
-    assert [record and record["step"] for record in records] == [1, None, 2]
+    assert [record and record["step"] for record in records] == [1, None, None, 2]
 
 
 def test_a_full_disk_delays_records_and_tears_none(tmp_path, monkeypatch, caplog):

@@ -86,9 +86,11 @@ def test_a_run_leaves_model_samples_checkpoints_and_record(whole):
         "step-00000004",
         "step-00000008",
     ]
-    assert sorted(p.name for p in (run / "samples").iterdir()) == [
-        f"{kind}-{step:08d}.png" for kind in ("attention", "samples") for step in (0, 4, 8)
-    ]
+    assert sorted(p.name for p in (run / "samples").iterdir()) == sorted(
+        f"{name}-{step:08d}.{ending}"
+        for name, ending in (("attention", "png"), ("samples", "png"), ("samples", "json"))
+        for step in (0, 4, 8)
+    )
     model = ratgan.load(run / "model")
     assert model.origin["step"] == 8
     assert model("a small red circle in the centre")[0].size == (32, 32)

@@ -1,0 +1,180 @@
+"""Cut the sample grids of runs into one picture for each caption, within a number of bytes.
+
+A grid has its layout in a JSON file beside it. One of an earlier version has none and is shown
+whole. If all steps at full size are too many bytes, there are fewer steps, then smaller pictures.
+"""
+
+import base64
+import io
+from dataclasses import dataclass, field
+from typing import Any
+
+from PIL import Image
+
+from pipeline.reports.run_history import RunHistory, read_json
+from pipeline.storage.folder import Folder
+from pipeline.tracking.untrusted_records import RefusedError, open_png
+
+MAX_PNG = 64 * 2**20  # bytes of a grid
+MAX_CAPTIONS = 16  # rows
+PIXELATED = 64  # pixels; smaller images are kept as they are, without loss
+WHOLE = 2.5  # width of a whole grid, in pictures
+JPEG_QUALITY = 85
+# Most steps of a run, and width of a picture in pixels: the first that fits is taken.
+LADDER = (
+    (24, 256),
+    (16, 256),
+    (12, 256),
+    (12, 192),
+    (8, 192),
+    (8, 128),
+    (5, 128),
+    (3, 96),
+    (2, 64),
+)
+
+Key = tuple[str, int] | None  # caption, and which of those with the same words; None: whole grid
+Frames = dict[int, dict[Key, str]]  # step → picture as data: URI
+
+
+@dataclass
+class Samples:
+    """The samples of all runs.
+
+    Attributes:
+        keys: Rows, in the order of the first run that has each.
+        frames: One for each run.
+        cut: What was left out, for people.
+    """
+
+    keys: list[Key] = field(default_factory=list)
+    frames: list[Frames] = field(default_factory=list)
+    cut: list[str] = field(default_factory=list)
+
+
+def read_samples(runs: list[RunHistory], budget: int) -> Samples:
+    """Read as many samples as fit.
+
+    Args:
+        runs: Their problems are noted in them.
+        budget: Bytes for all pictures, as text in the page.
+    """
+    counted = [len(run.samples) for run in runs]
+    for most, width in LADDER:
+        samples = _at(runs, most, width, budget)
+        if samples is not None:
+            if any(count > most for count in counted):
+                samples.cut.append(f"at most {most} steps of each run, evenly chosen")
+            return samples
+    return Samples(frames=[{} for _ in runs], cut=["all samples: they do not fit"])
+
+
+def data_uri(picture: Image.Image, *, lossless: bool = False) -> str:
+    """Encode a picture for a page."""
+    stream = io.BytesIO()
+    if lossless:
+        picture.save(stream, "PNG", optimize=True)
+    else:
+        picture.save(stream, "JPEG", quality=JPEG_QUALITY, optimize=True)
+    kind = "png" if lossless else "jpeg"
+    return f"data:image/{kind};base64,{base64.b64encode(stream.getvalue()).decode()}"
+
+
+def read_picture(folder: Folder, file: str) -> Image.Image:
+    """Read a PNG of a run.
+
+    Raises:
+        ValueError: If it is none, too large, or not in the folder.
+        FileNotFoundError: If it is not there.
+    """
+    size = folder.size(file)
+    if size is None:
+        raise FileNotFoundError(f"{folder}/{file} is not there any more")
+    if size > MAX_PNG:
+        raise RefusedError(f"{folder}/{file} has {size:,} bytes, over {MAX_PNG:,}")
+    try:
+        return open_png(io.BytesIO(folder.read(file))).convert("RGB")
+    except ValueError as error:
+        raise RefusedError(f"{folder}/{file}: {error}") from error
+
+
+def chosen_steps(steps: list[int], most: int) -> list[int]:
+    """Choose steps evenly by their place, the first and the last among them."""
+    if len(steps) <= most:
+        return steps
+    return [steps[round(n * (len(steps) - 1) / (most - 1))] for n in range(most)]
+
+
+def _at(runs: list[RunHistory], most: int, width: int, budget: int) -> Samples | None:
+    """Read the samples at one rung of the ladder; None if they do not fit."""
+    found, left = Samples(), budget
+    shrunk = False
+    for run in runs:
+        frames: Frames = {}
+        first_shown: dict[Key, int] = {}  # bytes of what is in the table too, without a script
+        for step in chosen_steps(sorted(run.samples), most):
+            try:
+                cells = _cells(run, run.samples[step])
+            except (ValueError, FileNotFoundError) as error:
+                if (problem := str(error)) not in run.problems:
+                    run.problems.append(problem)
+                continue
+            frames[step] = {}
+            for key, picture in cells.items():
+                if key not in found.keys:
+                    if len(found.keys) >= MAX_CAPTIONS:
+                        continue
+                    found.keys.append(key)
+                room = int(WHOLE * width) if key is None else width
+                if picture.width > room:
+                    shrunk = True
+                    picture = picture.resize(
+                        (room, max(1, round(picture.height * room / picture.width)))
+                    )
+                uri = data_uri(picture, lossless=key is not None and picture.width <= PIXELATED)
+                left -= len(uri)
+                if left < 0:
+                    return None
+                frames[step][key] = uri
+                first_shown[key] = len(uri)
+        found.frames.append(frames)
+        left -= sum(first_shown.values())
+        if left < 0:
+            return None
+    if shrunk:
+        found.cut.append(f"pictures are at most {width} px wide")
+    return found
+
+
+def _cells(run: RunHistory, file: str) -> dict[Key, Image.Image]:
+    """Return the pictures of a grid by caption, each as large as the run drew it."""
+    grid = read_picture(run.folder, file)
+    layout = read_json(run.folder, f"{file.removesuffix('.png')}.json", run.problems)
+    captions, boxes = (_list(layout, "captions", str), _list(layout, "boxes", list))
+    scale = layout.get("scale")
+    if not captions or len(captions) != len(boxes):
+        return {None: grid}
+    cells: dict[Key, Image.Image] = {}
+    times: dict[str, int] = {}
+    for caption, box in zip(captions, boxes, strict=True):
+        if len(box) != 4 or any(type(side) is not int for side in box):
+            return {None: grid}
+        left, top, right, bottom = box
+        if not (0 <= left < right <= grid.width and 0 <= top < bottom <= grid.height):
+            return {None: grid}
+        cell = grid.crop((left, top, right, bottom))
+        if isinstance(scale, int) and 1 < scale <= min(cell.size):
+            smaller = (cell.width // scale, cell.height // scale)
+            cell = cell.resize(smaller, Image.Resampling.NEAREST)
+        times[caption] = times.get(caption, -1) + 1
+        cells[caption, times[caption]] = cell
+        if len(cells) >= MAX_CAPTIONS:
+            break
+    return cells
+
+
+def _list(record: dict[str, Any], name: str, kind: type) -> list[Any]:
+    """Return a list from a record; empty if it is none of only that type."""
+    value = record.get(name)
+    all_are = isinstance(value, list) and all(type(each) is kind for each in value)
+    return value if all_are and value else []
