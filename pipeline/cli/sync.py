@@ -136,7 +136,7 @@ def plan_sync(config: SyncConfig) -> None:
 
 
 def _write_for_tensorboard(config: SyncConfig) -> None:
-    """Write the history of run after run; raises ValueError at the end for those that it may not."""
+    """Write the history of run after run; raises ValueError at the end for those refused."""
     refused: list[str] = []
     for run in _runs(config):
         try:
