@@ -1,7 +1,8 @@
-"""Send to MLflow what was measured while it did not answer.
+"""Send to MLflow what was measured while it did not answer, or write it for TensorBoard.
 
 python jobs/sync.py --run outputs/NAME
 python jobs/sync.py --run outputs
+python jobs/sync.py --run outputs/NAME --to tensorboard
 """
 
 from pipeline.cli.config import SyncConfig

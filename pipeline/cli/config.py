@@ -127,10 +127,15 @@ class InspectConfig(Settings):
 
 
 class SyncConfig(Settings):
-    """Send unsent metrics of one run, or of all runs in a folder, to MLflow. Safe to repeat."""
+    """Send unsent metrics of one run, or of all runs in a folder. Safe to repeat."""
 
     run: str = "outputs"
     """Folder or bucket address of a run, or of a folder with runs."""
     uri: str | None = None
     """MLflow server or store. Default: the last one of the run, if it is MLFLOW_TRACKING_URI or the
     file beside the run; name any other here, one with a password in MLFLOW_TRACKING_URI."""
+    to: Literal["mlflow", "tensorboard"] = "mlflow"
+    """Where it goes. For TensorBoard the whole history is written anew each time."""
+    output: str | None = None
+    """With to=tensorboard: folder in which each run gets one of its name. Default: tensorboard in
+    the run's own folder."""

@@ -1,4 +1,4 @@
-"""Send to MLflow the metrics that runs logged while it did not answer."""
+"""Send what runs logged: to MLflow while it did not answer, or all of it to TensorBoard."""
 
 from collections.abc import Iterator
 
@@ -12,6 +12,7 @@ from pipeline.tracking.refusals import BlockedError, UnavailableError
 from pipeline.tracking.run_record import RUN_RECORD
 from pipeline.tracking.sender import Delivery, send_rest, what_is_left
 from pipeline.tracking.spool import SPOOL
+from pipeline.tracking.tensorboard import read_history, write_history
 from pipeline.tracking.tracker import START, address
 
 
@@ -19,10 +20,14 @@ def sync(config: SyncConfig) -> None:
     """Send the unsent records run after run, and print how many there were.
 
     Raises:
-        ValueError: If there is no run, or if one names another tracker or leads out of its folder;
-            the others are sent before.
+        ValueError: If there is no run, an option is not for where it goes, or a run names another
+            tracker or leads out of its folder; the others are sent before.
         ConnectionError: If some could not be sent.
     """
+    _refuse_unused(config)
+    if config.to == "tensorboard":
+        _write_for_tensorboard(config)
+        return
     refused_runs: list[str] = []
     unsent: list[str] = []
     blocked: list[str] = []
@@ -80,7 +85,18 @@ def plan_sync(config: SyncConfig) -> None:
         ValueError: If there is no run, or if one would be refused; after all are printed.
         ConnectionError: If something would be sent to a tracker that does not answer.
     """
+    _refuse_unused(config)
     report = DryRunReport()
+    if config.to == "tensorboard":
+        for run in _runs(config):
+            found = read_history(run)
+            report.line(
+                "run",
+                f"{run}: {len(found.points):,} points and {len(found.images):,} images to write "
+                f"to {_output(config, run)}",
+            )
+        report.end()
+        return
     silent: list[str] = []
     blocked: list[str] = []
     refused: list[str] = []
@@ -101,6 +117,39 @@ def plan_sync(config: SyncConfig) -> None:
                 (blocked if isinstance(error, BlockedError) else silent).append(f"{run}: {error}")
     report.end()
     _refuse({"MLflow does not answer:": silent, "MLflow refuses these runs:": blocked}, refused)
+
+
+def _write_for_tensorboard(config: SyncConfig) -> None:
+    """Write the history of run after run; raises ValueError at the end for those refused."""
+    refused: list[str] = []
+    for run in _runs(config):
+        try:
+            output = _output(config, run)
+            history = write_history(run, output)
+        except ValueError as error:
+            refused.append(f"{run}: {error}")
+            continue
+        points, images = len(history.points), len(history.images)
+        print_line(f"{run}: {points:,} points and {images:,} images written to {output}")
+        if left_out := history.left_out:
+            print_line(f"  left out: {len(left_out):,}; the first is {left_out[0]}")
+    _refuse({}, refused)
+
+
+def _refuse_unused(config: SyncConfig) -> None:
+    option = "output" if config.to == "mlflow" else "uri"
+    if (value := getattr(config, option)) is not None:
+        raise ValueError(
+            f"{option}={redacted(value)} does not go with to={config.to}: leave --{option} out."
+        )
+
+
+def _output(config: SyncConfig, run: Folder) -> Folder:
+    """Return the folder of a run's events; without an option it cannot leave the run's own."""
+    if config.output is None:
+        return run / "tensorboard"
+    inner = str(run).removeprefix(str(Folder(absolute(config.run, "run")))).strip("/")
+    return Folder(absolute(config.output, "output")) / (inner or str(run).rpartition("/")[2])
 
 
 def _runs(config: SyncConfig) -> list[Folder]:
