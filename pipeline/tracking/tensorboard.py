@@ -29,18 +29,18 @@ class History:
     """What a spool holds that TensorBoard shows.
 
     Attributes:
-        points: Time in milliseconds and value.
-        images: Time in milliseconds and file in the run's folder.
+        points: Time in seconds and value.
+        images: Time in seconds and file in the run's folder.
         left_out: Why something could not be written, one reason each.
     """
 
-    points: dict[Place, tuple[int, float]] = field(default_factory=dict)
-    images: dict[Place, tuple[int, str]] = field(default_factory=dict)
+    points: dict[Place, tuple[float, float]] = field(default_factory=dict)
+    images: dict[Place, tuple[float, str]] = field(default_factory=dict)
     left_out: list[str] = field(default_factory=list)
 
     def add(self, record: Record) -> None:
         """Add a record; raises what a record of a stranger makes it raise."""
-        time = int(record["time"])
+        time = int(record["time"]) / 1000
         match record["kind"]:
             case "points":
                 # Steps that were trained again after a kill gave the same numbers: the first stays.
@@ -88,15 +88,14 @@ def read_history(run: Folder) -> History:
 def _events(run: Folder, history: History) -> Iterator[Any]:
     """Yield the events; what cannot be one is noted in the history, and taken out of it."""
     first = min((time for time, _ in history.points.values()), default=0)
-    yield Event(wall_time=first / 1000, file_version="brain.Event:2")
-    for kind, found in (("value", history.points), ("image", history.images)):
+    yield Event(wall_time=first, file_version="brain.Event:2")
+    both: list[tuple[bool, dict[Place, Any]]] = [(False, history.points), (True, history.images)]
+    for are_images, found in both:
         for (step, key), (time, content) in list(found.items()):
             try:
-                value = (
-                    {kind: _image(run, content)} if kind == "image" else {"simple_value": content}
-                )
+                value = {"image": _image(run, content)} if are_images else {"simple_value": content}
                 summary = Summary(value=[Summary.Value(tag=key, **value)])
-                yield Event(wall_time=time / 1000, step=step, summary=summary)
+                yield Event(wall_time=time, step=step, summary=summary)
             except (ArithmeticError, OSError, TypeError, ValueError) as error:
                 del found[step, key]
                 history.left_out.append(f"{key!r} of step {step!r}: {error}")
@@ -104,6 +103,9 @@ def _events(run: Folder, history: History) -> Iterator[Any]:
 
 def _image(run: Folder, file: str) -> Any:
     content = read_file(run, file)
-    with Image.open(BytesIO(content), formats=["PNG"]) as image:
-        width, height = image.size
+    try:
+        with Image.open(BytesIO(content), formats=["PNG"]) as image:
+            width, height = image.size
+    except Image.DecompressionBombError as error:
+        raise ValueError(str(error)) from error
     return Summary.Image(width=width, height=height, colorspace=3, encoded_image_string=content)

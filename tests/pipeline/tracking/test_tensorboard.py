@@ -2,6 +2,7 @@
 
 import math
 import struct
+import zlib
 
 import pytest
 from PIL import Image
@@ -79,18 +80,24 @@ def test_runs_of_a_folder_go_to_folders_of_their_names(tmp_path):
 def test_what_cannot_be_written_is_said_and_keeps_nothing_else_out(tmp_path, capsys):
     run = tmp_path / "run"
     Image.new("RGB", (8, 8)).save(tmp_path / "private.png")
+    header = b"IHDR" + struct.pack(">IIBBBBB", 2**16, 2**16, 8, 2, 0, 0, 0)
+    bomb = b"\x89PNG\r\n\x1a\n" + struct.pack(">I", 13) + header
     odd = [
         of_image("../private.png"),
         {"kind": "points", "step": "two", "values": {"loss/a": 1.0}},
         {"kind": "points", "step": 3, "values": {"loss/a": "high"}},
         {"kind": "points", "step": 3, "values": 5},
         {"kind": "points", "step": 3, "time": "late", "values": {"loss/a": 1.0}},
+        {"kind": "points", "step": 5, "time": 10**400, "values": {"loss/a": 1.0}},
+        of_image("bomb.png", key="bomb"),
     ]
     lay_run(run, [*odd, *RECORDS], uri="http://127.0.0.1:9")
+    data = struct.pack(">I4sI", 0, b"IDAT", zlib.crc32(b"IDAT"))
+    (run / "bomb.png").write_bytes(bomb + struct.pack(">I", zlib.crc32(header)) + data)
 
     to_tensorboard(run)
 
-    assert "left out: 5; the first is" in capsys.readouterr().out
+    assert "left out: 7; the first is" in capsys.readouterr().out
     assert len(points_in(run / "tensorboard")) == 6
     assert images_in(run / "tensorboard") == []
 
