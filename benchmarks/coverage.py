@@ -19,11 +19,11 @@ import torch
 from torch import Tensor
 
 from pipeline.common.console import print_line
-from ratgan.metrics import spread
+from ratgan.metrics import intervals
 from ratgan.metrics.frechet import frechet_distance
+from ratgan.metrics.intervals import PARTS, Spread
 from ratgan.metrics.kernel import kernel_without
 from ratgan.metrics.neighbours import neighbours
-from ratgan.metrics.spread import PARTS, Spread
 from ratgan.metrics.statistics import FeatureStatistics
 
 # D, real and generated images, shift of the mean, factor of the deviation
@@ -66,13 +66,13 @@ def distance_spread(one: Tensor, other: Tensor) -> tuple[float, Spread]:
         for part in range(PARTS)
     ]
     value = frechet_distance(*whole)
-    return value, spread.of_number(value, left_out, "images", biased=True, least=-math.inf)
+    return value, intervals.of_number(value, left_out, "images", biased=True, least=-math.inf)
 
 
 def kernel_spread(one: Tensor, other: Tensor) -> tuple[float, Spread]:
     """Return the kernel distance and its interval."""
     value, *left_out = kernel_without(one, other, parts(len(one)), parts(len(other)), TURNS)
-    return value, spread.of_number(value, left_out, "images", least=-math.inf)
+    return value, intervals.of_number(value, left_out, "images", least=-math.inf)
 
 
 def neighbour_spreads(one: Tensor, other: Tensor) -> Iterator[tuple[str, float, Spread]]:
@@ -84,9 +84,9 @@ def neighbour_spreads(one: Tensor, other: Tensor) -> Iterator[tuple[str, float, 
     ]
     for kind, value in whole._asdict().items():
         if kind != "density":
-            left_out = spread.from_blocks(value, [getattr(block, kind) for block in blocks])
+            left_out = intervals.from_blocks(value, [getattr(block, kind) for block in blocks])
             count = len(other) if kind == "precision" else len(one)
-            yield kind, value, spread.of_share(value, left_out, "images", count)
+            yield kind, value, intervals.of_share(value, left_out, "images", count)
 
 
 def kernel_truth(dim: int, shift: float, scale: float) -> float:
@@ -122,10 +122,10 @@ def covered(case: tuple[int, int, int, float, float], repeats: int) -> dict[str,
         above = (other[:, 0] > shift).double()
         left = [float(above[parts(len(above)) != part].mean()) for part in range(PARTS)]
         share = float(above.mean())
-        found["share"].append((share, spread.of_share(share, left, "images", len(above))))
+        found["share"].append((share, intervals.of_share(share, left, "images", len(above))))
         mean = float(other[:, 0].mean())
         left = [float(other[parts(len(other)) != part, 0].mean()) for part in range(PARTS)]
-        found["mean"].append((mean, spread.of_number(mean, left, "images", least=-math.inf)))
+        found["mean"].append((mean, intervals.of_number(mean, left, "images", least=-math.inf)))
     truths = {kind: sum(v for v, _ in each) / repeats for kind, each in found.items()}
     truths |= {"kernel": kernel_truth(dim, shift, scale), "share": 0.5, "mean": shift}
     held = {

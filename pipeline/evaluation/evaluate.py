@@ -39,7 +39,7 @@ from pipeline.storage.lock import Lock
 from pipeline.storage.run_log import keep_log
 from pipeline.tracking.best_version import Quality
 from pipeline.tracking.late_metrics import record_numbers
-from ratgan.metrics.spread import of_count
+from ratgan.metrics.intervals import of_count
 
 FEATURES = "features"  # in the output folder, while it is unfinished
 CACHE = "evaluation-cache"

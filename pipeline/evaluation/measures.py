@@ -27,15 +27,15 @@ from pipeline.evaluation.features import (
 )
 from pipeline.evaluation.image_sets import DrawnImages
 from pipeline.evaluation.protocols import Protocol
-from ratgan.metrics import spread
+from ratgan.metrics import intervals
 from ratgan.metrics.diversity import diversity, mean_distance
 from ratgan.metrics.features import check_finite
 from ratgan.metrics.frechet import frechet_distance
 from ratgan.metrics.inception_score import ScoreSums, inception_score
+from ratgan.metrics.intervals import PARTS, Spread
 from ratgan.metrics.kernel import kernel_without
 from ratgan.metrics.neighbours import Neighbours, neighbours
 from ratgan.metrics.retrieval import mean_cosine, nearer_ones, precision_of
-from ratgan.metrics.spread import PARTS, Spread
 from ratgan.metrics.statistics import FeatureStatistics
 
 RECALLS = (1, 5, 10)
@@ -196,7 +196,7 @@ def measure(
         )
         found.values["kernel"] = value
         if left_out:
-            found.spread["kernel"] = spread.of_number(value, left_out, BOTH, least=-math.inf)
+            found.spread["kernel"] = intervals.of_number(value, left_out, BOTH, least=-math.inf)
         timed("kernel", started)
         started = time.perf_counter()
         try:
@@ -256,7 +256,7 @@ def _distance_spread(
     shares = [len(each.sample) / each.statistics.count for each in sets]
     value, shrink = found.values["distance"], math.sqrt(max(shares))
     left_out = [value + (each - held) * shrink for each in left_out]
-    found.spread["distance"] = spread.of_number(
+    found.spread["distance"] = intervals.of_number(
         value, left_out, BOTH if real else CAPTIONS, biased=min(shares) == 1, least=0
     )
 
@@ -282,9 +282,9 @@ def _neighbours(real: Sums, generated: Sums, most: int, found: Measured) -> None
             found.spread_missing[kind] = NO_DENSITY
             continue
         value = found.values[kind]
-        left_out = spread.from_blocks(value, [getattr(block, kind) for block in blocks])
+        left_out = intervals.from_blocks(value, [getattr(block, kind) for block in blocks])
         count = len(sets[kind == "precision"])
-        found.spread[kind] = spread.of_share(value, left_out, BOTH, count)
+        found.spread[kind] = intervals.of_share(value, left_out, BOTH, count)
 
 
 def _number(found: Measured, kind: str, values: Sequence[float], what: str, least: float) -> None:
@@ -293,7 +293,7 @@ def _number(found: Measured, kind: str, values: Sequence[float], what: str, leas
         found.spread_missing[kind] = f"{len(values)} parts are too few; {SURE} are needed"
         return
     left_out = [(sum(values) - value) / (len(values) - 1) for value in values]
-    found.spread[kind] = spread.of_number(found.values[kind], left_out, what, least=least)
+    found.spread[kind] = intervals.of_number(found.values[kind], left_out, what, least=least)
 
 
 def _diversity_spread(varied: Tensor, found: Measured) -> None:
@@ -311,7 +311,7 @@ def _diversity_spread(varied: Tensor, found: Measured) -> None:
         mean = (sum(each) - each[number]) / (len(each) - 1)
         left_out.append(mean / mean_distance(others))
     value = found.values["diversity_share"]
-    found.spread["diversity_share"] = spread.of_number(value, left_out, CAPTIONS, least=0)
+    found.spread["diversity_share"] = intervals.of_number(value, left_out, CAPTIONS, least=0)
 
 
 def _retrieval(generated: Sums, found: Measured) -> None:
@@ -329,7 +329,7 @@ def _retrieval(generated: Sums, found: Measured) -> None:
     turns = [] if generated.parts is None else [generated.parts != part for part in range(PARTS)]
     if turns:
         left_out = [mean_cosine(images[kept], captions[kept]) for kept in turns]
-        found.spread["nearness"] = spread.of_number(
+        found.spread["nearness"] = intervals.of_number(
             found.values["nearness"], left_out, CAPTIONS, least=-1
         )
     if len(classes.unique()) < 2:
@@ -357,7 +357,7 @@ def _retrieval(generated: Sums, found: Measured) -> None:
     ]
     for kind, left_out in without.items():
         value = found.values[kind]
-        found.spread[kind] = spread.of_share(value, left_out, CAPTIONS, len(images))
+        found.spread[kind] = intervals.of_share(value, left_out, CAPTIONS, len(images))
 
 
 def _fewer(features: Tensor, most: int) -> Tensor:

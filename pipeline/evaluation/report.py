@@ -15,7 +15,7 @@ from pipeline.evaluation.image_sets import DrawnImages
 from pipeline.evaluation.measures import Measured
 from pipeline.evaluation.protocols import Protocol, differences
 from pipeline.storage.folder import Folder
-from ratgan.metrics.spread import Spread, difference
+from ratgan.metrics.intervals import Spread, difference
 from ratgan.visualize import grid, png
 
 REPORT, REPORT_TEXT = "report.json", "report.md"

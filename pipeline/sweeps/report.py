@@ -22,7 +22,7 @@ from pipeline.sweeps.parent_run import ParentRun
 from pipeline.sweeps.space import Choice, Domain, Real, Space, Value, Whole
 from pipeline.sweeps.study_folder import StudyFolder, TrialRecord
 from pipeline.tracking.run_record import read_record
-from ratgan.metrics.spread import difference, of_count
+from ratgan.metrics.intervals import difference, of_count
 
 TABLE, SUMMARY, WINNER = "table.md", "summary.json", "winner.yaml"
 DPI = 120
