@@ -69,7 +69,9 @@ def test_an_image_of_the_size_of_its_dataset_is_decoded_and_no_other():
 
 
 @pytest.mark.parametrize("reader", ["threads", "resident", "ray"])
-def test_a_loader_decodes_no_image_that_is_larger_than_the_dataset_says(shapes, tmp_path, reader):
+def test_a_loader_decodes_no_image_that_is_larger_than_the_dataset_says(
+    ray_session, shapes, tmp_path, reader
+):
     def enlarge(table: pa.Table) -> pa.Table:
         images = [with_size(jpeg, LARGE, LARGE) for jpeg in table["image"].to_pylist()]
         return with_column(table, "image", images)

@@ -50,12 +50,14 @@ def equal(left: list[Batch], right: list[Batch]) -> bool:
 
 
 @pytest.mark.parametrize(("world", "reader"), [(2, "threads"), (3, "threads"), (3, "ray")])
-def test_workers_together_read_bit_for_bit_what_one_reads(shapes, alone, world, reader):
+def test_workers_together_read_bit_for_bit_what_one_reads(
+    ray_session, shapes, alone, world, reader
+):
     assert equal(stream(shapes, world, 0, 25, reader=reader), alone)
 
 
 @pytest.mark.parametrize("reader", ["threads", "resident", "ray"])
-def test_starting_in_the_middle_reads_the_same_tail(shapes, alone, reader):
+def test_starting_in_the_middle_reads_the_same_tail(ray_session, shapes, alone, reader):
     assert equal(stream(shapes, 1, 13, 25, reader=reader), alone[13:])
 
 
@@ -105,7 +107,9 @@ def test_an_image_comes_with_its_own_sentences(shapes, alone):
 
 
 @pytest.mark.parametrize("reader", ["threads", "resident", "ray"])
-def test_captions_come_along_when_asked_for_and_are_those_of_the_sentences(shapes, alone, reader):
+def test_captions_come_along_when_asked_for_and_are_those_of_the_sentences(
+    ray_session, shapes, alone, reader
+):
     plan = SampleOrder(shapes.units("train"), 12, seed=5)
     texts: dict[bytes, set[str]] = {}
     for unit in shapes.units("train"):
@@ -183,7 +187,7 @@ def test_a_shard_of_another_size_is_refused(shapes, tmp_path):
 
 
 @pytest.mark.parametrize("reader", ["threads", "ray"])
-def test_a_row_group_is_let_go_after_its_last_image(shapes, reader):
+def test_a_row_group_is_let_go_after_its_last_image(ray_session, shapes, reader):
     plan = SampleOrder(shapes.units("train"), batch_size=4, seed=3)
     read = BatchReader(shapes, plan, rank=0, world=1, **(VIEW | {"reader": reader}))
     alive: weakref.WeakSet[Rows] = weakref.WeakSet()
@@ -235,7 +239,7 @@ def test_examples_are_read_in_order_with_their_meaning(shapes):
 
 
 @pytest.mark.parametrize("reader", ["threads", "resident", "ray"])
-def test_a_damaged_shard_stops_training_with_its_cause(shapes, tmp_path, reader):
+def test_a_damaged_shard_stops_training_with_its_cause(ray_session, shapes, tmp_path, reader):
     copy = tmp_path / "copy"
     shutil.copytree(shapes.folder.path, copy)
     for shard in (copy / "train").iterdir():
