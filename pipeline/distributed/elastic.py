@@ -108,14 +108,15 @@ def _fit(
     """Run a function in every worker, or in this process if `workers` is 0; return its result."""
     threads = torch.get_num_threads()
     try:
-        if not workers:
-            return work(fields)
-        trainer = _trainer(work, fields, name=name, run=run, workers=workers, use_gpu=use_gpu)
-        result = trainer.fit()
+        if workers:
+            trainer = _trainer(work, fields, name=name, run=run, workers=workers, use_gpu=use_gpu)
+            reason = trainer.fit().return_value
+        else:
+            reason = work(fields)
     finally:
         torch.set_num_threads(threads)  # a run in this process may have changed it
-    (run / RAY_RECORDS).remove()
-    return result.return_value or ""
+    (run / RAY_RECORDS).remove()  # of an earlier start, too
+    return reason or ""
 
 
 def _trainer(

@@ -40,6 +40,7 @@ from ratgan.metrics.statistics import FeatureStatistics
 
 RECALLS = (1, 5, 10)
 NO_SPREAD = "fewer than 20 captions or real images: no parts of them can be left out"
+NO_METHOD = "no way to find the interval of this measure is known here"
 NO_DENSITY = "a few real images have many neighbours, and decide it: no interval held in trials"
 CAPTIONS = "captions"
 BOTH = "captions and real images"
@@ -229,7 +230,7 @@ def measure(
         _distance_spread(generated, real, statistics, found)
     timed("spread of the distance", started)
     for kind in found.values.keys() - found.spread.keys() - found.spread_missing.keys():
-        found.spread_missing[kind] = NO_SPREAD
+        found.spread_missing[kind] = NO_SPREAD if parts is None else NO_METHOD
     return found
 
 

@@ -348,9 +348,11 @@ def told_apart(one: EvaluationReport, other: EvaluationReport, name: str) -> str
     ]
     apart, chance = abs(values[0] - values[1]), difference(*spreads)
     if apart <= chance:
-        count = one["protocol"]["count"]
         if not apart:
             return "equal"
+        if one["kinds"][name].startswith(("agreement", "diversity")):  # of other counts
+            return "not distinguishable at these counts"
+        count = one["protocol"]["count"]
         needed = float(f"{count * (chance / apart) ** 2:.2g}")
         return f"not distinguishable at these counts; about {needed:,.0f} images would be needed"
     kind, title = one["kinds"][name], [_title(report) for report in (one, other)]

@@ -101,7 +101,8 @@ def _classifier(dataset: PreparedDataset, cache: Folder | None) -> AttributeClas
     if cache is not None and cache.exists(record) and cache.exists(weights):
         content = cache.read(weights)
         # What was damaged is trained anew.
-        if cache.read_json(record) == {"sha256": hashlib.sha256(content).hexdigest()}:
+        digest = hashlib.sha256(content).hexdigest()
+        if digest.encode() in cache.read(record):
             found = AttributeClassifier(ATTRIBUTES, dataset.manifest.cache_size)
             found.load_state_dict(load(content))
             return found.eval()

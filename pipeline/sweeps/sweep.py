@@ -89,7 +89,9 @@ def _conclude(config: SweepConfig, study: StudyFolder, parent: ParentRun) -> Non
         f"The {direction} {metric}, {value:.4g}, was reached by trial {best.number} "
         f"({study.run_name(best.number)}) at step {step:,}, with {chosen}."
     )
-    if sure := how_sure(ranked, metric, mode, config.train.evaluate_images):
+    held_out = PreparedDataset(config.train.data.path).manifest.rows("validation")
+    images = min(config.train.evaluate_images, held_out)
+    if sure := how_sure(ranked, metric, mode, images):
         text = f"{text} {sure}"
     note = (
         f"Sweep over {', '.join(space)} ({config.search} search, "

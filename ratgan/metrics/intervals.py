@@ -137,7 +137,9 @@ def difference(one: Spread, other: Spread) -> float:
     Where both were taken without the same parts of the same captions and real images, what these
     have in common is no difference; else both vary by themselves.
     """
-    if one.left_out and len(one.left_out) == len(other.left_out):
+    # Parts that are all alike, as of a share of 1, do not say that the number is certain.
+    vary = all(len(set(each.left_out)) > 1 for each in (one, other))
+    if vary and len(one.left_out) == len(other.left_out):
         apart = [a - b for a, b in zip(one.left_out, other.left_out, strict=True)]
         return student(len(apart) - 1) * deviation(apart)
     return math.hypot(*((each.high - each.low) / 2 for each in (one, other)))

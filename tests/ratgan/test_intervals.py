@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from benchmarks.coverage import covered
-from ratgan.metrics import spread
+from ratgan.metrics import intervals
 from ratgan.metrics.statistics import FeatureStatistics
 
 REPEATS = 100
@@ -25,7 +25,7 @@ def test_the_jackknife_of_a_mean_is_its_textbook_interval():
     values = torch.randn(20, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
     left_out = [float((values.sum() - value) / 19) for value in values]
 
-    found = spread.of_number(float(values.mean()), left_out, "images", biased=True, least=-9)
+    found = intervals.of_number(float(values.mean()), left_out, "images", biased=True, least=-9)
 
     reach = 1.7291 * float(values.std()) / 20**0.5  # Student's 95 % of 19 degrees of freedom
     assert (found.high - found.low) / 2 == pytest.approx(reach, rel=1e-3)
@@ -33,23 +33,23 @@ def test_the_jackknife_of_a_mean_is_its_textbook_interval():
 
 
 def test_a_share_of_none_or_all_is_not_sure():
-    none, all_ = spread.of_count(0.0, 100), spread.of_share(1.0, [1.0] * 20, "images", 100)
+    none, all_ = intervals.of_count(0.0, 100), intervals.of_share(1.0, [1.0] * 20, "images", 100)
 
     assert (none.low, all_.high) == (0, 1)
     assert none.high == pytest.approx(0.0263, abs=1e-4)  # 1.645² / (100 + 1.645²)
     assert 0.96 < all_.low < 0.98
-    assert spread.of_share(1.0, [0.99] * 10 + [1.0] * 10, "images", 100).low < 1
+    assert intervals.of_share(1.0, [0.99] * 10 + [1.0] * 10, "images", 100).low < 1
 
 
 def test_what_two_numbers_have_in_common_is_no_difference():
     shaken = [0.1 * (-1) ** part for part in range(20)]
 
-    one = spread.of_number(1.0, [1 + each for each in shaken], "images", least=0)
-    other = spread.of_number(1.1, [1.1 + each for each in shaken], "images", least=0)
-    alone = spread.Spread(other.low, other.high, "another way")
+    one = intervals.of_number(1.0, [1 + each for each in shaken], "images", least=0)
+    other = intervals.of_number(1.1, [1.1 + each for each in shaken], "images", least=0)
+    alone = intervals.Spread(other.low, other.high, "another way")
 
-    assert spread.difference(one, other) == pytest.approx(0, abs=1e-9)
-    assert spread.difference(one, alone) == pytest.approx((one.high - one.low) / 2**0.5)
+    assert intervals.difference(one, other) == pytest.approx(0, abs=1e-9)
+    assert intervals.difference(one, alone) == pytest.approx((one.high - one.low) / 2**0.5)
 
 
 def test_statistics_without_a_part_are_those_of_the_rest():

@@ -62,11 +62,12 @@ def test_every_number_has_an_interval_around_it_or_a_reason_for_none():
     found = measure(generated, real, real.statistics, normal(5, 20, 4, 6), PROTOCOLS["builtin"])
 
     assert found.values.keys() == found.spread.keys() | found.spread_missing.keys()
-    assert set(found.spread_missing) == {
-        *("density", "inception_score_deviation", "r_precision_candidates"),
-    }
-    for kind, sure in found.spread.items():
-        assert sure.low < found.values[kind] < sure.high, kind
+    without = {"density", "inception_score_deviation", "r_precision_candidates"}
+    assert without <= found.spread_missing.keys()
+    sure = ("distance", "kernel", "precision", "recall", "coverage", "inception_score", "diversity")
+    assert {*sure, "diversity_share", "nearness", "r_precision"} <= found.spread.keys()
+    for kind, each in found.spread.items():
+        assert each.low < found.values[kind] < each.high, kind
     # Both sets are of one distribution: the whole distance is for want of images.
     assert found.spread["distance"].bias == pytest.approx(found.values["distance"], rel=0.5)
 
