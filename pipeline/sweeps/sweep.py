@@ -2,6 +2,7 @@
 
 from typing import Any
 
+from pipeline.data.dataset import PreparedDataset
 from pipeline.storage.folder import Folder
 from pipeline.sweeps.config import SweepConfig
 from pipeline.sweeps.parent_run import ParentRun
