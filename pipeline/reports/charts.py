@@ -51,7 +51,8 @@ def chart(title: str, lines: Sequence[Line], unit: str = "step") -> str:
     lines = [line for line in lines if line.points]
     ends = "".join(
         f'<li><span class="key {colour(line.number)}"></span>{shown(line.name, 40)} '
-        f"<b>{compact(line.points[-1][1])}</b></li>"
+        f"<b>{compact(line.points[-1][1])}</b> "
+        f'<span class="muted">at {unit} {compact(line.points[-1][0])}</span></li>'
         for line in lines
     )
     said = "; ".join(

@@ -18,8 +18,8 @@ from pydantic import ValidationError
 from pipeline.evaluation.protocols import Protocol, differences
 from pipeline.evaluation.report import is_of_pair, meaning_of, shown_name
 from pipeline.reports.charts import Line, chart, colour, compact, shown, timeline, when
-from pipeline.reports.run_history import Evaluation, RunHistory, number, whole
-from pipeline.reports.sample_pictures import Samples, data_uri, read_picture, read_samples
+from pipeline.reports.run_history import ODD, Evaluation, RunHistory, number, whole
+from pipeline.reports.sample_pictures import TALL, Samples, data_uri, read_picture, read_samples
 
 GENERATOR = '<meta name="generator" content="ratgan report">'
 MAX_BYTES = 15_000_000  # of a page
@@ -83,7 +83,7 @@ def _document(
     )
     title = " and ".join(run.name[:60] for run in runs[:3]) + " …" * (len(runs) > 3)
     now = when(time.time_ns() // 1_000_000)
-    problems = [f"{run.name}: {each}" for run in runs for each in run.problems[:20]]
+    problems = [f"{run.name}: {each}" for run in runs for each in run.told()]
     left_out = "".join(f"<li>{shown(each, 400)}</li>" for each in [*notes, *problems])
     sections = "".join(
         f'<section id="{name.lower()}" aria-labelledby="{name.lower()}-title">'
@@ -248,7 +248,9 @@ def _samples(runs: Sequence[RunHistory], samples: Samples) -> str:
         f"step {steps[-1]:,}</output></div>"
     )
     note = (
-        '<p class="muted">The same captions and noise at each step. Arrow keys move the slider.</p>'
+        '<p class="muted">Within a run, captions and noise are the same at each step; a run '
+        "with another seed has other noise. Arrow keys move the slider.</p>"
+        ""
     )
     return note + slide + _table(["<th></th>", *head], rows, ' class="samples"')
 
@@ -389,12 +391,10 @@ def _evaluation_pictures(
                 continue
             try:
                 picture = read_picture(evaluation.folder, file)
-            except (ValueError, FileNotFoundError) as error:
+            except ODD as error:
                 run.problems.append(str(error))
                 continue
-            if picture.width > MAX_PICTURE:
-                high = max(1, round(picture.height * MAX_PICTURE / picture.width))
-                picture = picture.resize((MAX_PICTURE, high))
+            picture.thumbnail((MAX_PICTURE, TALL * MAX_PICTURE))
             what = "Generated images and the training images nearest to them" * (file == NEAREST)
             what = what or "Generated images with their captions"
             text = shown(f"{run.name[:60]}, {_step(evaluation)}: {what}", 300)

@@ -30,7 +30,7 @@ def write_report(config: ReportConfig) -> None:
     content = page_of(runs, notes).encode()
     folder.write(name, content)
     print_line(f"{folder}/{name}: {len(runs)} runs, {len(content) / 1e6:.1f} MB")
-    for problem in [problem for run in runs for problem in run.problems[:20]] + notes:
+    for problem in [problem for run in runs for problem in run.told()] + notes:
         print_line(f"  left out: {problem}")
 
 

@@ -23,6 +23,12 @@ MAX_RECORDS = 256 * 2**20  # bytes of a spool; a run of a million steps has 16 M
 MAX_CURVES, MAX_OPTIONS, MAX_EVENTS, MAX_EVALUATIONS = 200, 300, 100, 12
 MAX_STEP = 2**53
 SAMPLES = "samples"  # key of the pictures
+MAX_PROBLEMS = 20  # that are shown
+# What odd files of a stranger raise: a folder by the name of a file, a loop of links.
+ODD = (
+    *(ValueError, RuntimeError, FileNotFoundError, IsADirectoryError),
+    *(NotADirectoryError, PermissionError),
+)
 
 # Tags that say what happened, and not what the run is.
 _EVENTS = re.compile(r"(health|resumed|sweep\.adopted|started_from)\b|extended$")
@@ -89,6 +95,11 @@ class RunHistory:
     evaluations: list[Evaluation] = field(default_factory=list)
     problems: list[str] = field(default_factory=list)
 
+    def told(self) -> list[str]:
+        """Return the first problems, and how many more there are."""
+        more = len(self.problems) - MAX_PROBLEMS
+        return self.problems[:MAX_PROBLEMS] + [f"and {more:,} more problems"] * (more > 0)
+
 
 def is_run(folder: Folder) -> bool:
     """Tell whether a folder is that of a run."""
@@ -110,7 +121,7 @@ def read_run(folder: Folder) -> RunHistory:
     for part in (_read_spool, _read_checkpoints, _read_evaluations):
         try:
             part(history)
-        except (ValueError, RecursionError) as error:  # a name that leads out, or no record
+        except ODD as error:  # a name that leads out, or no record
             history.problems.append(str(error))
     return history
 
@@ -131,11 +142,13 @@ def read_json(folder: Folder, name: str, problems: list[str]) -> dict[str, Any]:
         size = folder.size(name)
         if size is None:
             return {}
+        if not size:  # a named pipe too, and reading that would wait for ever
+            raise ValueError("it is empty")
         if size > MAX_JSON:
             problems.append(f"{folder}/{name} has {size:,} bytes, over {MAX_JSON:,}: not read")
             return {}
         found = folder.read_json(name)
-    except (ValueError, RecursionError, FileNotFoundError) as error:
+    except ODD as error:
         problems.append(f"{folder}/{name}: {error}")
         return {}
     return found if isinstance(found, dict) else {}
@@ -169,8 +182,14 @@ def _read_spool(history: RunHistory) -> None:
         history.problems.append(f"{records} has over {MAX_RECORDS:,} bytes: it is not read")
         return
     trained: dict[str, int] = {}  # first step by process, of those that trained
-    unread = 0
+    unread, taken = 0, 0
     for entry in read(records, {}):
+        taken += len(entry.line)
+        if taken > MAX_RECORDS:  # links inside the folder are not counted above
+            history.problems.append(
+                f"{records} has over {MAX_RECORDS:,} bytes: the rest is not read"
+            )
+            break
         time = whole((entry.record or {}).get("time"), 2**42)
         if entry.record is None or time is None:
             unread += 1

@@ -6,12 +6,14 @@ whole. If all steps at full size are too many bytes, there are fewer steps, then
 
 import base64
 import io
+from collections import Counter
 from dataclasses import dataclass, field
+from itertools import islice, zip_longest
 from typing import Any
 
 from PIL import Image
 
-from pipeline.reports.run_history import RunHistory, read_json
+from pipeline.reports.run_history import ODD, RunHistory, read_json
 from pipeline.storage.folder import Folder
 from pipeline.tracking.untrusted_records import RefusedError, open_png
 
@@ -19,6 +21,7 @@ MAX_PNG = 64 * 2**20  # bytes of a grid
 MAX_CAPTIONS = 16  # rows
 PIXELATED = 64  # pixels; smaller images are kept as they are, without loss
 WHOLE = 2.5  # width of a whole grid, in pictures
+TALL = 8  # times its width that a picture may be high
 JPEG_QUALITY = 85
 # Most steps of a run, and width of a picture in pixels: the first that fits is taken.
 LADDER = (
@@ -88,8 +91,8 @@ def read_picture(folder: Folder, file: str) -> Image.Image:
         FileNotFoundError: If it is not there.
     """
     size = folder.size(file)
-    if size is None:
-        raise FileNotFoundError(f"{folder}/{file} is not there any more")
+    if not size:  # a named pipe too, and reading that would wait for ever
+        raise FileNotFoundError(f"{folder}/{file} is not there any more, or empty")
     if size > MAX_PNG:
         raise RefusedError(f"{folder}/{file} has {size:,} bytes, over {MAX_PNG:,}")
     try:
@@ -108,6 +111,11 @@ def chosen_steps(steps: list[int], most: int) -> list[int]:
 def _at(runs: list[RunHistory], most: int, width: int, budget: int) -> Samples | None:
     """Read the samples at one rung of the ladder; None if they do not fit."""
     found, left = Samples(), budget
+    rows, other = _rows(runs)
+    if other:
+        found.cut.append(
+            f"{other:,} captions: at most {MAX_CAPTIONS} are shown, of each run as many"
+        )
     shrunk = False
     for run in runs:
         frames: Frames = {}
@@ -115,22 +123,20 @@ def _at(runs: list[RunHistory], most: int, width: int, budget: int) -> Samples |
         for step in chosen_steps(sorted(run.samples), most):
             try:
                 cells = _cells(run, run.samples[step])
-            except (ValueError, FileNotFoundError) as error:
+            except ODD as error:
                 if (problem := str(error)) not in run.problems:
                     run.problems.append(problem)
                 continue
             frames[step] = {}
             for key, picture in cells.items():
+                if key is not None and key not in rows:
+                    continue
                 if key not in found.keys:
-                    if len(found.keys) >= MAX_CAPTIONS:
-                        continue
                     found.keys.append(key)
                 room = int(WHOLE * width) if key is None else width
-                if picture.width > room:
+                if picture.width > room or picture.height > TALL * room:
                     shrunk = True
-                    picture = picture.resize(
-                        (room, max(1, round(picture.height * room / picture.width)))
-                    )
+                    picture.thumbnail((room, TALL * room))
                 uri = data_uri(picture, lossless=key is not None and picture.width <= PIXELATED)
                 left -= len(uri)
                 if left < 0:
@@ -146,6 +152,25 @@ def _at(runs: list[RunHistory], most: int, width: int, budget: int) -> Samples |
     return found
 
 
+def _rows(runs: list[RunHistory]) -> tuple[set[Key], int]:
+    """Choose captions, those that most runs have first, of each run in turn; count the others."""
+    of_each: list[list[Key]] = []
+    for run in runs:
+        last = run.samples[max(run.samples)] if run.samples else ""
+        layout = read_json(run.folder, f"{last.removesuffix('.png')}.json", []) if last else {}
+        times = Counter[str]()
+        of_each.append([])
+        for caption in _list(layout, "captions", str):
+            of_each[-1].append((caption, times[caption]))
+            times[caption] += 1
+    runs_of = Counter(key for keys in of_each for key in keys)
+    for keys in of_each:
+        keys.sort(key=lambda key: -runs_of[key])
+    in_turn = (key for keys in zip_longest(*of_each) for key in keys if key is not None)
+    rows = set(islice(dict.fromkeys(in_turn), MAX_CAPTIONS))
+    return rows, len(runs_of) - len(rows)
+
+
 def _cells(run: RunHistory, file: str) -> dict[Key, Image.Image]:
     """Return the pictures of a grid by caption, each as large as the run drew it."""
     grid = read_picture(run.folder, file)
@@ -156,11 +181,15 @@ def _cells(run: RunHistory, file: str) -> dict[Key, Image.Image]:
         return {None: grid}
     cells: dict[Key, Image.Image] = {}
     times: dict[str, int] = {}
+    room = grid.width * grid.height
     for caption, box in zip(captions, boxes, strict=True):
         if len(box) != 4 or any(type(side) is not int for side in box):
             return {None: grid}
         left, top, right, bottom = box
         if not (0 <= left < right <= grid.width and 0 <= top < bottom <= grid.height):
+            return {None: grid}
+        room -= (right - left) * (bottom - top)
+        if room < 0:  # they lie over each other, and each would take the memory of a grid
             return {None: grid}
         cell = grid.crop((left, top, right, bottom))
         if isinstance(scale, int) and 1 < scale <= min(cell.size):
@@ -168,8 +197,6 @@ def _cells(run: RunHistory, file: str) -> dict[Key, Image.Image]:
             cell = cell.resize(smaller, Image.Resampling.NEAREST)
         times[caption] = times.get(caption, -1) + 1
         cells[caption, times[caption]] = cell
-        if len(cells) >= MAX_CAPTIONS:
-            break
     return cells
 
 

@@ -1,6 +1,7 @@
 """The page about runs: what is on it, what never gets on it, and how large it becomes."""
 
 import json
+import os
 import re
 from html.parser import HTMLParser
 
@@ -378,3 +379,42 @@ def test_a_page_of_three_runs_of_256_px_is_cut_to_its_size_and_says_so(tmp_path,
     assert all(run for run in found["runs"]), "each run has samples"
     assert found["steps"][0] == 0, "the first is kept"
     assert found["steps"][-1] == 10, "and the last"
+
+
+def test_boxes_that_lie_over_each_other_leave_the_grid_whole(tmp_path):
+    run = make_run(tmp_path / "a", steps=(0,))
+    layout = {"captions": ["a", "b"], "boxes": [[0, 0, 8, 8]] * 2000, "scale": 1}
+    layout["captions"] = [str(n) for n in range(2000)]
+    (run / "samples" / "samples-00000000.json").write_text(json.dumps(layout))
+
+    assert "the whole grid" in section(page(tmp_path, run), "samples")
+
+
+@pytest.mark.parametrize("name", ["run.json", "samples/samples-00000010.png"])
+def test_a_pipe_or_a_folder_by_the_name_of_a_file_does_not_end_or_hold_the_page(tmp_path, name):
+    piped, folder = make_run(tmp_path / "a"), make_run(tmp_path / "b")
+    for run in (piped, folder):
+        (run / name).unlink(missing_ok=True)
+    os.mkfifo(piped / name)
+    (folder / name).mkdir()
+
+    text = page(tmp_path, piped, folder)
+
+    assert {0, 20} <= set(frames(text)["steps"])
+    left_out = text.split("<h2>Left out</h2>")[1].split("</ul>")[0]
+    assert all(f"/{run.name}/{name}" in left_out for run in (piped, folder))
+
+
+def test_runs_with_captions_of_their_own_have_as_many_rows_each(tmp_path, monkeypatch):
+    monkeypatch.setattr("pipeline.reports.sample_pictures.MAX_CAPTIONS", 4)
+    runs = [make_run(tmp_path / name, steps=(0,)) for name in ("a", "b")]
+    for run in runs:
+        file = run / "samples" / "samples-00000000.json"
+        layout = json.loads(file.read_text())
+        layout["captions"] = [f"{run.name} {n}" for n in range(3)]
+        file.write_text(json.dumps(layout))
+
+    text = page(tmp_path, *runs)
+
+    assert [len(run[0]["pictures"]) for run in frames(text)["runs"]] == [2, 2]
+    assert "2 captions: at most 4 are shown" in text
