@@ -79,6 +79,17 @@ def no_log_of_another_work(monkeypatch):
     monkeypatch.setattr("pipeline.common.screen._keep", None)
 
 
+@pytest.fixture(scope="session", autouse=True)
+def room_in_every_ray():
+    """A Ray that a test starts stays for the next, which may need two workers and a reader."""
+    from pipeline.ray_cluster import private_ray
+
+    start = private_ray.start
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(private_ray, "start", lambda *, cpus: start(cpus=max(cpus, 3)))
+        yield
+
+
 @pytest.fixture(scope="session")
 def ray_session():
     """One Ray on this machine: two workers and one that reads."""
