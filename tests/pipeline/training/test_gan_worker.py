@@ -91,13 +91,17 @@ def test_all_workers_of_a_dead_run_end_and_leave_a_checkpoint(shapes, tmp_path):
 @pytest.fixture
 def drawn(monkeypatch):
     """Captions of each grid that is drawn."""
-    seen, draw = [], reporter.grid
+    seen = []
 
-    def grid(images, captions, **more):
-        seen.append(captions)
-        return draw(images, captions, **more)
+    def noted(draw):
+        def grid(images, captions, **more):
+            seen.append(captions)
+            return draw(images, captions, **more)
 
-    monkeypatch.setattr(reporter, "grid", grid)
+        return grid
+
+    for name in ("grid", "grid_with_boxes"):  # of attention, of samples
+        monkeypatch.setattr(reporter, name, noted(getattr(reporter, name)))
     return seen
 
 
