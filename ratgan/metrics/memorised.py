@@ -2,7 +2,8 @@
 
 A drawn image is near if its nearest training image is less than half as far as its nearest held-out
 image, and far the other way round. With as many training as held-out images, a model that copies
-nothing has as many near as far ones, whatever its images look like: both kinds are of one source.
+nothing has about as many near as far ones: both kinds are of one source. Images that are all alike
+count as if each were drawn by itself, so there chance can decide.
 
 Dimensions in this file:
     N drawn, M training and K held-out images, D size of a feature vector.

@@ -1,26 +1,17 @@
 """The page about runs in a real browser: no message, nothing too wide, a slider that works."""
 
-import os
-import shutil
-
 import pytest
-from playwright.sync_api import expect, sync_playwright
+from playwright.sync_api import expect
 
 from pipeline.reports.config import ReportConfig
 from pipeline.reports.report import write_report
+from tests.browser import chromium, note_faults
 from tests.pipeline.reports.runs import evaluation, make_run
 
 pytestmark = [pytest.mark.slow, pytest.mark.rest]
 
-CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
-WAIT_MS = 120_000  # a busy machine takes its time
-
 
 def test_a_page_works_at_both_widths_in_light_and_dark_without_a_message(tmp_path):
-    if not CHROMIUM:
-        if os.environ.get("CI"):
-            pytest.fail("no Chromium: make browser installs it")
-        pytest.skip("no Chromium here: make browser installs it")
     hostile = "<img src=x onerror=alert(1)></script><script>alert(1)</script>"
     long = "a" * 300
     captions = (hostile, long, "a red circle")
@@ -29,30 +20,16 @@ def test_a_page_works_at_both_widths_in_light_and_dark_without_a_message(tmp_pat
     evaluation(a, "x", {"fd_builtin": 1.0, long: 2.0})
     output = tmp_path / "report.html"
     write_report(ReportConfig(runs=(str(a), str(b)), output=str(output)))
-    expect.set_options(timeout=WAIT_MS)
     wrong: list[str] = []
 
-    with sync_playwright() as playwright:
-        flags = ["--no-sandbox", "--disable-gpu"]
-        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=flags)
+    with chromium() as browser:
         grounds = set()
         for width in (360, 1280):
             for scheme in ("light", "dark"):
                 page = browser.new_page(
                     viewport={"width": width, "height": 800}, color_scheme=scheme
                 )
-                page.set_default_timeout(WAIT_MS)
-                page.on("console", lambda message: wrong.append(message.text))
-                page.on("pageerror", lambda error: wrong.append(str(error)))
-                page.on("dialog", lambda dialog: (wrong.append(dialog.message), dialog.dismiss()))
-                page.on(
-                    "request",
-                    lambda request: (
-                        None
-                        if request.url.startswith(("data:", output.as_uri()))
-                        else wrong.append(request.url)
-                    ),
-                )
+                note_faults(page, wrong, "data:", output.as_uri())
                 page.goto(output.as_uri())
                 for folded in page.locator("details").all():
                     folded.evaluate("each => each.open = true")
@@ -74,7 +51,6 @@ def test_a_page_works_at_both_widths_in_light_and_dark_without_a_message(tmp_pat
                 assert page.locator("[data-step-of='1']").inner_text() == "step 0"
                 assert not page.locator("img:not([alt]), svg:not([aria-label])").count()
                 page.close()
-        browser.close()
 
     assert not wrong
     assert len(grounds) == 2, "dark is another colour than light"

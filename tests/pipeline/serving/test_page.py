@@ -1,21 +1,18 @@
 """The page of pictures, in a real browser: as people use it, and as strangers would misuse it."""
 
-import os
 import re
-import shutil
 from contextlib import contextmanager
 
 import pytest
 from axe_playwright_python.sync_playwright import Axe
-from playwright.sync_api import expect, sync_playwright
+from playwright.sync_api import expect
 
 from pipeline.serving.config import ServeConfig
+from tests.browser import chromium, note_faults
 from tests.pipeline.serving.server import make_run, served
 
 pytestmark = [pytest.mark.slow, pytest.mark.rest]
 
-CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
-WAIT_MS = 120_000  # a busy machine takes its time
 HOSTILE = ("<script>alert(1)</script>", "\u202egnp.exe", "a" * 1999, "<img src=x onerror=alert(1)>")
 
 
@@ -29,16 +26,8 @@ def address(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def browser():
-    if not CHROMIUM:
-        if os.environ.get("CI"):
-            pytest.fail("no Chromium: make browser installs it")
-        pytest.skip("no Chromium here: make browser installs it")
-    expect.set_options(timeout=WAIT_MS)
-    with sync_playwright() as playwright:
-        flags = ["--no-sandbox", "--disable-gpu"]
-        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=flags)
+    with chromium() as browser:
         yield browser
-        browser.close()
 
 
 @contextmanager
@@ -47,16 +36,7 @@ def opened(browser, address: str, width: int = 1280, expected: str = "none", **o
     wrong: list[str] = []
     with browser.new_context(viewport={"width": width, "height": 900}, **options) as context:
         page = context.new_page()
-        page.set_default_timeout(WAIT_MS)
-        page.on("console", lambda message: wrong.append(message.text))
-        page.on("pageerror", lambda error: wrong.append(str(error)))
-        page.on("dialog", lambda dialog: (wrong.append(dialog.message), dialog.dismiss()))
-        page.on(
-            "request",
-            lambda request: (
-                None if request.url.startswith((address, "blob:")) else wrong.append(request.url)
-            ),
-        )
+        note_faults(page, wrong, address, "blob:")
         page.goto(f"{address}/")
         expect(page.locator("#examples button")).to_have_count(2)
         yield page

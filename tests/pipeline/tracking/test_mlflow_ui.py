@@ -3,7 +3,6 @@
 import json
 import os
 import re
-import shutil
 import subprocess
 import sys
 import time
@@ -23,18 +22,17 @@ from pipeline.tracking.run_record import read_record
 from pipeline.tracking.sender import send_rest
 from pipeline.tracking.tracker import Tracker
 from pipeline.training.train import train
+from tests.browser import CHROMIUM, WAIT_MS
 from tests.mlflow_server import patience, reserved_port
 from tests.pipeline.training.test_train import config
 from tests.waiting import wait_until
 
 pytestmark = [pytest.mark.slow, pytest.mark.rest]
 
-CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
 FLAGS = (
     "--no-sandbox --disable-gpu --disable-quic --no-first-run --disable-background-networking "
     "--disable-component-update --disable-sync"
 )
-WAIT_MS = 120_000  # a busy machine takes its time
 RATES = (0.0004, 0.0008, 0.0016)
 VALUES = (31.5, 24.25, 28.0)
 METRIC, NAME, CHANGED = "eval/fd_builtin", "ratgan-compared", "ratgan-changed"
