@@ -30,6 +30,7 @@ from pipeline.preparation.prepare import prepare
 from pipeline.preparation.sources.shapes import ShapesSource
 from pipeline.training import gan_step
 from ratgan.architectures import ARCHITECTURES
+from ratgan.matcher import Choice
 from ratgan.options import STANDARD
 from ratgan.step import train_step
 
@@ -75,8 +76,9 @@ def train(config: TrainConfig, steps: int, *, precise: bool = True) -> dict[str,
     )
     device = torch.device("cpu")
     gan = gan_step.build(config, dataset.transform.dim, device)
-    for network in NETWORKS if precise else ():
-        getattr(gan, network).double()
+    for network in (*NETWORKS, "matcher") if precise else ():
+        if getattr(gan, network):
+            getattr(gan, network).double()
     standard = ARCHITECTURES[STANDARD]
     ARCHITECTURES[STANDARD] = replace(standard, step=_widened if precise else train_step)
     losses: dict[str, list[Tensor]] = {}
@@ -102,6 +104,8 @@ def _widened(gan: Any, **inputs: Any) -> dict[str, Tensor]:
     for name, value in inputs.items():
         if isinstance(value, Tensor) and value.is_floating_point():
             inputs[name] = value.double()
+        elif isinstance(value, Choice):
+            inputs[name] = replace(value, sentences=value.sentences.double())
     return train_step(gan, **inputs)
 
 

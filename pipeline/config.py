@@ -122,6 +122,12 @@ class OptimConfig(Settings):
     mismatched: Literal["other_class", "published"] = "other_class"
     """Whose sentences do not match: those of another class (or image), at random; or the next in
     the batch sorted by caption length, as in the published code, be it of the same class or not."""
+    matching_weight: Annotated[float, Field(ge=0)] = 0.0
+    """Factor of the matching loss of the generator; 0, as in the paper, for none. A small network
+    learns on real images which caption of a batch is theirs, and should find those of generated
+    images too. 1 on shapes."""
+    matching_lr: LearningRate = 2e-3
+    """Learning rate of that network."""
     update: Literal["fused", "separate"] = "fused"
     """How D learns in a step: once from both of its losses, or from one after the other as
     in the published code."""
@@ -307,12 +313,21 @@ class TrainConfig(RunConfig):
                 "augment_adaptive has no effect without changes to adapt: leave it out, or name "
                 "some with --augment, for example translation cutout."
             )
-        architecture = self.model.architecture
-        if self.augment and architecture != STANDARD:
-            step = inspect.signature(_architecture(architecture).step)
-            if "views" not in step.parameters:
+        return self
+
+    @model_validator(mode="after")
+    def _check_step(self) -> Self:
+        name = self.model.architecture
+        needs: tuple[tuple[str, str, object], ...] = (
+            ("augment", "views", self.augment),
+            ("optim.matching_weight", "choice", self.optim.matching_weight),
+        )
+        for option, argument, used in needs:
+            if not used or name == STANDARD:
+                continue
+            if argument not in inspect.signature(_architecture(name).step).parameters:
                 raise ValueError(
-                    f"augment: the step of {architecture} has no argument `views` for it."
+                    f"{option}: the step of {name} has no argument `{argument}` for it."
                 )
         return self
 

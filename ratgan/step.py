@@ -1,5 +1,7 @@
 """One training step: the discriminator, then the generator, then its moving average.
 
+With a matcher, that one learns between the two.
+
 Dimensions in this file:
     B batch, S sentence size, Z noise size, H W height and width.
 """
@@ -19,6 +21,7 @@ from ratgan.losses import (
     generator_hinge_loss,
     matching_aware_gradient_penalty,
 )
+from ratgan.matcher import Choice, Matcher
 from ratgan.networks import TextDiscriminator, TextGenerator
 from ratgan.ops.adam import Adam
 from ratgan.update import Synchronize, alone, update_network
@@ -38,6 +41,8 @@ class Gan:
         discriminator: D.
         generator_optimizer: Updates G.
         discriminator_optimizer: Updates D.
+        matcher: Finds captions of images, and pulls G; None if nothing does.
+        matcher_optimizer: Updates it.
     """
 
     generator: TextGenerator
@@ -45,6 +50,8 @@ class Gan:
     discriminator: TextDiscriminator
     generator_optimizer: torch.optim.Optimizer
     discriminator_optimizer: torch.optim.Optimizer
+    matcher: Matcher | None = None
+    matcher_optimizer: torch.optim.Optimizer | None = None
 
     @classmethod
     def create(
@@ -55,8 +62,10 @@ class Gan:
         generator_lr: float = 1e-4,
         discriminator_lr: float = 4e-4,
         betas: tuple[float, float] = (0.0, 0.9),
+        matcher: Matcher | None = None,
+        matcher_lr: float = 2e-3,
     ) -> "Gan":
-        """Create the average and two Adam optimizers for the networks.
+        """Create the average and an Adam optimizer for each of the networks.
 
         Args:
             generator: G, on the device of the training.
@@ -64,6 +73,8 @@ class Gan:
             generator_lr: Learning rate of G; 1e-4 in the paper.
             discriminator_lr: Learning rate of D; 4e-4 in the paper.
             betas: Betas of both optimizers; (0.0, 0.9) in the paper's code.
+            matcher: On the same device, if one is to pull G.
+            matcher_lr: Its learning rate. Its betas are Adam's own: nothing works against it.
         """
         return cls(
             generator=generator,
@@ -73,6 +84,8 @@ class Gan:
             discriminator_optimizer=Adam(
                 discriminator.parameters(), lr=discriminator_lr, betas=betas
             ),
+            matcher=matcher,
+            matcher_optimizer=Adam(matcher.parameters(), lr=matcher_lr) if matcher else None,
         )
 
 
@@ -85,6 +98,7 @@ def train_step(
     noise: Tensor,
     mismatched_weights: Tensor | None = None,
     views: Views | None = None,
+    choice: Choice | None = None,
     penalty_weight: float = 2.0,
     penalty_power: float = 6.0,
     average_decay: float = 0.999,
@@ -108,6 +122,7 @@ def train_step(
         noise: Standard normal, [B, Z].
         mismatched_weights: Weights of the mismatched pairs in their mean, [B]; all 1 if not given.
         views: What D sees of the images, real and drawn ones; the images themselves if not given.
+        choice: Captions among which the images must find theirs; needs the matcher of `gan`.
         penalty_weight: Factor of the matching-aware gradient penalty.
         penalty_power: Its exponent.
         average_decay: Decay of the moving average, in [0, 1).
@@ -127,11 +142,15 @@ def train_step(
         waits for the device.
 
     Raises:
-        ValueError: If `update` or `accumulate` is invalid.
+        ValueError: If `update` or `accumulate` is invalid, or one of matcher and choice is missing.
     """
+    if (gan.matcher is None) != (choice is None):
+        raise ValueError("a matcher in `gan` and `choice` need each other.")
     if update not in get_args(Update):
         raise ValueError(f'update={update!r} must be "fused" or "separate".')
-    parts = _split(accumulate, images, sentences, mismatched, mismatched_weights, noise, views)
+    parts = _split(
+        accumulate, images, sentences, mismatched, mismatched_weights, noise, views, choice
+    )
     # A whole batch is drawn once, for both networks. Parts are drawn without a graph, and again for
     # the generator's update: 7 % more arithmetic, but keeping their graphs would need the memory
     # that the parts save.
@@ -159,9 +178,22 @@ def train_step(
 
     def deception(part: _Part) -> tuple[Tensor, Values]:
         drawn = part.drawn if len(parts) == 1 else gan.generator(part.noise, part.sentences)
-        (judged,) = gan.discriminator(part.view(drawn), part.sentences)
+        looked_at = part.view(drawn)
+        (judged,) = gan.discriminator(looked_at, part.sentences)
         loss = generator_hinge_loss(judged)
-        return loss, {"loss/generator": loss}
+        seen = {"loss/generator": loss}
+        if choice is not None:
+            seen["loss/matching"] = matching(part, looked_at)
+            loss = loss + choice.weight * seen["loss/matching"]
+        return loss, seen
+
+    def matching(part: _Part, images: Tensor) -> Tensor:
+        matcher, captions = gan.matcher, part.choice
+        return matcher.loss(images, captions) if matcher and captions else images.new_zeros(())
+
+    def search(part: _Part) -> tuple[Tensor, Values]:
+        loss = matching(part, part.images.detach())
+        return loss, {"loss/matcher": loss}
 
     skipped = None
     for objective in (hinge, penalty) if update == "separate" else (hinge_and_penalty,):
@@ -169,6 +201,14 @@ def train_step(
             gan.discriminator,
             gan.discriminator_optimizer,
             _weighed(parts, objective, values),
+            synchronize=synchronize,
+            skip=skipped,
+        )
+    if gan.matcher and gan.matcher_optimizer:
+        _, skipped = update_network(
+            gan.matcher,
+            gan.matcher_optimizer,
+            _weighed(parts, search, values),
             synchronize=synchronize,
             skip=skipped,
         )
@@ -203,6 +243,7 @@ class _Part:
         weights: Weights of the mismatched pairs in the mean over the batch; None if all are 1.
         noise: Noise of the images.
         views: What D sees of images; None if it sees them as they are.
+        choice: Captions among which they must find theirs; None if they need not.
         drawn: Images drawn from noise and sentences.
     """
 
@@ -214,6 +255,7 @@ class _Part:
     weights: Tensor | None
     noise: Tensor
     views: Views | None
+    choice: Choice | None
     drawn: Tensor = field(init=False)
 
     def view(self, images: Tensor) -> Tensor:
@@ -229,6 +271,7 @@ def _split(
     weights: Tensor | None,
     noise: Tensor,
     views: Views | None,
+    choice: Choice | None,
 ) -> list[_Part]:
     """Split a batch into nearly equal parts."""
     size = len(images)
@@ -244,14 +287,16 @@ def _split(
             weights=w,
             noise=z,
             views=v,
+            choice=c,
         )
-        for x, s, o, w, z, v in zip(
+        for x, s, o, w, z, v, c in zip(
             images.tensor_split(count),
             sentences.tensor_split(count),
             mismatched.tensor_split(count),
             [None] * count if weights is None else weights.tensor_split(count),
             noise.tensor_split(count),
             [None] * count if views is None else views.split(count),
+            [None] * count if choice is None else choice.split(count),
             strict=True,
         )
     ]

@@ -4,11 +4,13 @@
     discriminator.json …      the discriminator, as `ratgan.weights.saved_model` reads it
     generator.safetensors     the generator in training
     generator_optimizer.safetensors, discriminator_optimizer.safetensors    the moments of Adam
+    matcher.safetensors, matcher_optimizer.safetensors    of a run with a matching loss
 
 Learning rates and betas are options of the run, and in the state as such.
 """
 
 from collections.abc import Iterator
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -31,6 +33,7 @@ def gan_tensors(gan: Gan) -> dict[str, dict[str, Tensor]]:
         "average": gan.average,
         "discriminator": gan.discriminator,
         "generator": gan.generator,
+        **_matcher(gan),
     }
     return {
         **{group: dict(network.state_dict()) for group, network in networks.items()},
@@ -69,7 +72,7 @@ def gan_files(
         ).items()
     )
     yield from pack_discriminator(holding(gan.discriminator, groups["discriminator"])).items()
-    for group in ("generator", *_optimizers(gan)):
+    for group in ("generator", *_matcher(gan), *_optimizers(gan)):
         yield f"{group}.safetensors", save(groups[group])
 
 
@@ -79,7 +82,10 @@ def restore(folder: Folder, gan: Gan) -> None:
     Raises:
         ValueError: If the checkpoint is damaged or of another architecture.
     """
-    for name, network in {"generator": gan.generator, "discriminator": gan.discriminator}.items():
+    if not folder.exists("matcher.safetensors"):
+        gan = replace(gan, matcher=None, matcher_optimizer=None)  # it is new in the run
+    networks = {"generator": gan.generator, "discriminator": gan.discriminator, **_matcher(gan)}
+    for name, network in networks.items():
         file = f"{name}.safetensors"
         load_strictly(network, read_tensors(folder, file), f"{folder}/{file}")
     model = read_tensors(folder, f"model/{MODEL_TENSORS}")
@@ -95,8 +101,15 @@ def restore(folder: Folder, gan: Gan) -> None:
         restore_moments(optimizer, parameters, read_tensors(folder, file), f"{folder}/{file}")
 
 
+def _matcher(gan: Gan) -> dict[str, nn.Module]:
+    return {"matcher": gan.matcher} if gan.matcher else {}
+
+
 def _optimizers(gan: Gan) -> dict[str, tuple[torch.optim.Optimizer, nn.Module]]:
-    return {
+    found: dict[str, tuple[torch.optim.Optimizer, nn.Module]] = {
         "generator_optimizer": (gan.generator_optimizer, gan.generator),
         "discriminator_optimizer": (gan.discriminator_optimizer, gan.discriminator),
     }
+    if gan.matcher and gan.matcher_optimizer:
+        found["matcher_optimizer"] = (gan.matcher_optimizer, gan.matcher)
+    return found

@@ -14,6 +14,7 @@ from pipeline.distributed import collective
 from pipeline.training.device import autocast, explained
 from ratgan.architectures import find_architecture
 from ratgan.augmentation import Views, adapted, draw_views
+from ratgan.matcher import Matcher
 from ratgan.networks import TextDiscriminator, TextGenerator
 from ratgan.ops.memory_format import placed
 from ratgan.randomness import mismatched_partners, published_partners, step_noise
@@ -29,12 +30,20 @@ def networks(config: TrainConfig, sentence_dim: int) -> tuple[TextGenerator, Tex
     return find_architecture(model.architecture).build(model.model_dump(), sentence_dim)
 
 
+def matcher_of(config: TrainConfig, sentence_dim: int) -> Matcher | None:
+    """Build the network of the matching loss, after `networks`; None without that loss."""
+    return Matcher(config.model.image_size, sentence_dim) if config.optim.matching_weight else None
+
+
 def build(config: TrainConfig, sentence_dim: int, device: torch.device) -> Gan:
     """Build networks and optimizers on the device they train on."""
     generator, discriminator = networks(config, sentence_dim)
+    matcher = matcher_of(config, sentence_dim)
     return Gan.create(
         placed(generator, device),
         placed(discriminator, device),
+        matcher=placed(matcher, device) if matcher else None,
+        matcher_lr=config.optim.matching_lr,
         generator_lr=config.optim.generator_lr,
         discriminator_lr=config.optim.discriminator_lr,
         betas=config.optim.betas,
@@ -81,6 +90,11 @@ def do_step(
     if config.augment:
         random = _share(draw_views(config.seed, number, len(sentences))).to(device)
         views = Views(config.augment, random, strength)
+    choice = None
+    if gan.matcher:
+        classes = collective.gather(batch.class_keys.to(device))
+        own = _share(torch.arange(len(classes), device=device))
+        choice = gan.matcher.choice(optim.matching_weight, sentences, classes, own)
     if reach("worker.step", step=step, rank=collective.rank()):
         noise = noise * float("nan")
     with (
@@ -100,6 +114,7 @@ def do_step(
             mismatched_weights=None if weights is None else _share(weights).to(device),
             noise=noise.to(device),  # [b, Z]
             **({} if views is None else {"views": views}),
+            **({} if choice is None else {"choice": choice}),
             penalty_weight=optim.penalty_weight,
             penalty_power=optim.penalty_power,
             average_decay=_decay(optim.average_decay, step),

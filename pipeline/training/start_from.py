@@ -129,7 +129,8 @@ def find_start(config: TrainConfig, launch: Launch) -> Start | None:
                 f"{source.arguments['sentence_dim']} numbers, not of {model.transform.dim}."
             )
         accounts[name] = transfer(network, source, sentences)
-    for optimizer in (gan.generator_optimizer, gan.discriminator_optimizer):
+    optimizers = (gan.generator_optimizer, gan.discriminator_optimizer, gan.matcher_optimizer)
+    for optimizer in filter(None, optimizers):
         reset_moments(optimizer)
     step = model.origin.get("step") if isinstance(model.origin, dict) else None
     lineage = {

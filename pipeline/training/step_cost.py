@@ -19,7 +19,7 @@ from pipeline.training.damsm.worker import do_step as do_pair_step
 from pipeline.training.device import configure_precision
 from pipeline.training.gan_step import build as build_gan
 from pipeline.training.gan_step import do_step as do_gan_step
-from pipeline.training.gan_step import networks
+from pipeline.training.gan_step import matcher_of, networks
 from ratgan.ops.op_counter import Counter, NoUpdate
 from ratgan.step import Gan
 from ratgan.text.image_branch import untrained_inception
@@ -94,10 +94,13 @@ def gan_trial(
         with _Shapes(), warnings.catch_warnings():
             # torch checks whether a parameter has content before it copies it.
             warnings.filterwarnings("ignore", message="Accessing the data pointer")
-            gan = Gan.create(*networks(config, transform.dim))
+            pair = networks(config, transform.dim)
+            gan = Gan.create(*pair, matcher=matcher_of(config, transform.dim))
             # Adam's state is counted in `held_bytes`; its update allocates nothing.
             gan.generator_optimizer = NoUpdate(gan.generator.parameters())
             gan.discriminator_optimizer = NoUpdate(gan.discriminator.parameters())
+            if gan.matcher:
+                gan.matcher_optimizer = NoUpdate(gan.matcher.parameters())
             # Fake tensors of the same sizes: real tensors cannot be mixed with fake ones.
             mean, projection = torch.empty(raw_dim), torch.empty(raw_dim, transform.dim)
             shapes = SentenceTransform(mean, projection, transform.kind)
@@ -125,6 +128,8 @@ def gan_trial(
     with _Shapes():
         generator, discriminator = networks(config, transform.dim)
         sizes = {"generator": _size(generator), "discriminator": _size(discriminator)}
+        if matcher := matcher_of(config, transform.dim):
+            sizes["matcher"] = _size(matcher)
     trained = sum(sizes.values())
     held = FLOAT_BYTES * (3 * trained + sizes["generator"])  # weights, two moments; the average
     return Trial(sizes, held, count, step)

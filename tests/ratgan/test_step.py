@@ -11,6 +11,8 @@ from torch.nn import functional
 
 from ratgan.augmentation import Views, draw_views
 from ratgan.losses import discriminator_hinge_loss
+from ratgan.matcher import Choice, Matcher
+from ratgan.ops.adam import Adam
 from ratgan.options import AttentionKind
 from ratgan.step import Gan, train_step
 from ratgan.update import update_network
@@ -102,6 +104,95 @@ def test_step_equals_the_equations_written_out():
 
 def all_views(size: int, strength: float = 1.0) -> Views:
     return Views(("translation", "cutout", "colour"), draw_views(3, 0, size).double(), strength)
+
+
+def a_choice() -> Choice:
+    """Among the 4 captions of `small_batch`; image 0 may have the caption of image 2 as well."""
+    alike = torch.zeros(4, 4, dtype=torch.bool)
+    alike[0, 2] = True
+    return Choice(0.7, small_batch()["sentences"], torch.arange(4), alike)
+
+
+def matched_gan() -> Gan:
+    gan = small_gan()
+    gan.matcher = Matcher(32, 9).double()
+    gan.matcher_optimizer = Adam(gan.matcher.parameters(), lr=1e-2)
+    return gan
+
+
+def choices(matcher: Matcher, images: torch.Tensor, choice: Choice) -> torch.Tensor:
+    """Compute the matching loss image by image."""
+    losses = []
+    for image, own, alike in zip(images, choice.own, choice.alike, strict=True):
+        vector = matcher.of_images(image[None])[0]
+        others = matcher.of_sentences(choice.sentences)
+        cosines = others @ vector / (others.norm(dim=1) * vector.norm())
+        scores = (10 * cosines).exp()
+        losses.append(-(scores[own] / scores[~alike].sum()).log())
+    return torch.stack(losses).mean()
+
+
+def test_the_generator_is_pulled_by_a_matcher_that_has_learned_from_real_images():
+    gan, batch, choice = matched_gan(), small_batch(), a_choice()
+    plain, without = copy.deepcopy(gan), copy.deepcopy(gan)
+    without.matcher = without.matcher_optimizer = None
+
+    values = train_step(gan, **batch, choice=choice)
+
+    train_step(without, **batch)
+    for ours, theirs in zip(
+        gan.discriminator.parameters(), without.discriminator.parameters(), strict=True
+    ):
+        assert torch.equal(ours, theirs), "the discriminator does not see it"
+    loss = choices(plain.matcher, batch["images"], choice)
+    plain.matcher_optimizer.zero_grad()
+    loss.backward()
+    plain.matcher_optimizer.step()
+    drawn = plain.generator(batch["noise"], batch["sentences"])
+    matching = choices(plain.matcher, drawn, choice)
+    deception = -gan.discriminator(drawn, batch["sentences"])[0].mean()
+    plain.generator_optimizer.zero_grad()
+    (deception + 0.7 * matching).backward()
+    plain.generator_optimizer.step()
+    expected = {"loss/matcher": loss, "loss/matching": matching, "loss/generator": deception}
+    for name, value in expected.items():
+        torch.testing.assert_close(values[name], value.detach(), rtol=1e-11, atol=0)
+    for network in ("matcher", "generator"):
+        pairs = (getattr(each, network).parameters() for each in (gan, plain))
+        for a, b in zip(*pairs, strict=True):
+            torch.testing.assert_close(a, b, rtol=0, atol=1e-9)
+
+
+@pytest.mark.parametrize("update", ["fused", "separate"])
+def test_a_matching_loss_in_parts_is_that_of_the_whole(update):
+    whole, batch = matched_gan(), small_batch()
+    parts = copy.deepcopy(whole)
+
+    expected = train_step(whole, **batch, choice=a_choice(), update=update)
+    values = train_step(parts, **batch, choice=a_choice(), update=update, accumulate=3)
+
+    torch.testing.assert_close(values, expected)
+    for network in ("matcher", "generator"):
+        pairs = (getattr(each, network).parameters() for each in (parts, whole))
+        for a, b in zip(*pairs, strict=True):
+            torch.testing.assert_close(a, b, rtol=0, atol=1e-9)
+
+
+def test_a_matcher_is_left_as_it_is_by_a_step_that_is_skipped():
+    gan, batch = matched_gan(), small_batch()
+    before = copy.deepcopy(gan.matcher.state_dict())
+    batch["images"][1, 0, 3, 3] = torch.nan
+
+    values = train_step(gan, **batch, choice=a_choice())
+
+    assert values["health/skipped"] == 1
+    torch.testing.assert_close(gan.matcher.state_dict(), before, rtol=0, atol=0)
+
+
+def test_a_matcher_and_a_choice_need_each_other():
+    for gan, options in ((matched_gan(), {}), (small_gan(), {"choice": a_choice()})):
+        with pytest.raises(ValueError, match="a matcher in `gan` and `choice` need each other"):
+            train_step(gan, **small_batch(), **options)
 
 
 @pytest.mark.parametrize("update", ["fused", "separate"])

@@ -26,6 +26,8 @@ RUNS = {  # of a training on a prepared dataset
     "run": {},
     "run in 2 parts": {"accumulate": 2},
     "run with published pairs": {"mismatched": "published"},
+    "run with a matching loss": {"matching_weight": 1.0},
+    "run with a matching loss in 2 parts": {"matching_weight": 1.0, "accumulate": 2},
 }
 
 

@@ -45,7 +45,7 @@ def config(shapes, output: Path, name: str = "run", **changes) -> TrainConfig:
             "controller_dim": 8,
             "affine_dim": 8,
         },
-        "optim": {"batch_size": 12},
+        "optim": {"batch_size": 12, "matching_weight": 0.5},
     }
     return TrainConfig.model_validate(values | changes)
 
@@ -195,11 +195,25 @@ def test_a_resumed_run_ends_bit_for_bit_as_one_that_went_through(whole, shapes, 
 
 
 def test_separate_updates_are_an_option_of_a_run(whole, shapes, tmp_path):
-    train(config(shapes, tmp_path, optim={"batch_size": 12, "update": "separate"}))
+    optim = {"batch_size": 12, "update": "separate", "matching_weight": 0.5}
+    train(config(shapes, tmp_path, optim=optim))
 
     separate, fused = (weights(folder / "run", 8) for folder in (tmp_path, whole))
     assert separate.keys() == fused.keys()
-    assert all(separate[name] != fused[name] for name in separate)
+    # The matcher sees real images alone, and so the same in both.
+    assert {name for name in separate if separate[name] == fused[name]} == {
+        "matcher.safetensors",
+        "matcher_optimizer.safetensors",
+    }
+
+
+def test_a_matching_loss_can_be_added_to_a_run_and_taken_from_it(shapes, tmp_path):
+    for steps, weight in ((2, 0.0), (4, 1.0), (6, 0.0)):
+        optim = {"batch_size": 12, "matching_weight": weight}
+        changes = {"allow_changes": ("optim.matching_weight",), "checkpoint_every": 2}
+        train(config(shapes, tmp_path, total_steps=steps, optim=optim, **changes))
+
+        assert ("matcher.safetensors" in weights(tmp_path / "run", steps)) == bool(weight)
 
 
 def test_a_finished_run_says_so_and_does_nothing(whole, shapes, capsys):
@@ -275,7 +289,7 @@ def test_what_does_not_fit_is_refused_before_anything_starts(case, whole, shapes
 @pytest.mark.parametrize(
     "variant",
     [
-        {"optim": {"batch_size": 12, "mismatched": "published", "update": "separate"}},
+        {"optim": {"mismatched": "published", "update": "separate", "matching_weight": 0.0}},
         {"model": {"attention": "none", "affines_per_block": 2}},
         {"model": {"attention": "softmax", "recurrent": False, "controller_dim": 256}},
     ],
