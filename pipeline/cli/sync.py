@@ -87,8 +87,8 @@ def plan_sync(config: SyncConfig) -> None:
     """
     _refuse_unused(config)
     report = DryRunReport()
+    refused: list[str] = []
     if config.to == "tensorboard":
-        refused = []
         for run in _runs(config):
             try:
                 output, found = _output(config, run), read_history(run)
@@ -105,7 +105,6 @@ def plan_sync(config: SyncConfig) -> None:
         return
     silent: list[str] = []
     blocked: list[str] = []
-    refused: list[str] = []
     for run in _runs(config):
         try:
             uri = address(run, config.uri)

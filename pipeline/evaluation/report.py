@@ -337,7 +337,7 @@ def table(reports: list[EvaluationReport]) -> str:
         if any(intervals):
             line = "".join(f"{text:>{w}}" for text, w in zip(intervals, columns, strict=True))
             lines.append(f"{'':{width}}{line}".rstrip())
-        if len(reports) == 2 and (verdict := told_apart(*reports, name, titles)):
+        if len(reports) == 2 and (verdict := told_apart(reports, name, titles)):
             lines.append(f"  {verdict}")
     if any(report.get("spread") for report in reports):
         lines.append(SHARED)
@@ -346,32 +346,28 @@ def table(reports: list[EvaluationReport]) -> str:
     return "\n".join(lines)
 
 
-def told_apart(
-    one: EvaluationReport, other: EvaluationReport, name: str, titles: Sequence[str]
-) -> str:
+def told_apart(reports: Sequence[EvaluationReport], name: str, titles: Sequence[str]) -> str:
     """Say whether a number of two evaluations differs by more than chance; empty if unknown.
 
     Args:
-        one: A report, whoever wrote it.
-        other: Another by the same protocol.
+        reports: Two by the same protocol, whoever wrote them.
         name: Of the number.
         titles: What the two are called.
     """
-    values = [number(part(report, "numbers").get(name)) for report in (one, other)]
-    spreads = [spread_of(report, name) for report in (one, other)]
+    values = [number(part(report, "numbers").get(name)) for report in reports]
+    spreads = [spread_of(report, name) for report in reports]
     if values[0] is None or values[1] is None or spreads[0] is None or spreads[1] is None:
         return ""
     apart, chance = abs(values[0] - values[1]), difference(spreads[0], spreads[1])
     if not math.isfinite(apart) or not math.isfinite(chance):
         return ""
-    kind = str(part(one, "kinds").get(name, ""))
+    kind = str(part(reports[0], "kinds").get(name, ""))
     if apart <= chance:
         if not apart:
             return "equal"
         alike = "not distinguishable at these counts"
-        needed = (
-            (number(part(one, "protocol").get("count")) or 0) * (chance / apart) * (chance / apart)
-        )
+        count = number(part(reports[0], "protocol").get("count")) or 0
+        needed = count * (chance / apart) * (chance / apart)
         if kind.startswith(("agreement", "diversity")) or not 0 < needed < math.inf:
             return alike  # of other counts
         return f"{alike}; about {float(f'{needed:.2g}'):,.0f} images would be needed"

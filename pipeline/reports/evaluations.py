@@ -132,7 +132,7 @@ def _verdict(group: Sequence[Column], name: str, sign: int) -> str:
     two = [column for _, column in best]
     reports = [evaluation.report for _, _, evaluation in two]
     titles = [f"{run.name[:60]} {_step(evaluation)}".strip() for _, run, evaluation in two]
-    verdict = told_apart(*reports, name, titles)
+    verdict = told_apart(reports, name, titles)
     if not verdict and any(part(report, "spread").get(name) for report in reports):
         verdict = "whether they differ is unknown: both need an interval that can be read"
     return f"of the two best: {verdict}" if verdict and len(known) > 2 else verdict

@@ -134,7 +134,7 @@ def test_parts_that_cannot_be_read_decide_nothing(value):
 
     backwards = value[::-1] if isinstance(value, list) else value
 
-    told = told_apart(report(1.5, value), report(1.6, backwards), "n", ("a", "b"))
+    told = told_apart([report(1.5, value), report(1.6, backwards)], "n", ("a", "b"))
 
     assert told in ("not distinguishable at these counts", "")
 
@@ -143,4 +143,4 @@ def test_numbers_as_far_apart_as_numbers_go_decide_nothing():
     def report(value):
         return {"numbers": {"n": value}, "spread": {"n": {"low": -1e308, "high": 1e308}}}
 
-    assert told_apart(report(1e308), report(-1e308), "n", ("a", "b")) == ""
+    assert told_apart([report(1e308), report(-1e308)], "n", ("a", "b")) == ""

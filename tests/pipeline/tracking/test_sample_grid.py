@@ -14,6 +14,7 @@ from pipeline.storage.folder import Folder
 from pipeline.tracking.mlflow_run import MAX_CAPTIONS
 from pipeline.tracking.sample_grid import MAX_NAME, names_of
 from pipeline.tracking.spool import read
+from pipeline.tracking.tracker import Tracker
 from tests import corpus
 from tests.files import files
 from tests.pipeline.reports.runs import CAPTIONS, make_run
@@ -66,6 +67,10 @@ def test_each_caption_of_each_grid_is_sent_once_however_often_it_is(outputs):
 
     sync(SyncConfig(run=str(outputs)))
     before = files(outputs / "mlflow-artifacts")
+    resumed = Tracker(Folder(str(outputs / "a")))
+    resumed.image("samples", 10, "samples/samples-00000010.png")  # drawn again after a kill
+    resumed.flush()
+    sync(SyncConfig(run=str(outputs)))
     (outputs / "a" / "spool" / "sent.json").unlink()
     sync(SyncConfig(run=str(outputs)))
 
