@@ -133,12 +133,9 @@ def test_of_three_evaluations_the_two_best_are_compared(tmp_path):
     assert "of the two best: b step 20 is better" in section(page(tmp_path, *runs), "numbers")
 
 
-@pytest.mark.parametrize("part", ["low", "high", "level"])
-@pytest.mark.parametrize("value", [None, True, [], {}, "x", 1e999, 10**400, float("nan")])
-def test_an_interval_that_cannot_be_read_decides_nothing_and_it_is_said(tmp_path, part, value):
+def test_an_interval_that_cannot_be_read_decides_nothing_and_it_is_said(tmp_path):
     a = evaluation(make_run(tmp_path / "a"), "x", {"fd_builtin": 1.5}, **interval(1.5))
-    odd = interval(9.5, **{part: value})
-    b = evaluation(make_run(tmp_path / "b"), "x", {"fd_builtin": 9.5}, **odd)
+    b = evaluation(make_run(tmp_path / "b"), "x", {"fd_builtin": 9.5}, **interval(9.5, low="<b>"))
 
     numbers = section(page(tmp_path, a, b), "numbers")
 
