@@ -12,7 +12,7 @@ from pipeline.tracking.refusals import BlockedError, UnavailableError
 from pipeline.tracking.run_record import RUN_RECORD
 from pipeline.tracking.sender import Delivery, send_rest, what_is_left
 from pipeline.tracking.spool import SPOOL
-from pipeline.tracking.tensorboard import read_history, write_history
+from pipeline.tracking.tensorboard import EVENTS, read_history, write_history
 from pipeline.tracking.tracker import START, address
 
 
@@ -87,19 +87,24 @@ def plan_sync(config: SyncConfig) -> None:
     """
     _refuse_unused(config)
     report = DryRunReport()
+    refused: list[str] = []
     if config.to == "tensorboard":
         for run in _runs(config):
-            found = read_history(run)
+            try:
+                output, found = _output(config, run), read_history(run)
+                output.exists(EVENTS)  # refused where writing would be
+            except ValueError as error:
+                refused.append(f"{run}: {error}")
+                continue
+            points, images = len(found.points), len(found.images)
             report.line(
-                "run",
-                f"{run}: {len(found.points):,} points and {len(found.images):,} images to write "
-                f"to {_output(config, run)}",
+                "run", f"{run}: {points:,} points and {images:,} images to write to {output}"
             )
         report.end()
+        _refuse({}, refused)
         return
     silent: list[str] = []
     blocked: list[str] = []
-    refused: list[str] = []
     for run in _runs(config):
         try:
             uri = address(run, config.uri)

@@ -39,6 +39,7 @@ from pipeline.storage.lock import Lock
 from pipeline.storage.run_log import keep_log
 from pipeline.tracking.best_version import Quality
 from pipeline.tracking.late_metrics import record_numbers
+from ratgan.metrics.features import TooFewImagesError
 from ratgan.metrics.intervals import of_count
 
 FEATURES = "features"  # in the output folder, while it is unfinished
@@ -274,7 +275,7 @@ def _measured(
                 task, sums, summed(train, protocol), real_sums, generated.images
             )
             found.seconds["memorised"] = time.perf_counter() - began
-        except ValueError as error:  # a handful of images, as in a first try
+        except TooFewImagesError as error:  # as in a first try
             found.missing["memorised"] = str(error)
     report = _report(task, found, sums, statistics.rank, list(pictures))
     if copies is not None:

@@ -29,7 +29,7 @@ from pipeline.evaluation.image_sets import DrawnImages
 from pipeline.evaluation.protocols import Protocol
 from ratgan.metrics import intervals
 from ratgan.metrics.diversity import diversity, mean_distance
-from ratgan.metrics.features import check_finite
+from ratgan.metrics.features import TooFewImagesError, check_finite
 from ratgan.metrics.frechet import frechet_distance
 from ratgan.metrics.inception_score import ScoreSums, inception_score
 from ratgan.metrics.intervals import PARTS, Spread
@@ -202,7 +202,7 @@ def measure(
         started = time.perf_counter()
         try:
             _neighbours(real, generated, protocol.neighbour_images, found)
-        except ValueError as error:  # a handful of images, as in a first try
+        except TooFewImagesError as error:  # a handful of images, as in a first try
             found.missing["precision and recall"] = str(error)
         timed("neighbours", started)
 

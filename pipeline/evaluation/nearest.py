@@ -61,7 +61,8 @@ def look_for_copies(
         right.
 
     Raises:
-        ValueError: If there are too few images.
+        TooFewImagesError: If there are too few images.
+        ValueError: If a feature is not finite, or an image cannot be read.
     """
     found = memorised(generated.sample, train.sample, held_out.sample)
     # A training image is shown once, beside the drawn image that is nearest to it.

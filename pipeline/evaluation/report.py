@@ -1,5 +1,7 @@
 """Write and compare evaluation reports: report.json, report.md, images."""
 
+import math
+from collections.abc import Sequence
 from typing import Annotated, Any
 
 import numpy as np
@@ -15,7 +17,8 @@ from pipeline.evaluation.image_sets import DrawnImages
 from pipeline.evaluation.measures import Measured
 from pipeline.evaluation.protocols import Protocol, differences
 from pipeline.storage.folder import Folder
-from ratgan.metrics.intervals import Spread, difference
+from pipeline.tracking.untrusted_records import number, part
+from ratgan.metrics.intervals import LEVEL, Spread, difference
 from ratgan.visualize import grid, png
 
 REPORT, REPORT_TEXT = "report.json", "report.md"
@@ -217,8 +220,21 @@ def warning(report: EvaluationReport) -> str:
 
 def shown_spread(report: EvaluationReport, name: str) -> str:
     """Write the interval of a number as [low, high]; nothing if it has none."""
-    found = report.get("spread", {}).get(name)
-    return f"[{found['low']:.4g}, {found['high']:.4g}]" if found else ""
+    found = spread_of(report, name)
+    return f"[{found.low:.4g}, {found.high:.4g}]" if found else ""
+
+
+def spread_of(report: EvaluationReport, name: str) -> Spread | None:
+    """Return the interval of a number; None if there is none, or none that can be read."""
+    found = part(part(report, "spread"), name)
+    low, high = number(found.get("low")), number(found.get("high"))
+    if low is None or high is None or low > high or found.get("level", LEVEL) != LEVEL:
+        return None
+    parts = found.get("left_out")
+    left_out = [number(each) for each in parts] if isinstance(parts, list) else []
+    known = tuple(each for each in left_out if each is not None)
+    known = known if len(known) == len(left_out) else ()
+    return Spread(low, high, str(found.get("method", "")), left_out=known)
 
 
 def read_report(location: str) -> EvaluationReport:
@@ -321,7 +337,7 @@ def table(reports: list[EvaluationReport]) -> str:
         if any(intervals):
             line = "".join(f"{text:>{w}}" for text, w in zip(intervals, columns, strict=True))
             lines.append(f"{'':{width}}{line}".rstrip())
-        if len(reports) == 2 and (verdict := told_apart(reports[0], reports[1], name)):
+        if len(reports) == 2 and (verdict := told_apart(reports, name, titles)):
             lines.append(f"  {verdict}")
     if any(report.get("spread") for report in reports):
         lines.append(SHARED)
@@ -330,39 +346,44 @@ def table(reports: list[EvaluationReport]) -> str:
     return "\n".join(lines)
 
 
-def told_apart(one: EvaluationReport, other: EvaluationReport, name: str) -> str:
+def told_apart(reports: Sequence[EvaluationReport], name: str, titles: Sequence[str]) -> str:
     """Say whether a number of two evaluations differs by more than chance; empty if unknown.
 
     Args:
-        one: A report.
-        other: Another by the same protocol.
+        reports: Two by the same protocol, whoever wrote them.
         name: Of the number.
+        titles: What the two are called.
     """
-    values = [report["numbers"].get(name) for report in (one, other)]
-    found = [report.get("spread", {}).get(name) for report in (one, other)]
-    if None in values or not all(found):
+    values = [number(part(report, "numbers").get(name)) for report in reports]
+    spreads = [spread_of(report, name) for report in reports]
+    if values[0] is None or values[1] is None or spreads[0] is None or spreads[1] is None:
         return ""
-    spreads = [
-        Spread(each["low"], each["high"], each["method"], left_out=tuple(each.get("left_out", ())))
-        for each in found
-    ]
-    apart, chance = abs(values[0] - values[1]), difference(*spreads)
+    apart, chance = abs(values[0] - values[1]), difference(spreads[0], spreads[1])
+    if not math.isfinite(apart) or not math.isfinite(chance):
+        return ""
+    kind = str(part(reports[0], "kinds").get(name, ""))
     if apart <= chance:
         if not apart:
             return "equal"
-        if one["kinds"][name].startswith(("agreement", "diversity")):  # of other counts
-            return "not distinguishable at these counts"
-        count = one["protocol"]["count"]
-        needed = float(f"{count * (chance / apart) ** 2:.2g}")
-        return f"not distinguishable at these counts; about {needed:,.0f} images would be needed"
-    kind, title = one["kinds"][name], [_title(report) for report in (one, other)]
-    if title[0] == title[1]:
-        title = ["the first", "the second"]
+        alike = "not distinguishable at these counts"
+        count = number(part(reports[0], "protocol").get("count")) or 0
+        needed = count * (chance / apart) * (chance / apart)
+        if kind.startswith(("agreement", "diversity")) or not 0 < needed < math.inf:
+            return alike  # of other counts
+        return f"{alike}; about {float(f'{needed:.2g}'):,.0f} images would be needed"
+    sign = direction(kind)
+    if not sign:
+        return "they differ"
+    if titles[0] == titles[1]:
+        titles = ["the first", "the second"]
+    return f"{titles[sign * values[1] > sign * values[0]]} is better"
+
+
+def direction(kind: str) -> int:
+    """Return 1 if a higher number of a kind is better, -1 if a lower one is, else 0."""
     if kind in LOWER_IS_BETTER:
-        return f"{title[values[1] < values[0]]} is better"
-    if kind.startswith(HIGHER_IS_BETTER) and not kind.startswith("agreement_real"):
-        return f"{title[values[1] > values[0]]} is better"
-    return "they differ"
+        return -1
+    return int(kind.startswith(HIGHER_IS_BETTER) and not kind.startswith("agreement_real"))
 
 
 def is_of_pair(kind: str) -> bool:

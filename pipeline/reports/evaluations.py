@@ -1,16 +1,25 @@
 """Evaluations on the page about runs: numbers by protocol, and the nearest training images."""
 
 from collections.abc import Iterator, Sequence
-from typing import Any
 
 from pydantic import ValidationError
 
 from pipeline.evaluation.protocols import Protocol, differences
-from pipeline.evaluation.report import NEAREST, SAMPLES, is_of_pair, meaning_of, shown_name
+from pipeline.evaluation.report import (
+    NEAREST,
+    SAMPLES,
+    direction,
+    is_of_pair,
+    meaning_of,
+    shown_name,
+    spread_of,
+    told_apart,
+)
 from pipeline.reports.charts import colour, compact, shown
-from pipeline.reports.run_history import ODD, Evaluation, RunHistory, number, whole
-from pipeline.reports.sample_pictures import TALL, data_uri, read_picture
+from pipeline.reports.run_history import ODD, Evaluation, RunHistory, whole
+from pipeline.reports.sample_pictures import TALL, DecodingBudget, data_uri, read_picture
 from pipeline.reports.tables import head_of, table_of
+from pipeline.tracking.untrusted_records import number, part
 
 MAX_PICTURE = 900  # pixels, of a picture of an evaluation
 
@@ -71,42 +80,31 @@ def numbers(columns: Sequence[Column]) -> str:
     return "".join(parts) or '<p class="muted">No evaluation yet: jobs/evaluate.py makes one.</p>'
 
 
-def _part(evaluation: Evaluation, name: str) -> dict[str, Any]:
-    found = evaluation.report.get(name)
-    return found if isinstance(found, dict) else {}
-
-
 def _one_protocol(group: Sequence[Column]) -> str:
     """Lay out the numbers of one protocol, a row for each and a column for each evaluation."""
     reports = [evaluation for _, _, evaluation in group]
     kinds: dict[str, str] = {}
     for each in reports:
-        kinds |= {str(k): str(v) for k, v in list(_part(each, "kinds").items())[:100]}
+        kinds |= {str(k): str(v) for k, v in list(part(each.report, "kinds").items())[:100]}
     same_pair = all(each.report.get("pair") == reports[0].report.get("pair") for each in reports)
     names = sorted(
-        {str(name) for each in reports for name in list(_part(each, "numbers"))[:100]},
+        {str(name) for each in reports for name in list(part(each.report, "numbers"))[:100]},
         key=lambda name: (list(kinds).index(name) if name in kinds else len(kinds), name),
     )
     names = [name for name in names if same_pair or not is_of_pair(kinds.get(name, ""))]
     rows, methods = [], set()
     for name in names:
-        cells, ranges = [], []
+        cells = []
         for each in reports:
-            value = number(_part(each, "numbers").get(name))
-            spread = _part(each, "spread").get(name)
+            value = number(part(each.report, "numbers").get(name))
             text = "–" if value is None else compact(value)
-            if isinstance(spread, dict):
-                low, high = number(spread.get("low")), number(spread.get("high"))
-                if low is not None and high is not None:
-                    ranges.append((low, high))
-                    text += f' <span class="muted">{compact(low)} to {compact(high)}</span>'
-                    level, method = number(spread.get("level")), spread.get("method")
-                    methods.add(f"{(level or 0) * 100:.0f} % by {method}")
+            if spread := spread_of(each.report, name):
+                ends = f"{compact(spread.low)} to {compact(spread.high)}"
+                text += f' <span class="muted">{ends}</span>'
+                methods.add(f"{spread.level * 100:.0f} % by {spread.method}")
             cells.append(f'<td class="number">{text}</td>')
-        overlap = len(ranges) == len(reports) > 1 and (
-            max(low for low, _ in ranges) <= min(high for _, high in ranges)
-        )
-        note = meaning_of(kinds.get(name, "")) + "; the intervals overlap" * overlap
+        kind = kinds.get(name, "")
+        note = "; ".join(filter(None, (meaning_of(kind), _verdict(group, name, direction(kind)))))
         label = f'<b>{shown(shown_name(name), 80)}</b><br><span class="muted">{shown(note)}</span>'
         rows.append(f'<tr><th scope="row">{label}</th>{"".join(cells)}</tr>')
     head = [
@@ -121,6 +119,25 @@ def _one_protocol(group: Sequence[Column]) -> str:
     return table_of(["<th></th>", *head], rows) + f'<p class="muted">{said}</p>'
 
 
+def _verdict(group: Sequence[Column], name: str, sign: int) -> str:
+    """Say what `jobs/compare.py` says of two evaluations; of more, of the two best."""
+    known = [
+        (-sign * value, column)
+        for column in group
+        if (value := number(part(column[2].report, "numbers").get(name))) is not None
+    ]
+    if len(known) < 2 or (len(known) > 2 and not sign):
+        return ""
+    best = sorted(known, key=lambda each: each[0])[:2] if len(known) > 2 else known
+    two = [column for _, column in best]
+    reports = [evaluation.report for _, _, evaluation in two]
+    titles = [f"{run.name[:60]} {_step(evaluation)}".strip() for _, run, evaluation in two]
+    verdict = told_apart(reports, name, titles)
+    if not verdict and any(part(report, "spread").get(name) for report in reports):
+        verdict = "whether they differ is unknown: both need an interval that can be read"
+    return f"of the two best: {verdict}" if verdict and len(known) > 2 else verdict
+
+
 def evaluation_pictures(
     columns: Sequence[Column], budget: int
 ) -> tuple[dict[tuple[int, str], str], list[str]]:
@@ -130,14 +147,17 @@ def evaluation_pictures(
         The pictures as figures, and what was left out.
     """
     found: dict[tuple[int, str], str] = {}
-    cut = 0
+    cut, decoding = 0, DecodingBudget()
     for file in (NEAREST, SAMPLES):
         for place, (n, run, evaluation) in enumerate(columns):
             listed = evaluation.report.get("pictures")
             if not isinstance(listed, list) or file not in listed:
                 continue
+            if decoding.left < 0:
+                cut += 1
+                continue
             try:
-                picture = read_picture(evaluation.folder, file)
+                picture = read_picture(evaluation.folder, file, decoding)
             except ODD as error:
                 run.problems.append(str(error))
                 continue
@@ -161,7 +181,7 @@ def copies(columns: Sequence[Column], pictures: dict[tuple[int, str], str]) -> s
     """Say which evaluations found copies of training images, with the nearest pairs."""
     lines = []
     for n, run, evaluation in columns:
-        measured = _part(evaluation, "memorised")
+        measured = part(evaluation.report, "memorised")
         if not measured:
             continue
         ratio, flagged = number(measured.get("ratio")), measured.get("flagged") is True

@@ -14,9 +14,10 @@ from importlib import resources
 
 from pipeline.reports.charts import Line, chart, colour, compact, shown, timeline, when
 from pipeline.reports.evaluations import copies, evaluation_pictures, evaluations_of, numbers
-from pipeline.reports.run_history import RunHistory, number
+from pipeline.reports.run_history import RunHistory
 from pipeline.reports.sample_pictures import Samples, read_samples
 from pipeline.reports.tables import by_name, head_of, table_of
+from pipeline.tracking.untrusted_records import number
 
 GENERATOR = '<meta name="generator" content="ratgan report">'
 MAX_BYTES = 15_000_000  # of a page

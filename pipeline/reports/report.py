@@ -1,5 +1,7 @@
 """Write one page about some runs, for who has to decide between them."""
 
+import re
+
 from pipeline.common.console import print_line
 from pipeline.reports.config import ReportConfig
 from pipeline.reports.page import GENERATOR, page_of
@@ -73,7 +75,8 @@ def _run_folders(config: ReportConfig) -> list[Folder]:
     for location in config.runs:
         place = Folder(absolute(location, "runs")).closed()
         if place.exists(STUDY):
-            trials = [place / name for name in place.names() if name.startswith(_name(place))]
+            # Its folder may have another name than when the trials began.
+            trials = [place / name for name in place.names() if re.search(r"-\d{3,}$", name)]
             of_place = [trial for trial in trials if is_run(trial)]
         else:
             of_place = [place] * is_run(place)
@@ -84,7 +87,3 @@ def _run_folders(config: ReportConfig) -> list[Folder]:
             )
         found += [each for each in of_place if each.location not in {f.location for f in found}]
     return found
-
-
-def _name(sweep: Folder) -> str:
-    return f"{sweep.location.rsplit('/', 1)[-1]}-"

@@ -4,7 +4,6 @@ The folder may be of a stranger. Nothing outside of it is read, whatever its rec
 that is not of the expected type is left out, and `problems` says what could not be read.
 """
 
-import math
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -17,6 +16,7 @@ from pipeline.storage.folder import Folder
 from pipeline.tracking.run_record import RUN_RECORD
 from pipeline.tracking.spool import RECORDS, SPOOL, Record, read
 from pipeline.tracking.tracker import START
+from pipeline.tracking.untrusted_records import number
 
 MAX_JSON = 4 * 2**20  # bytes of a file
 MAX_RECORDS = 256 * 2**20  # bytes of a spool; a run of a million steps has 16 MB
@@ -152,16 +152,6 @@ def read_json(folder: Folder, name: str, problems: list[str]) -> dict[str, Any]:
         problems.append(f"{folder}/{name}: {error}")
         return {}
     return found if isinstance(found, dict) else {}
-
-
-def number(value: Any) -> float | None:
-    """Return a finite number from a record; None if it is none."""
-    if isinstance(value, bool) or not isinstance(value, int | float):
-        return None
-    try:
-        return float(value) if math.isfinite(value) else None
-    except OverflowError:
-        return None
 
 
 def whole(value: Any, most: int = MAX_STEP) -> int | None:

@@ -9,15 +9,18 @@ import io
 from collections import Counter
 from dataclasses import dataclass, field
 from itertools import islice, zip_longest
-from typing import Any
 
 from PIL import Image
 
 from pipeline.reports.run_history import ODD, RunHistory, read_json
 from pipeline.storage.folder import Folder
+from pipeline.tracking.sample_grid import captions_in, cut, layout_file
 from pipeline.tracking.untrusted_records import RefusedError, open_png
 
 MAX_PNG = 64 * 2**20  # bytes of a grid
+# Pixels and bytes together that are read for all samples at one rung of the ladder, and for all
+# pictures of evaluations: many large grids must not take hours.
+MAX_DECODED = 1_000_000_000
 MAX_CAPTIONS = 16  # rows
 PIXELATED = 64  # pixels; smaller images are kept as they are, without loss
 WHOLE = 2.5  # width of a whole grid, in pictures
@@ -38,6 +41,17 @@ LADDER = (
 
 Key = tuple[str, int] | None  # caption, and which of those with the same words; None: whole grid
 Frames = dict[int, dict[Key, str]]  # step → picture as data: URI
+
+
+@dataclass
+class DecodingBudget:
+    """How many more pixels and bytes of pictures may be read."""
+
+    left: int = field(default_factory=lambda: MAX_DECODED)
+
+    def spend(self, amount: int) -> None:
+        """Count what is read, before it is."""
+        self.left -= amount
 
 
 @dataclass
@@ -83,8 +97,8 @@ def data_uri(picture: Image.Image, *, lossless: bool = False) -> str:
     return f"data:image/{kind};base64,{base64.b64encode(stream.getvalue()).decode()}"
 
 
-def read_picture(folder: Folder, file: str) -> Image.Image:
-    """Read a PNG of a run.
+def read_picture(folder: Folder, file: str, budget: DecodingBudget) -> Image.Image:
+    """Read a PNG of a run; whether it can be or not is counted in the budget.
 
     Raises:
         ValueError: If it is none, too large, or not in the folder.
@@ -95,8 +109,9 @@ def read_picture(folder: Folder, file: str) -> Image.Image:
         raise FileNotFoundError(f"{folder}/{file} is not there any more, or empty")
     if size > MAX_PNG:
         raise RefusedError(f"{folder}/{file} has {size:,} bytes, over {MAX_PNG:,}")
+    budget.spend(size)
     try:
-        return open_png(io.BytesIO(folder.read(file))).convert("RGB")
+        return open_png(io.BytesIO(folder.read(file)), budget.spend).convert("RGB")
     except ValueError as error:
         raise RefusedError(f"{folder}/{file}: {error}") from error
 
@@ -116,13 +131,18 @@ def _at(runs: list[RunHistory], most: int, width: int, budget: int) -> Samples |
         found.cut.append(
             f"{other:,} captions: at most {MAX_CAPTIONS} are shown, of each run as many"
         )
-    shrunk = False
+    shrunk, unread, decoding = False, 0, DecodingBudget()
     for run in runs:
         frames: Frames = {}
         first_shown: dict[Key, int] = {}  # bytes of what is in the table too, without a script
         for step in chosen_steps(sorted(run.samples), most):
+            if decoding.left < 0:
+                if (most, width) != LADDER[-1]:
+                    return None
+                unread += 1
+                continue
             try:
-                cells = _cells(run, run.samples[step])
+                cells = _cells(run, run.samples[step], decoding)
             except ODD as error:
                 if (problem := str(error)) not in run.problems:
                     run.problems.append(problem)
@@ -147,6 +167,8 @@ def _at(runs: list[RunHistory], most: int, width: int, budget: int) -> Samples |
         left -= sum(first_shown.values())
         if left < 0:
             return None
+    if unread:
+        found.cut.append(f"{unread:,} grids: over {MAX_DECODED:,} pixels together")
     if shrunk:
         found.cut.append(f"pictures are at most {width} px wide")
     return found
@@ -157,10 +179,10 @@ def _rows(runs: list[RunHistory]) -> tuple[set[Key], int]:
     of_each: list[list[Key]] = []
     for run in runs:
         last = run.samples[max(run.samples)] if run.samples else ""
-        layout = read_json(run.folder, f"{last.removesuffix('.png')}.json", []) if last else {}
+        layout = read_json(run.folder, layout_file(last), []) if last else {}
         times = Counter[str]()
         of_each.append([])
-        for caption in _list(layout, "captions", str):
+        for caption in captions_in(layout):
             of_each[-1].append((caption, times[caption]))
             times[caption] += 1
     runs_of = Counter(key for keys in of_each for key in keys)
@@ -171,37 +193,17 @@ def _rows(runs: list[RunHistory]) -> tuple[set[Key], int]:
     return rows, len(runs_of) - len(rows)
 
 
-def _cells(run: RunHistory, file: str) -> dict[Key, Image.Image]:
+def _cells(run: RunHistory, file: str, budget: DecodingBudget) -> dict[Key, Image.Image]:
     """Return the pictures of a grid by caption, each as large as the run drew it."""
-    grid = read_picture(run.folder, file)
-    layout = read_json(run.folder, f"{file.removesuffix('.png')}.json", run.problems)
-    captions, boxes = (_list(layout, "captions", str), _list(layout, "boxes", list))
-    scale = layout.get("scale")
-    if not captions or len(captions) != len(boxes):
-        return {None: grid}
+    grid = read_picture(run.folder, file, budget)
+    layout = read_json(run.folder, layout_file(file), run.problems)
     cells: dict[Key, Image.Image] = {}
-    times: dict[str, int] = {}
-    room = grid.width * grid.height
-    for caption, box in zip(captions, boxes, strict=True):
-        if len(box) != 4 or any(type(side) is not int for side in box):
-            return {None: grid}
-        left, top, right, bottom = box
-        if not (0 <= left < right <= grid.width and 0 <= top < bottom <= grid.height):
-            return {None: grid}
-        room -= (right - left) * (bottom - top)
-        if room < 0:  # they lie over each other, and each would take the memory of a grid
-            return {None: grid}
-        cell = grid.crop((left, top, right, bottom))
+    times = Counter[str]()
+    scale = layout.get("scale")
+    for caption, cell in cut(grid, layout):
         if isinstance(scale, int) and 1 < scale <= min(cell.size):
             smaller = (cell.width // scale, cell.height // scale)
             cell = cell.resize(smaller, Image.Resampling.NEAREST)
-        times[caption] = times.get(caption, -1) + 1
         cells[caption, times[caption]] = cell
-    return cells
-
-
-def _list(record: dict[str, Any], name: str, kind: type) -> list[Any]:
-    """Return a list from a record; empty if it is none of only that type."""
-    value = record.get(name)
-    all_are = isinstance(value, list) and all(type(each) is kind for each in value)
-    return value if all_are and value else []
+        times[caption] += 1
+    return cells or {None: grid}

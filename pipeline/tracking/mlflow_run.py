@@ -6,6 +6,7 @@ the run was deleted there (`GoneError`).
 """
 
 import hashlib
+import io
 import json
 import logging
 import tempfile
@@ -17,6 +18,7 @@ from typing import Any, NamedTuple
 from mlflow import MlflowClient
 from mlflow.entities import Dataset, DatasetInput, InputTag, Metric, Param, RunTag
 from mlflow.exceptions import MlflowException
+from PIL import Image
 
 from pipeline.common.commands import job_command
 from pipeline.storage.folder import Folder
@@ -31,6 +33,7 @@ from pipeline.tracking.mlflow_access import (
 from pipeline.tracking.mlflow_model import log_model, mark_quality
 from pipeline.tracking.refusals import BlockedError, GoneError, NotYetError
 from pipeline.tracking.run_description import with_qualities
+from pipeline.tracking.sample_grid import cut, names_of, read_layout
 from pipeline.tracking.spool import Record
 from pipeline.tracking.store_file import artifacts_beside, store_address, store_file, trigger_of
 from pipeline.tracking.untrusted_records import (
@@ -51,6 +54,7 @@ OUR_NOTE = "ratgan.note"  # holds the digest of the note we wrote: any other is 
 MAX_PARAM_LENGTH = 6000  # characters; MLflow refuses longer values
 MAX_DIGEST_LENGTH = 36  # characters of a dataset's digest; the whole is in the run's tags
 MAX_AT_ONCE = 100  # params or tags in a request
+MAX_CAPTIONS = 8  # of a grid that have pictures of their own; each is two files
 COMPRESSED_SIZE = 256  # pixels; what the UI shows first of a picture
 UPLOAD_TIMEOUT_S = 60  # a file takes a server longer than a point of a curve
 COLUMNS = [  # of a prepared dataset, as the UI shows them
@@ -286,19 +290,33 @@ class MlflowRun:
             )
 
     def _image(self, record: Record, run: Folder) -> None:
+        """Log a picture, and of a grid the first captions each, so that runs compare by caption."""
+        png = read_file(run, record["file"])
+        with open_png(io.BytesIO(png)) as picture:
+            self._picture(record, run, record["key"], picture, png)
+            cells = cut(picture, read_layout(run, record["file"]), MAX_CAPTIONS)
+        for name, (_, cell) in zip(names_of([text for text, _ in cells]), cells, strict=True):
+            # MLflow shows this as NAME in a section of the key.
+            self._picture(record, run, f"{record['key']}~{name}", cell)
+        self.client.set_tag(self.run_id, "mlflow.loggedImages", True)
+
+    def _picture(
+        self, record: Record, run: Folder, key: str, shown: Image.Image, png: bytes | None = None
+    ) -> None:
         """Log a picture as MLflow does it itself, but under a name that is always the same."""
-        png, step, time = read_file(run, record["file"]), record["step"], record["time"]
-        unique = uuid.uuid5(uuid.NAMESPACE_OID, f"{self.run_id} {record['key']} {step} {time}")
-        name = plain_name(run, f"{record['key']}+step+{step}+timestamp+{time}+{unique}")
+        step, time = record["step"], record["time"]
+        unique = uuid.uuid5(uuid.NAMESPACE_OID, f"{self.run_id} {key} {step} {time}")
+        name = plain_name(run, f"{key}+step+{step}+timestamp+{time}+{unique}")
         with tempfile.TemporaryDirectory() as folder:
             whole, small = Path(folder) / f"{name}.png", Path(folder) / f"{name}+compressed.webp"
-            whole.write_bytes(png)
-            with open_png(whole) as picture:
-                scale = COMPRESSED_SIZE / max(picture.size)
-                picture.resize([max(1, int(side * scale)) for side in picture.size]).save(small)
+            if png is None:
+                shown.save(whole)
+            else:
+                whole.write_bytes(png)
+            scale = COMPRESSED_SIZE / max(shown.size)
+            shown.resize([max(1, int(side * scale)) for side in shown.size]).save(small)
             for path in (whole, small):
                 self.client.log_artifact(self.run_id, str(path), "images")
-        self.client.set_tag(self.run_id, "mlflow.loggedImages", True)
 
     def _file(self, record: Record, run: Folder) -> None:
         content = read_file(

@@ -1,8 +1,10 @@
 """Check what records of a run name before it is read or sent: a stranger may have written them."""
 
 import hashlib
+import math
 import os
 import re
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, BinaryIO
 from urllib.parse import unquote, urlsplit
@@ -69,11 +71,30 @@ def checked_sha256(value: Any) -> str:
     return value
 
 
-def open_png(path: Path | BinaryIO) -> Image.Image:
+def number(value: Any) -> float | None:
+    """Return a finite number from a record or report; None if it is none."""
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        return None
+    try:
+        return float(value) if math.isfinite(value) else None
+    except OverflowError:
+        return None
+
+
+def part(record: Any, name: str) -> dict[str, Any]:
+    """Return an object in a record or report; empty if there is none."""
+    found = record.get(name) if isinstance(record, dict) else None
+    return found if isinstance(found, dict) else {}
+
+
+def open_png(
+    path: Path | BinaryIO, count: Callable[[int], None] = lambda pixels: None
+) -> Image.Image:
     """Open a PNG, as all pictures of runs are: no other decoder sees what a stranger made.
 
     Args:
         path: Of it, or its bytes as a stream.
+        count: Takes its number of pixels, before they are decoded.
 
     Raises:
         RefusedError: If it is none.
@@ -82,6 +103,7 @@ def open_png(path: Path | BinaryIO) -> Image.Image:
         picture = Image.open(path, formats=["PNG"])
         if picture.width * picture.height > MAX_PIXELS:
             raise ValueError(f"{picture.width:,} × {picture.height:,} pixels are too many")
+        count(picture.width * picture.height)
         picture.load()
         return picture
     except Exception as error:  # of many kinds

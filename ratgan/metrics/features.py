@@ -5,6 +5,10 @@ from typing import NamedTuple, Protocol
 from torch import Tensor
 
 
+class TooFewImagesError(ValueError):
+    """There are too few images for a measure."""
+
+
 def check_finite(vectors: Tensor, what: str, first: int = 0) -> None:
     """Refuse vectors of which no measure can be taken.
 

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from ratgan.metrics.features import check_finite
+from ratgan.metrics.features import TooFewImagesError, check_finite
 
 ROWS_AT_ONCE = 1024
 LEAST = 10  # images of each kind
@@ -56,12 +56,13 @@ def memorised(drawn: Tensor, train: Tensor, held_out: Tensor) -> Memorised:
         held_out: Features of images that training never saw, [K, D].
 
     Raises:
-        ValueError: If there are fewer than 10 images of a kind, or a feature is not finite.
+        TooFewImagesError: If there are fewer than 10 images of a kind.
+        ValueError: If a feature is not finite.
     """
     for what, some in {"drawn": drawn, "training": train, "held-out": held_out}.items():
         check_finite(some, f"features of {what} images")
         if len(some) < LEAST:
-            raise ValueError(f"{len(some)} {what} images are too few; {LEAST} are needed")
+            raise TooFewImagesError(f"{len(some)} {what} images are too few; {LEAST} are needed")
     count = min(len(train), len(held_out))
     distances, nearest = _nearest(drawn, train)
     to_train, to_held_out = (_nearest(drawn, _evenly(some, count))[0] for some in (train, held_out))

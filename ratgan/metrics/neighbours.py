@@ -19,7 +19,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from ratgan.metrics.features import check_finite
+from ratgan.metrics.features import TooFewImagesError, check_finite
 
 ROWS_AT_ONCE = 1024
 
@@ -45,14 +45,14 @@ def neighbours(
         nearest_for_density: The same for density and coverage.
 
     Raises:
-        ValueError: If a set has no more images than neighbours are asked for, or a feature is not
-            finite.
+        TooFewImagesError: If a set has no more images than neighbours are asked for.
+        ValueError: If a feature is not finite.
     """
     check_finite(real, "features of real images")
     check_finite(generated, "features of generated images")
     most = max(nearest, nearest_for_density)
     if min(len(real), len(generated)) <= most:
-        raise ValueError(
+        raise TooFewImagesError(
             f"the {most} nearest neighbours need more than {most} images of each set; there are "
             f"{len(real)} and {len(generated)}."
         )

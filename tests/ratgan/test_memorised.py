@@ -3,6 +3,7 @@
 import pytest
 import torch
 
+from ratgan.metrics.features import TooFewImagesError
 from ratgan.metrics.memorised import memorised
 
 
@@ -55,5 +56,15 @@ def test_copies_of_held_out_images_are_not_of_training_images():
 
 
 def test_too_few_images_are_refused():
-    with pytest.raises(ValueError, match="3 held-out images are too few; 10 are needed"):
+    with pytest.raises(TooFewImagesError, match="3 held-out images are too few; 10 are needed"):
         memorised(TRAIN, TRAIN, HELD_OUT[:3])
+
+
+def test_features_that_are_no_numbers_are_an_error_and_no_want_of_images():
+    broken = TRAIN.clone()
+    broken[5, 3] = float("nan")
+
+    with pytest.raises(ValueError, match="features of training images: row 5") as caught:
+        memorised(TRAIN, broken, HELD_OUT)
+
+    assert not isinstance(caught.value, TooFewImagesError)

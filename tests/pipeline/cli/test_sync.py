@@ -80,3 +80,19 @@ def test_a_run_that_is_refused_keeps_no_other_from_being_sent(tmp_path, capsys):
         sync(SyncConfig(run=str(outputs)))
 
     assert f"{outputs}/b: 1 records sent to {known}" in capsys.readouterr().out
+
+
+def test_a_dry_run_for_tensorboard_names_all_that_writing_would_refuse(tmp_path, capsys):
+    outputs, theirs = tmp_path / "outputs", tmp_path / "theirs"
+    theirs.mkdir()
+    for name in ("a", "b", "c"):
+        lay_run(outputs / name, [{"kind": "points", "step": 1, "values": {"x": 1.0}}], uri="x")
+    for name in ("a", "c"):
+        (outputs / name / "tensorboard").symlink_to(theirs)
+
+    both = r"outputs/a: [^\n]*leads out(?s:.)*outputs/c: .*leads out"
+    with pytest.raises(ValueError, match=both):
+        plan_sync(SyncConfig(run=str(outputs), to="tensorboard"))
+
+    assert f"{outputs}/b: 1 points and 0 images to write" in capsys.readouterr().out
+    assert not list(theirs.iterdir())

@@ -6,7 +6,7 @@ import torch
 
 from pipeline.evaluation.measures import Sums, measure
 from pipeline.evaluation.protocols import PROTOCOLS
-from pipeline.evaluation.report import meaning_of, table, warning
+from pipeline.evaluation.report import meaning_of, spread_of, table, told_apart, warning
 from ratgan.metrics.inception_score import ScoreSums
 from ratgan.metrics.statistics import FeatureStatistics
 
@@ -123,3 +123,33 @@ def test_copies_are_warned_of_and_an_earlier_report_has_none():
     assert warning({"memorised": copies}).startswith("40% of the drawn images are less than half")
     assert warning({"memorised": copies | {"flagged": False}}) == ""
     assert warning({}) == ""
+
+
+@pytest.mark.parametrize("end", ["low", "high", "level"])
+@pytest.mark.parametrize("value", [None, True, [], {}, "x", 1e999, 10**400, float("nan")])
+def test_an_interval_that_cannot_be_read_is_none(end, value):
+    read = {"low": 1.0, "high": 2.0, "level": 0.9, "method": "jackknife"}
+
+    assert spread_of({"spread": {"n": read}}, "n") is not None
+    assert spread_of({"spread": {"n": read | {end: value}}}, "n") is None
+
+
+@pytest.mark.parametrize("value", [None, {}, "x", -1, [1e308, -1e308], [1.0, None], [[]]])
+def test_parts_that_cannot_be_read_decide_nothing(value):
+    def report(number, left_out):
+        odd = {"low": 1.0, "high": 2.0, "method": value, "left_out": left_out}
+        records = {"numbers": {"n": number}, "spread": {"n": odd}}
+        return records | {"kinds": value, "protocol": value}
+
+    backwards = value[::-1] if isinstance(value, list) else value
+
+    told = told_apart([report(1.5, value), report(1.6, backwards)], "n", ("a", "b"))
+
+    assert told in ("not distinguishable at these counts", "")
+
+
+def test_numbers_as_far_apart_as_numbers_go_decide_nothing():
+    def report(value):
+        return {"numbers": {"n": value}, "spread": {"n": {"low": -1e308, "high": 1e308}}}
+
+    assert told_apart([report(1e308), report(-1e308)], "n", ("a", "b")) == ""

@@ -7,8 +7,11 @@ from html.parser import HTMLParser
 
 import numpy as np
 import pytest
+from PIL import Image
+from PIL.PngImagePlugin import PngImageFile
 
-from pipeline.reports import report
+from pipeline.evaluation.report import read_report, table
+from pipeline.reports import report, sample_pictures
 from pipeline.reports.config import ReportConfig
 from pipeline.reports.page import MAX_BYTES, page_of
 from pipeline.reports.report import write_report
@@ -99,7 +102,44 @@ def test_numbers_of_one_protocol_stand_side_by_side_with_their_spread(tmp_path):
     assert numbers.count("<table") == 1
     assert "1 to 2" in numbers
     assert "90 % by jackknife" in numbers
-    assert "the intervals overlap" in numbers
+    assert "not distinguishable at these counts; about 510 images would be needed" in numbers
+
+
+def interval(value: float, **more) -> dict:
+    found = {"low": value - 1, "high": value + 1, "level": 0.9, "method": "jackknife", **more}
+    return {"spread": {"fd_builtin": found}}
+
+
+def test_page_and_comparison_judge_two_evaluations_by_one_rule(tmp_path):
+    runs = []
+    for name, value in {"a": 1.5, "b": 1.75}.items():
+        # What the two have in common varies much; their difference does not.
+        parts = [value + shift for shift in (-0.4, 0.1, 0.3)]
+        numbers = {"fd_builtin": value}
+        more = interval(value, left_out=parts)
+        runs.append(evaluation(make_run(tmp_path / name), "x", numbers, **more))
+    reports = [read_report(str(run / "evaluation" / "x")) for run in runs]
+
+    assert "a@20 is better" in table(reports)
+    assert "a step 20 is better" in section(page(tmp_path, *runs), "numbers")
+
+
+def test_of_three_evaluations_the_two_best_are_compared(tmp_path):
+    runs = [
+        evaluation(make_run(tmp_path / name), "x", {"fd_builtin": value}, **interval(value))
+        for name, value in {"a": 9.0, "b": 1.0, "c": 5.0}.items()
+    ]
+
+    assert "of the two best: b step 20 is better" in section(page(tmp_path, *runs), "numbers")
+
+
+def test_an_interval_that_cannot_be_read_decides_nothing_and_it_is_said(tmp_path):
+    a = evaluation(make_run(tmp_path / "a"), "x", {"fd_builtin": 1.5}, **interval(1.5))
+    b = evaluation(make_run(tmp_path / "b"), "x", {"fd_builtin": 9.5}, **interval(9.5, low="<b>"))
+
+    numbers = section(page(tmp_path, a, b), "numbers")
+
+    assert "whether they differ is unknown: both need an interval" in numbers
 
 
 def test_numbers_of_different_protocols_are_kept_apart_and_it_is_said(tmp_path):
@@ -179,6 +219,17 @@ def test_the_name_of_a_sweep_stands_for_its_trials(tmp_path):
     assert "lr-000 and lr-001" in text
 
 
+def test_a_sweep_whose_folder_was_renamed_stands_for_its_trials(tmp_path):
+    sweep = make_run(tmp_path / "lr")
+    (sweep / "sweep.json").write_text("{}")
+    make_run(sweep / "lr-000")
+    (sweep / "mine").symlink_to(tmp_path)
+
+    text = page(tmp_path, sweep.rename(tmp_path / "kept"))
+
+    assert "<title>lr-000</title>" in text
+
+
 def test_a_page_says_which_runs_it_leaves_out(tmp_path, monkeypatch):
     monkeypatch.setattr(report, "MAX_RUNS", 1)
 
@@ -234,7 +285,7 @@ def test_no_text_of_a_run_becomes_markup_or_turns_the_text_after_it(tmp_path):
         "x",
         dict.fromkeys(HOSTILE, 1.0),
         kinds={text: text for text in HOSTILE},
-        spread={HOSTILE[0]: {"low": 1, "high": 2, "method": HOSTILE[-6], "level": "<b>"}},
+        spread={HOSTILE[0]: {"low": 1, "high": 2, "method": HOSTILE[-6], "level": 0.9}},
         memorised={"ratio": "<b>", "flagged": "<b>"},
     )
     runs = [hostile, *(tmp_path / f"c{start}" for start in range(0, len(captions), 3))]
@@ -388,6 +439,46 @@ def test_boxes_that_lie_over_each_other_leave_the_grid_whole(tmp_path):
     (run / "samples" / "samples-00000000.json").write_text(json.dumps(layout))
 
     assert "the whole grid" in section(page(tmp_path, run), "samples")
+
+
+def test_grids_of_too_many_pixels_together_are_not_all_decoded_and_it_is_said(
+    tmp_path, monkeypatch
+):
+    runs = [make_run(tmp_path / name, steps=range(4)) for name in "ab"]
+    size = Image.open(runs[0] / "samples" / "samples-00000000.png").size
+    decoded, load = [], PngImageFile.load
+
+    def counted(picture):
+        if picture.tile:  # is not decoded yet
+            decoded.append(picture.size)
+        return load(picture)
+
+    monkeypatch.setattr(PngImageFile, "load", counted)
+    monkeypatch.setattr(sample_pictures, "MAX_DECODED", 5 * size[0] * size[1])
+    fewer = page(tmp_path, *runs)
+    monkeypatch.setattr(sample_pictures, "MAX_DECODED", size[0] * size[1])
+    decoded.clear()
+    some = page(tmp_path, *runs)
+
+    assert [len(run) for run in frames(fewer)["runs"]] == [2, 2]
+    assert "at most 2 steps of each run, evenly chosen" in fewer
+    assert [len(run) for run in frames(some)["runs"]] == [1, 0]
+    assert "3 grids: over" in some.split("<h2>Left out</h2>")[1]
+    assert len(decoded) == len(sample_pictures.LADDER), "one at each rung"
+
+
+def test_pictures_of_evaluations_of_too_many_pixels_are_left_out_and_it_is_said(
+    tmp_path, monkeypatch
+):
+    run = make_run(tmp_path / "a")
+    for name in "xyz":
+        evaluation(run, name, {"fd_builtin": 1.0}, memorised={"flagged": False})
+    monkeypatch.setattr(sample_pictures, "MAX_DECODED", 1)
+
+    text = page(tmp_path, run)
+
+    assert section(text, "copies").count("<img") == 1
+    assert "2 pictures of evaluations: too large together" in text
 
 
 @pytest.mark.parametrize("name", ["run.json", "samples/samples-00000010.png"])

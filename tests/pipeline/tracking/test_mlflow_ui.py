@@ -9,6 +9,7 @@ import time
 from collections.abc import Iterable
 from contextlib import suppress
 from pathlib import Path
+from urllib.parse import unquote
 
 import numpy as np
 import pytest
@@ -24,6 +25,7 @@ from pipeline.tracking.tracker import Tracker
 from pipeline.training.train import train
 from tests.browser import CHROMIUM, WAIT_MS
 from tests.mlflow_server import patience, reserved_port
+from tests.pipeline.reports.runs import make_run
 from tests.pipeline.training.test_train import config
 from tests.waiting import wait_until
 
@@ -161,6 +163,38 @@ def test_the_pages_of_a_run_show_curves_system_metrics_and_grids_that_follow_the
     page.evaluate(f"{GRID}.scrollIntoView({{block: 'center'}})")
     page.get_by_role("slider").first.wait_for()
     keep(page, "mlflow-grid")
+
+
+def test_the_charts_of_two_runs_show_a_caption_of_each_with_a_slider_over_steps(
+    browser, mlflow_server, tmp_path
+):
+    both = {}
+    for name in ("one", "other"):
+        run = Folder(str(make_run(tmp_path / name, steps=(0, 10))))
+        assert not send_rest(run, mlflow_server.uri).delivery.left()
+        both[name] = read_record(run)["mlflow_run_id"]
+    experiment = MlflowClient(mlflow_server.uri).get_experiment_by_name("e").experiment_id
+
+    page = browser(mlflow_server, f"/experiments/{experiment}/runs?compareRunsMode=CHART")
+    card = page.get_by_test_id("experiment-view-compare-runs-card").filter(
+        has=page.get_by_text("samples/a blue square", exact=True)
+    )
+    card.locator("img").first.wait_for()
+    card.scroll_into_view_if_needed()
+
+    def runs_at(step: int) -> set[str]:
+        """The runs whose picture of that step is on the card."""
+        sources = card.locator("img").evaluate_all(
+            "all => all.filter(i => i.complete && i.naturalWidth > 100).map(i => i.src)"
+        )
+        picture = f"samples~a blue square+step+{step}+"
+        shown = [source for source in map(unquote, sources) if picture in source]
+        return {run for run in both.values() if any(run in source for source in shown)}
+
+    wait_until(lambda: runs_at(0) == set(both.values()), "both runs have their first picture")
+    keep(page, "mlflow-captions")
+    card.get_by_role("slider").press("ArrowRight")
+    wait_until(lambda: runs_at(10) == set(both.values()), "both runs have that of step 10")
 
 
 def test_the_alias_best_names_the_version_with_the_best_measure_and_says_why(runs, mlflow_server):
