@@ -4,15 +4,13 @@ import time
 from typing import Any
 
 from pipeline.checkpoint.load_model import load_from
+from pipeline.cli.quickstart_config import QuickstartConfig
 from pipeline.common.commands import job_command
 from pipeline.common.console import DryRunReport, print_line
-from pipeline.common.settings import Settings
-from pipeline.config import TrainConfig
 from pipeline.data.dataset import PreparedDataset
 from pipeline.evaluation.shapes_classifier import ATTRIBUTES, ShapesReader
 from pipeline.preparation.config import PrepareConfig
 from pipeline.preparation.prepare import prepare
-from pipeline.preparation.sources.shapes import ShapesSource
 from pipeline.ray_cluster.connection import connect, end_private_ray
 from pipeline.storage.disk_space import leaving_nothing
 from pipeline.storage.folder import Folder
@@ -53,17 +51,6 @@ SHOWN = (
 
 
 MIN_TRAINING_IMAGES = 64  # a batch of the classifier
-
-
-class QuickstartConfig(Settings):
-    """Draw shapes, prepare them, train on them, and measure if images agree with captions."""
-
-    source: ShapesSource = ShapesSource(pairs=0.0)
-    """The shapes to draw."""
-    sentence_dim: int = 32
-    """Numbers kept of a whitened sentence vector; few are enough for these simple captions."""
-    train: TrainConfig = TrainConfig(total_steps=2000)
-    """The training; its dataset is the one drawn here."""
 
 
 def refuse_unmeasurable(config: QuickstartConfig) -> None:

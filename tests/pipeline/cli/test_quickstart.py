@@ -5,7 +5,8 @@ import json
 import pytest
 
 from pipeline.cli.main import load_preset
-from pipeline.cli.quickstart import QuickstartConfig, quickstart
+from pipeline.cli.quickstart import quickstart
+from pipeline.cli.quickstart_config import QuickstartConfig
 from pipeline.evaluation.shapes_classifier import ATTRIBUTES
 
 pytestmark = pytest.mark.slow
