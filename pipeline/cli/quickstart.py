@@ -8,6 +8,7 @@ from pipeline.cli.quickstart_config import QuickstartConfig
 from pipeline.common.commands import job_command
 from pipeline.common.console import DryRunReport, print_line
 from pipeline.data.dataset import PreparedDataset
+from pipeline.evaluation.config import CACHE
 from pipeline.evaluation.shapes_classifier import ATTRIBUTES, ShapesReader
 from pipeline.preparation.config import PrepareConfig
 from pipeline.preparation.prepare import prepare
@@ -83,7 +84,8 @@ def quickstart(config: QuickstartConfig) -> dict[str, Any]:
         ValueError: If the images could not be trained on or measured.
     """
     refuse_unmeasurable(config)
-    connect(cpus=(config.train.workers or 0) + 1)
+    if needs_ray(config.train):
+        connect(cpus=(config.train.workers or 0) + 1)
     folder = Folder(config.train.output) / config.train.name
     seconds: dict[str, float] = {}
     started = time.monotonic()
@@ -124,7 +126,7 @@ def quickstart(config: QuickstartConfig) -> dict[str, Any]:
         "4/4 measure: a classifier is trained on real shapes and classifies the generated ones"
     )
     dataset = PreparedDataset(data.location)
-    reader = ShapesReader(dataset)
+    reader = ShapesReader(dataset, cache=Folder(config.train.output) / CACHE)
     agreed = reader.agreement_of(model.generator, seed=config.train.seed)
     stage("measure")
 

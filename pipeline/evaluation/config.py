@@ -15,6 +15,8 @@ from pipeline.evaluation.protocols import (
     Reference,
 )
 
+CACHE = "evaluation-cache"  # in the folder of runs: what evaluations use again
+
 
 class EvaluateConfig(Settings):
     """Measure how good a model is, by a named protocol. The same command goes on after a stop.

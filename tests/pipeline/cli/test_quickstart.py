@@ -43,6 +43,7 @@ def test_quickstart_leaves_what_it_promises(tmp_path, capsys):
     assert summary["steps"] == 4
     assert summary["grid"] == str(folder / "grid.png")
     assert (folder / "grid.png").exists()
+    assert list((tmp_path / "evaluation-cache").glob("classifier-*.safetensors"))
     assert set(summary["seconds"]) == {"prepare", "train", "generate", "measure"}
     for shares in (summary["agreement"], summary["classifier_accuracy"]):
         assert list(shares) == list(ATTRIBUTES)
