@@ -403,7 +403,8 @@ def _print_what_is_done(task: Task, actors: int, gpus: bool) -> None:
         f"evaluating {task.model.location} ({task.model.weights} weights) by protocol "
         f"{protocol.name}: {protocol.count:,} images of {protocol.image_size} px, "
         f"{protocol.reference_count:,} real ones, features of {protocol.extractor}\n"
-        f"  {'' if is_connected() else 'up to '}{actors} process{'es' if actors > 1 else ''}"
+        f"  {'up to ' if actors > 1 and not is_connected() else ''}{actors} "
+        f"process{'es' if actors > 1 else ''}"
         f"{' on GPU' if gpus else ''}, "
         f"report {task.output}"
     )

@@ -1,7 +1,7 @@
 """Prepare originals: decode, crop, resize, encode captions, write shards.
 
 1. The originals are listed, and the list is split into parts, one for each shard.
-2. The shards are made, with Ray Data if they are many. A complete one of the same is kept.
+2. The shards are made, with Ray Data if that is quicker. Complete shards of the same are kept.
 3. Duplicate images are removed.
 4. The sentence transform is fitted to the training captions.
 5. The manifest is written, and the dataset is complete.
