@@ -159,7 +159,7 @@ def configure_ray_data() -> None:
 
 
 def quiet_libraries() -> None:
-    """Let libraries print only what a user can act on; each process that trains must call it."""
+    """Let libraries print only what a user can act on; before they are used."""
     for name in ("ray.data", "ray.tune", "mlflow", "alembic"):
         logging.getLogger(name).setLevel(logging.WARNING)
     # The command also raises the error of a worker, and reports it once. After the loss of a worker

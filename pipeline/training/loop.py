@@ -24,7 +24,7 @@ from pipeline.distributed import collective
 from pipeline.distributed.graceful_stop import StopWatch
 from pipeline.distributed.preemption import Departures
 from pipeline.distributed.watchdog import Watchdog
-from pipeline.ray_cluster.connection import configure_ray_data, is_connected, quiet_libraries
+from pipeline.ray_cluster.connection import configure_ray_data, is_connected
 from pipeline.storage.folder import Folder
 from pipeline.storage.lock import refuse_if_taken_over
 from pipeline.storage.run_log import keep_log
@@ -79,8 +79,6 @@ def begin(fields: dict[str, Any], config_type: type[Config]) -> tuple[Job, Confi
     config = config_type.model_validate(job.config)
     if is_connected():
         configure_ray_data()
-    else:
-        quiet_libraries()
     if config.threads:
         torch.set_num_threads(config.threads)
     return job, config, _device()
