@@ -14,7 +14,7 @@ from typing import Any
 
 import ratgan
 from pipeline.cli.main import load_preset, run
-from pipeline.cli.quickstart import QuickstartConfig
+from pipeline.cli.quickstart_config import QuickstartConfig
 from pipeline.common.console import print_line
 from pipeline.common.environment import versions
 from pipeline.common.settings import Settings

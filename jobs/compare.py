@@ -3,8 +3,15 @@
 python jobs/compare.py outputs/a/evaluation/builtin-… outputs/b/evaluation/builtin-…
 """
 
-from pipeline.cli.main import run
-from pipeline.evaluation.report import CompareConfig, compare
+from pipeline.cli.main import Work, run
+from pipeline.evaluation.config import CompareConfig
+
+
+def _work() -> Work[CompareConfig]:
+    from pipeline.evaluation.report import compare
+
+    return compare, compare
+
 
 if __name__ == "__main__":
-    run(lambda: (compare, compare), CompareConfig)
+    run(_work, CompareConfig)

@@ -3,8 +3,15 @@
 python jobs/quickstart.py
 """
 
-from pipeline.cli.main import run
-from pipeline.cli.quickstart import QuickstartConfig, plan_quickstart, quickstart
+from pipeline.cli.main import Work, run
+from pipeline.cli.quickstart_config import QuickstartConfig
+
+
+def _work() -> Work[QuickstartConfig]:
+    from pipeline.cli.quickstart import plan_quickstart, quickstart
+
+    return quickstart, plan_quickstart
+
 
 if __name__ == "__main__":
-    run(lambda: (quickstart, plan_quickstart), QuickstartConfig, preset="quickstart")
+    run(_work, QuickstartConfig, preset="quickstart")

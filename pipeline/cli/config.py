@@ -70,6 +70,23 @@ class GenerateConfig(Settings):
         return self
 
 
+class ExportConfig(Settings):
+    """Write a prepared dataset in the layout of Hugging Face `datasets` or of `webdataset`.
+
+    python jobs/export_data.py --data data/coco-256 --to huggingface --output data/coco-256-hub
+    """
+
+    data: str
+    """Prepared dataset: folder or bucket address."""
+    to: Literal["huggingface", "webdataset"]
+    """huggingface: parquet files that load_dataset reads, here or from a hub. webdataset: tars."""
+    output: Annotated[str, Field(min_length=1)]
+    """New or empty folder, or bucket address."""
+    captions: Literal["all", "first"] = "all"
+    """all: as a list, in the column or JSON entry `captions`. first: the first of each image alone,
+    as a text, in the column `text` or in KEY.txt, for tools that take one."""
+
+
 class ImportDamsmConfig(Settings):
     """Import an AttnGAN text encoder. Code in the files is never executed."""
 

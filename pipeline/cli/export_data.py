@@ -1,33 +1,12 @@
 """Write a prepared dataset in the layout of other tools."""
 
-from typing import Annotated
-
-from pydantic import Field
-
+from pipeline.cli.config import ExportConfig
 from pipeline.common.console import DryRunReport, print_line
-from pipeline.common.settings import Settings
 from pipeline.data.dataset import PreparedDataset
 from pipeline.data.export import Export
-from pipeline.data.export_layouts import LAYOUTS, Captions, LayoutName
+from pipeline.data.export_layouts import LAYOUTS
 from pipeline.storage.disk_space import leaving_nothing, readable
 from pipeline.storage.folder import Folder
-
-
-class ExportConfig(Settings):
-    """Write a prepared dataset in the layout of Hugging Face `datasets` or of `webdataset`.
-
-    python jobs/export_data.py --data data/coco-256 --to huggingface --output data/coco-256-hub
-    """
-
-    data: str
-    """Prepared dataset: folder or bucket address."""
-    to: LayoutName
-    """huggingface: parquet files that load_dataset reads, here or from a hub. webdataset: tars."""
-    output: Annotated[str, Field(min_length=1)]
-    """New or empty folder, or bucket address."""
-    captions: Captions = "all"
-    """all: as a list, in the column or JSON entry `captions`. first: the first of each image alone,
-    as a text, in the column `text` or in KEY.txt, for tools that take one."""
 
 
 def export_data(config: ExportConfig) -> Folder:

@@ -4,15 +4,14 @@ import time
 from typing import Any
 
 from pipeline.checkpoint.load_model import load_from
+from pipeline.cli.quickstart_config import QuickstartConfig
 from pipeline.common.commands import job_command
 from pipeline.common.console import DryRunReport, print_line
-from pipeline.common.settings import Settings
-from pipeline.config import TrainConfig
 from pipeline.data.dataset import PreparedDataset
+from pipeline.evaluation.config import CACHE
 from pipeline.evaluation.shapes_classifier import ATTRIBUTES, ShapesReader
 from pipeline.preparation.config import PrepareConfig
 from pipeline.preparation.prepare import prepare
-from pipeline.preparation.sources.shapes import ShapesSource
 from pipeline.ray_cluster.connection import connect, end_private_ray
 from pipeline.storage.disk_space import leaving_nothing
 from pipeline.storage.folder import Folder
@@ -55,17 +54,6 @@ SHOWN = (
 MIN_TRAINING_IMAGES = 64  # a batch of the classifier
 
 
-class QuickstartConfig(Settings):
-    """Draw shapes, prepare them, train on them, and measure if images agree with captions."""
-
-    source: ShapesSource = ShapesSource(pairs=0.0)
-    """The shapes to draw."""
-    sentence_dim: int = 32
-    """Numbers kept of a whitened sentence vector; few are enough for these simple captions."""
-    train: TrainConfig = TrainConfig(total_steps=2000)
-    """The training; its dataset is the one drawn here."""
-
-
 def refuse_unmeasurable(config: QuickstartConfig) -> None:
     """Raise ValueError for options whose images could not be trained on or measured."""
     source, size = config.source, config.train.model.image_size
@@ -96,7 +84,8 @@ def quickstart(config: QuickstartConfig) -> dict[str, Any]:
         ValueError: If the images could not be trained on or measured.
     """
     refuse_unmeasurable(config)
-    connect(cpus=(config.train.workers or 0) + 1)
+    if needs_ray(config.train):
+        connect(cpus=(config.train.workers or 0) + 1)
     folder = Folder(config.train.output) / config.train.name
     seconds: dict[str, float] = {}
     started = time.monotonic()
@@ -137,7 +126,7 @@ def quickstart(config: QuickstartConfig) -> dict[str, Any]:
         "4/4 measure: a classifier is trained on real shapes and classifies the generated ones"
     )
     dataset = PreparedDataset(data.location)
-    reader = ShapesReader(dataset)
+    reader = ShapesReader(dataset, cache=Folder(config.train.output) / CACHE)
     agreed = reader.agreement_of(model.generator, seed=config.train.seed)
     stage("measure")
 

@@ -6,7 +6,6 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import asdict
 
 import pyarrow as pa
-import ray
 
 from pipeline.data.dataset import PreparedDataset, read_row_group
 from pipeline.data.rows import Rows, decoded
@@ -51,6 +50,8 @@ def _first(waiting: deque[tuple[int, Future[Rows]]]) -> tuple[int, Rows]:
 
 def by_ray(dataset: PreparedDataset, columns: list[str]) -> Reader:
     """Read and decode row groups with Ray Data, on any CPUs of the cluster."""
+    import ray
+
     folder, manifest = dataset.folder, dataset.manifest
     dim, side = manifest.encoder.dim, manifest.cache_size
 

@@ -8,9 +8,6 @@ import logging
 import time
 from collections.abc import Callable
 
-import ray
-from ray.util.placement_group import placement_group, remove_placement_group
-
 from pipeline.common.console import print_line
 from pipeline.common.periodic_thread import PeriodicThread
 from pipeline.distributed.worker_count import READER, WorkerRange
@@ -40,6 +37,8 @@ def wait_for_room(crew: WorkerRange, patience_s: float, stopped: Callable[[], bo
     """
     if crew.sizes == (0,):
         return 0
+    import ray
+
     started, told = time.monotonic(), False
     while not stopped():
         waited_s = time.monotonic() - started
@@ -85,6 +84,8 @@ def _obtainable() -> dict[str, float]:
 
 def _reserved(bundles: list[dict[str, float]], within_s: float) -> bool:
     """Return whether resources can be reserved; releases them again."""
+    from ray.util.placement_group import placement_group, remove_placement_group
+
     group = placement_group(bundles, strategy="PACK")
     try:
         return bool(group.wait(within_s))
@@ -131,6 +132,8 @@ class GrowthWatch(PeriodicThread):
 
     def _room(self) -> int:
         """Return the largest number of workers with capacity beside the running ones, or 0."""
+        import ray
+
         now, free, most = ray.cluster_resources(), ray.available_resources(), _obtainable()
         for size in self.larger:
             more, needs = size - self.size, self.crew.needs(size)

@@ -1,27 +1,21 @@
 """Start the workers; restart them after a failure, or with more when capacity returns."""
 
 import gc
-import os
-import uuid
 from collections.abc import Callable
 from typing import Any
 
 import torch
-from ray.train import FailureConfig, LoggingConfig, RunConfig, ScalingConfig
-from ray.train.torch import TorchTrainer
 
 from pipeline import config as options
 from pipeline.common.console import print_line
 from pipeline.distributed import hang_report
 from pipeline.distributed.capacity import GrowthWatch, wait_for_room
 from pipeline.distributed.graceful_stop import StopRequests
-from pipeline.distributed.process_group import NetworkTorchConfig
 from pipeline.distributed.worker_count import WorkerRange
-from pipeline.distributed.worker_failure import lost_worker
+from pipeline.ray_cluster.connection import is_connected
 from pipeline.storage.folder import Folder
 
 RAY_RECORDS = "ray"  # in the run's folder, while it runs
-COLLECTIVE_TIMEOUT_S = 300  # a worker without an answer for so long is lost; Ray's default: 1800 s
 
 Work = Callable[[dict[str, Any]], str]  # returns why it stopped early, or "" at its end
 
@@ -72,6 +66,10 @@ def train_with_restarts(
                     work, fields, name=config.name, run=run, workers=size, use_gpu=crew.use_gpu
                 )
         except Exception as error:
+            if not is_connected():
+                raise
+            from pipeline.distributed.worker_failure import lost_worker
+
             loss = lost_worker(error)
             if loss is None:
                 raise
@@ -95,13 +93,6 @@ def train_with_restarts(
                 )
 
 
-class _Trainer(TorchTrainer):  # type: ignore[misc]
-    """Ray's trainer without its handler of Ctrl-C, which ends the workers during their step."""
-
-    def _register_sigint_handler(self, controller: Any) -> None:
-        pass
-
-
 def _fit(
     work: Work, fields: dict[str, Any], *, name: str, run: Folder, workers: int, use_gpu: bool
 ) -> str:
@@ -109,7 +100,10 @@ def _fit(
     threads = torch.get_num_threads()
     try:
         if workers:
-            trainer = _trainer(work, fields, name=name, run=run, workers=workers, use_gpu=use_gpu)
+            from pipeline.distributed.ray_trainer import make_trainer  # takes seconds to import
+
+            records = (run / RAY_RECORDS).uri
+            trainer = make_trainer(work, fields, name, records, workers=workers, use_gpu=use_gpu)
             reason = trainer.fit().return_value
         else:
             reason = work(fields)
@@ -117,26 +111,3 @@ def _fit(
         torch.set_num_threads(threads)  # a run in this process may have changed it
     (run / RAY_RECORDS).remove()  # of an earlier start, too
     return reason or ""
-
-
-def _trainer(
-    work: Work, fields: dict[str, Any], *, name: str, run: Folder, workers: int, use_gpu: bool
-) -> TorchTrainer:
-    os.environ["RAY_TRAIN_ENABLE_PREEMPTION_WATCHER"] = "0"  # `preemption.py` does this
-    return _Trainer(
-        work,
-        train_loop_config=fields,
-        torch_config=NetworkTorchConfig(timeout_s=COLLECTIVE_TIMEOUT_S),
-        scaling_config=ScalingConfig(num_workers=workers, use_gpu=use_gpu),
-        # The commit marker of this project decides where to resume. Ray keeps its records under a
-        # unique name, so that state of an earlier start has no effect.
-        run_config=RunConfig(
-            name=f"{name}-{uuid.uuid4().hex[:8]}",
-            storage_path=(run / RAY_RECORDS).uri,
-            logging_config=LoggingConfig(log_level="CRITICAL"),
-            # `train_with_restarts` handles failures; Ray would wait for a node without end.
-            failure_config=FailureConfig(
-                max_failures=0, controller_failure_limit=0, max_preemption_failures=0
-            ),
-        ),
-    )

@@ -7,9 +7,7 @@ training at the deadline.
 
 import logging
 
-import ray
 import torch
-from ray._private.state import state
 from torch import distributed
 
 from pipeline.distributed import collective
@@ -25,6 +23,8 @@ class Departures:
         self._warned = False
         # A training in the process of a command or of a trial cannot continue elsewhere.
         if distributed.is_initialized():
+            import ray
+
             machine = ray.get_runtime_context().get_node_id()
             own = torch.tensor([list(bytes.fromhex(machine))], dtype=torch.uint8)
             self.machines = [bytes(row.tolist()).hex() for row in collective.gather_on(device, own)]
@@ -33,6 +33,8 @@ class Departures:
         """Return which workers will lose their machine, or ""."""
         if not self.machines:
             return ""
+        from ray._private.state import state
+
         try:
             going = state.get_draining_nodes()
         except Exception as error:  # the cluster may not answer for a moment: checked again

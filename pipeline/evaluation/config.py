@@ -1,7 +1,8 @@
-"""Options of an evaluation."""
+"""Options of an evaluation, and of a comparison of some."""
 
 from typing import Annotated, Literal, Self
 
+import tyro
 from pydantic import Field, model_validator
 
 from pipeline.common.settings import Settings
@@ -13,6 +14,8 @@ from pipeline.evaluation.protocols import (
     ProtocolName,
     Reference,
 )
+
+CACHE = "evaluation-cache"  # in the folder of runs: what evaluations use again
 
 
 class EvaluateConfig(Settings):
@@ -115,3 +118,13 @@ class EvaluateConfig(Settings):
         }
         given = {name: value for name, value in changes.items() if value is not None}
         return PROTOCOLS[self.protocol].changed(**given)
+
+
+class CompareConfig(Settings):
+    """Put the numbers of evaluations side by side; refused if their protocols are not the same.
+
+    python jobs/compare.py outputs/a/evaluation/… outputs/b/evaluation/…
+    """
+
+    reports: tyro.conf.Positional[Annotated[tuple[str, ...], Field(min_length=2)]]
+    """Folders of evaluations, or their report.json."""

@@ -1,9 +1,10 @@
-"""Evaluate a model: captions → images → features → sums → measures, on Ray Data.
+"""Evaluate a model: captions → images → features → sums → measures.
 
-Nothing passes through image files: an actor draws some images, looks at them, and keeps their
+Nothing passes through image files: a process draws some images, looks at them, and keeps their
 features. What is finished is kept, so a stopped evaluation goes on.
 """
 
+import os
 import time
 from dataclasses import asdict
 
@@ -13,7 +14,7 @@ from pipeline.common.console import DryRunReport, duration, print_line
 from pipeline.common.environment import versions
 from pipeline.common.machine import usable_cpus
 from pipeline.evaluation.caption_sampling import DIVERSITY, CaptionPlan
-from pipeline.evaluation.config import EvaluateConfig
+from pipeline.evaluation.config import CACHE, EvaluateConfig
 from pipeline.evaluation.features import FeatureSet, digest, look, unequal
 from pipeline.evaluation.image_sets import DrawnImages, Images
 from pipeline.evaluation.measures import Measured, Sums, measure, summed
@@ -32,7 +33,7 @@ from pipeline.evaluation.report import (
 )
 from pipeline.evaluation.shapes_classifier import ShapesReader, unreadable
 from pipeline.evaluation.task import Task, check
-from pipeline.ray_cluster.connection import connect, obtainable
+from pipeline.ray_cluster.connection import connect, is_connected, obtainable, quiet_libraries
 from pipeline.storage.disk_space import leaving_nothing
 from pipeline.storage.folder import Folder, absolute
 from pipeline.storage.lock import Lock
@@ -43,7 +44,6 @@ from ratgan.metrics.features import TooFewImagesError
 from ratgan.metrics.intervals import of_count
 
 FEATURES = "features"  # in the output folder, while it is unfinished
-CACHE = "evaluation-cache"
 
 
 def evaluate(config: EvaluateConfig) -> EvaluationReport:
@@ -142,7 +142,11 @@ def _done_already(task: Task) -> EvaluationReport | None:
 
 
 def _actors(config: EvaluateConfig) -> tuple[int, bool]:
-    """Connect to Ray and decide how many processes work, and whether on GPUs."""
+    """Decide how many processes work at most, and whether on GPUs; connect to Ray if it must be."""
+    quiet_libraries()
+    alone = (config.actors or 1) == 1 and not torch.cuda.is_available()
+    if alone and not os.environ.get("RAY_ADDRESS") and not is_connected():
+        return config.actors or usable_cpus(), False
     connect(cpus=config.actors or usable_cpus(), least=config.actors or 1)
     gpus = obtainable("GPU")
     actors = config.actors or gpus or obtainable("CPU")
@@ -400,7 +404,9 @@ def _print_what_is_done(task: Task, actors: int, gpus: bool) -> None:
         f"evaluating {task.model.location} ({task.model.weights} weights) by protocol "
         f"{protocol.name}: {protocol.count:,} images of {protocol.image_size} px, "
         f"{protocol.reference_count:,} real ones, features of {protocol.extractor}\n"
-        f"  {actors} process{'es' if actors > 1 else ''}{' on GPU' if gpus else ''}, "
+        f"  {'up to ' if actors > 1 and not is_connected() else ''}{actors} "
+        f"process{'es' if actors > 1 else ''}"
+        f"{' on GPU' if gpus else ''}, "
         f"report {task.output}"
     )
 

@@ -15,10 +15,10 @@ import json
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import cache
 from typing import Any
 
 import numpy as np
-import ray
 import torch
 from numpy.typing import NDArray
 from safetensors import SafetensorError
@@ -28,13 +28,13 @@ from torch import Tensor
 from pipeline.common.console import Progress
 from pipeline.evaluation.image_sets import Images, OpenImages
 from pipeline.evaluation.networks import ExtractorRef, PairRef
+from pipeline.ray_cluster.parallel_map import RETRIES, on_each, with_ray
 from pipeline.storage.folder import Folder
 
 SET = "set.json"
 VECTORS, LOGITS, CLASSES = "vectors", "logits", "classes"
 PAIR_IMAGES, PAIR_CAPTIONS = "pair_images", "pair_captions"
 SECONDS = "seconds"  # that drawing or reading took, and that features took, float64, [2]
-RETRIES = 3  # of a chunk whose actor was killed, for want of memory for example
 
 
 @dataclass(frozen=True)
@@ -135,7 +135,7 @@ def _name(chunk: int) -> str:
 
 
 class FeatureActor:
-    """Makes chunks, in a process of its own.
+    """Makes chunks, in any process.
 
     Args:
         sets: All sets.
@@ -219,20 +219,22 @@ def look(
         return
     total = sum(len(sets[item["set"]].numbers(item["chunk"])) for item in items)
     progress = Progress("evaluated", total, "images")
-    for done in _results(items, (list(sets), extractor, pair), min(actors, len(items)), gpus):
+    arguments = (list(sets), extractor, pair)
+    here = cache(lambda: FeatureActor(*arguments))
+
+    def by_actors(items: list[dict[str, Any]]) -> Iterator[dict[str, Any]]:
+        from ray.data import ActorPoolStrategy
+
+        return with_ray(
+            items,
+            FeatureActor,
+            fn_constructor_args=arguments,
+            compute=ActorPoolStrategy(size=min(actors, len(items))),
+            # Ray Data warns of both, and gives an actor with a GPU one CPU.
+            **({"num_gpus": 1} if gpus else {"num_cpus": 1}),
+            max_restarts=RETRIES,
+            max_task_retries=RETRIES,
+        )
+
+    for done in on_each(lambda item: here()(item), items, workers=actors, on_ray=by_actors):
         progress.add(done["images"])
-
-
-def _results(
-    items: list[dict[str, Any]], arguments: tuple[Any, ...], actors: int, gpus: bool
-) -> Iterator[dict[str, Any]]:
-    results = ray.data.from_items(items, override_num_blocks=len(items)).map(
-        FeatureActor,
-        fn_constructor_args=arguments,
-        compute=ray.data.ActorPoolStrategy(size=actors),
-        num_cpus=1,
-        num_gpus=1 if gpus else 0,
-        max_restarts=RETRIES,
-        max_task_retries=RETRIES,
-    )
-    yield from results.iter_rows()

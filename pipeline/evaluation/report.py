@@ -2,17 +2,15 @@
 
 import math
 from collections.abc import Sequence
-from typing import Annotated, Any
+from typing import Any
 
 import numpy as np
 import torch
-import tyro
 from numpy.typing import NDArray
-from pydantic import Field
 
 from pipeline.common.console import print_result, printable
-from pipeline.common.settings import Settings
 from pipeline.common.terminal import escaped
+from pipeline.evaluation.config import CompareConfig
 from pipeline.evaluation.image_sets import DrawnImages
 from pipeline.evaluation.measures import Measured
 from pipeline.evaluation.protocols import Protocol, differences
@@ -258,16 +256,6 @@ def read_report(location: str) -> EvaluationReport:
     if not {"protocol", "numbers", "name", "pair"} <= report.keys():
         raise ValueError(f"{folder}/{REPORT} is not a report of this version.")
     return report
-
-
-class CompareConfig(Settings):
-    """Put the numbers of evaluations side by side; refused if their protocols are not the same.
-
-    python jobs/compare.py outputs/a/evaluation/… outputs/b/evaluation/…
-    """
-
-    reports: tyro.conf.Positional[Annotated[tuple[str, ...], Field(min_length=2)]]
-    """Folders of evaluations, or their report.json."""
 
 
 def compare(config: CompareConfig) -> list[EvaluationReport]:

@@ -1,7 +1,7 @@
-"""Prepare originals with Ray Data: decode, crop, resize, encode captions, write shards.
+"""Prepare originals: decode, crop, resize, encode captions, write shards.
 
-1. One task lists the originals and splits the list into parts, one for each shard.
-2. Ray Data makes the shards. A complete shard from the same originals is kept.
+1. The originals are listed, and the list is split into parts, one for each shard.
+2. The shards are made, with Ray Data if that is quicker. Complete shards of the same are kept.
 3. Duplicate images are removed.
 4. The sentence transform is fitted to the training captions.
 5. The manifest is written, and the dataset is complete.
@@ -9,12 +9,11 @@
 
 import hashlib
 import json
+import os
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import asdict, replace
 from importlib.metadata import version
-
-import ray
 
 from pipeline.common.console import Progress, print_line
 from pipeline.data.manifest import (
@@ -36,7 +35,7 @@ from pipeline.preparation.sources.left_aside import describe
 from pipeline.preparation.sources.source import SPLITS
 from pipeline.preparation.text_encoders import EncoderRef, find_encoder
 from pipeline.ray_cluster.connection import connect
-from pipeline.ray_cluster.parallel_map import RETRIES, on_each
+from pipeline.ray_cluster.parallel_map import in_a_task, on_each
 from pipeline.storage.folder import Folder
 from pipeline.storage.run_log import keep_log
 from ratgan.weights.saved_model import TEXT_ENCODER
@@ -82,7 +81,8 @@ def prepare(config: PrepareConfig) -> Manifest:
             rejected, or another preparation writes into the folder.
     """
     output, place, encoder_file = check_preparation(config)
-    connect(cpus=1)
+    if os.environ.get("RAY_ADDRESS"):
+        connect(cpus=1)
     if output.is_complete() and not config.overwrite:
         listing = _list(config, None)
         found = output.same_originals(listing.fingerprint)
@@ -213,10 +213,8 @@ def _manifest_of(
 
 
 def _list(config: PrepareConfig, folder: Folder | None) -> Listing:
-    """List the originals in another process: list and joins do not pass through the driver."""
-    task = ray.remote(num_cpus=1, max_retries=RETRIES)(list_originals)
-    listing: Listing = ray.get(task.remote(config.source, config.shard_rows, config.limit, folder))
-    return listing
+    """List the originals; in a cluster, list and joins do not pass through the driver."""
+    return in_a_task(list_originals, config.source, config.shard_rows, config.limit, folder)
 
 
 def _recipe_digest(config: PrepareConfig, encoder_sha256: str) -> str:
@@ -289,9 +287,8 @@ def _drop_repeats(
     config: PrepareConfig, listing: Listing, recipe: Recipe, shards: dict[str, Shard]
 ) -> dict[str, Shard]:
     """Remove duplicate images."""
-    task = ray.remote(num_cpus=1, max_retries=RETRIES)(find_repeats)
     across = not config.source.overlapping
-    repeats = ray.get(task.remote(recipe.folder, listing.parts, across=across))
+    repeats = in_a_task(find_repeats, recipe.folder, listing.parts, across=across)
     if not repeats:
         return shards
     shards = dict(shards)

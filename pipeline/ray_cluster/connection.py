@@ -1,4 +1,7 @@
-"""Connect to Ray: the cluster that is named, or a private Ray of this process."""
+"""Connect to Ray: the cluster that is named, or a private Ray of this process.
+
+Ray is imported by what needs it: that takes seconds, and much work is done without it.
+"""
 
 import contextlib
 import json
@@ -6,16 +9,13 @@ import logging
 import os
 import re
 import signal
+import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-import ray
 import torch
-from ray.data import DataContext
 
 from pipeline.common.machine import usable_cpus
-from pipeline.ray_cluster import private_ray
-from pipeline.ray_cluster.authentication import check_head
 
 GROWS_TO = "RATGAN_CLUSTER_GROWS_TO"
 
@@ -56,6 +56,11 @@ def connect(*, cpus: int, least: int | None = None) -> None:
         OSError: If the named cluster cannot be reached, or rejects the token of this process.
         ValueError: If the cluster has fewer CPUs and cannot grow to so many.
     """
+    import ray
+
+    from pipeline.ray_cluster import private_ray
+    from pipeline.ray_cluster.authentication import check_head
+
     configure_ray_data()
     if not ray.is_initialized():
         address = os.environ.get("RAY_ADDRESS")
@@ -74,10 +79,15 @@ def connect(*, cpus: int, least: int | None = None) -> None:
         )
 
 
+def is_connected() -> bool:
+    """Return whether this process is connected to Ray."""
+    return "ray" in sys.modules and sys.modules["ray"].is_initialized()
+
+
 def end_private_ray() -> None:
     """End the Ray that `connect` started for this process; leave a cluster as it is."""
-    if not os.environ.get("RAY_ADDRESS"):
-        ray.shutdown()
+    if is_connected() and not os.environ.get("RAY_ADDRESS"):
+        sys.modules["ray"].shutdown()
 
 
 @contextlib.contextmanager
@@ -109,6 +119,8 @@ def obtainable(resource: str) -> int:
     Raises:
         ValueError: If that variable has another form.
     """
+    import ray
+
     now = int(ray.cluster_resources().get(resource, 0))
     said = os.environ.get(GROWS_TO, "")
     try:
@@ -122,8 +134,10 @@ def obtainable(resource: str) -> int:
 
 def job_tags() -> dict[str, str]:
     """Return Ray's ids of this job, to find its logs; none if it is not connected to Ray."""
-    if not ray.is_initialized():
+    if not is_connected():
         return {}
+    import ray
+
     tags = {"ray.job_id": ray.get_runtime_context().get_job_id()}
     # Only this variable has the name of a submitted job.
     submitted = json.loads(os.environ.get("RAY_JOB_CONFIG_JSON_ENV_VAR", "{}"))
@@ -134,11 +148,18 @@ def job_tags() -> dict[str, str]:
 
 def configure_ray_data() -> None:
     """Configure Ray Data in this process; each process that runs a dataset must call it."""
+    from ray.data import DataContext
+
+    quiet_libraries()
     context = DataContext.get_current()
     context.enable_progress_bars = False
     context.print_on_execution_start = False
     context.execution_options.preserve_order = True
     context.raise_original_map_exception = True  # otherwise the cause is only text
+
+
+def quiet_libraries() -> None:
+    """Let libraries print only what a user can act on; before they are used."""
     for name in ("ray.data", "ray.tune", "mlflow", "alembic"):
         logging.getLogger(name).setLevel(logging.WARNING)
     # The command also raises the error of a worker, and reports it once. After the loss of a worker
@@ -161,10 +182,10 @@ def find_resources() -> Resources:
     """
     if not os.environ.get("RAY_ADDRESS"):
         return Resources.of_machine()
-    joined = not ray.is_initialized()
+    joined = not is_connected()
     connect(cpus=0)
     try:
         return Resources.of_ray()
     finally:
         if joined:
-            ray.shutdown()
+            sys.modules["ray"].shutdown()

@@ -1,30 +1,96 @@
-"""Map a function over many items with Ray Data; results come in order."""
+"""Map a function over many items: in this process, or with Ray Data where that is quicker."""
 
+import time
 import warnings
 from collections.abc import Callable, Iterator
-from typing import Any
+from typing import Any, TypeVar
 
-import ray
+import torch
+
+from pipeline.common.console import duration, print_line
+from pipeline.common.machine import usable_cpus
+from pipeline.ray_cluster.connection import connect, is_connected
 
 RETRIES = 3  # of an item whose process was killed, for example out of memory
+START_S = 20.0  # until Ray and its first workers have started and imported what they need
+
+Item = dict[str, Any]
+Result = TypeVar("Result")
 
 
 def on_each(
-    work: Callable[[dict[str, Any]], dict[str, Any]], items: list[dict[str, Any]]
-) -> Iterator[dict[str, Any]]:
-    """Call a function for each item, with Ray Data.
+    work: Callable[[Item], Item],
+    items: list[Item],
+    *,
+    workers: int | None = None,
+    on_ray: Callable[[list[Item]], Iterator[Item]] | None = None,
+) -> Iterator[Item]:
+    """Call a function for each item.
+
+    If this process is not connected to Ray, it begins itself, with one thread as Ray's tasks do.
+    Ray is started for the rest if all of it would take longer here.
 
     Args:
-        work: Runs in other processes.
+        work: Runs in this process or in others.
         items: Small; large data is in storage.
+        workers: Processes that would work at once with Ray. Default: one for each CPU.
+        on_ray: Returns the results of items with Ray. Default: `with_ray` calls `work` in tasks.
 
     Returns:
         The results in the order of the items.
     """
+    workers, began, done = workers or usable_cpus(), time.monotonic(), 0
+    if not is_connected():
+        for item in items:
+            left = len(items) - done
+            rest_s = (time.monotonic() - began) / done * left if done else 0.0
+            if done and rest_s > START_S + rest_s / min(workers, left):
+                print_line(f"  the rest would take {duration(rest_s)} here: starting Ray for it")
+                break
+            yield _in_one_thread(work, item)
+            done += 1
+    if done < len(items):
+        connect(cpus=1)
+        rest = items[done:]
+        yield from on_ray(rest) if on_ray else with_ray(rest, work, max_retries=RETRIES)
+
+
+def in_a_task(work: Callable[..., Result], *arguments: Any, **named: Any) -> Result:
+    """Call a function in another process if this one is connected to Ray, else here."""
+    if not is_connected():
+        return work(*arguments, **named)
+    import ray
+
+    result: Result = ray.get(
+        ray.remote(num_cpus=1, max_retries=RETRIES)(work).remote(*arguments, **named)
+    )
+    return result
+
+
+def _in_one_thread(work: Callable[[Item], Item], item: Item) -> Item:
+    """The number of threads decides the last bits of a sum."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        return work(item)
+    finally:
+        torch.set_num_threads(threads)
+
+
+def with_ray(items: list[Item], work: Any, **options: Any) -> Iterator[Item]:
+    """Yield the results of items with Ray Data, in their order.
+
+    Args:
+        items: As for `on_each`.
+        work: A function, or a class whose instances are called, each in an actor.
+        options: Of `ray.data.Dataset.map`.
+    """
+    import ray
+
     dataset = ray.data.from_items(items, override_num_blocks=len(items))
     with warnings.catch_warnings():
         # Without a limit, Ray Data retries a task whose process dies without end. In Ray 2.60 the
-        # only option for it raises a warning.
+        # only options for it raise a warning.
         warnings.filterwarnings("ignore", message=".*ray_remote_args")
-        results = dataset.map(work, max_retries=RETRIES)
+        results = dataset.map(work, **options)
     yield from results.iter_rows()

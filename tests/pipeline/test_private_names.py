@@ -105,7 +105,7 @@ NAMES = {
         "find where Ray Train chooses the port of the store, and let it take one that is open",
     ),
     "ray.train.torch.TorchTrainer._register_sigint_handler": Name(
-        "pipeline/distributed/elastic.py",
+        "pipeline/distributed/ray_trainer.py",
         "Ctrl-C ends a run without a checkpoint of the step at hand",
         "find where Ray Train's fit() sets its handler of SIGINT",
     ),

@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from transformers import AutoTokenizer, BertModel
 
 from ratgan.text import minilm
 from ratgan.text.loading import load_encoder
@@ -18,6 +19,32 @@ def test_likeness_of_sentences_is_that_of_the_official_model(encoder):
     # Of sentence-transformers/all-MiniLM-L6-v2 on these sentences, to two digits.
     assert float(bird @ crimson) == pytest.approx(0.69, abs=0.005)
     assert float(bird @ truck) == pytest.approx(0.16, abs=0.005)
+
+
+def test_states_are_those_of_transformers(encoder):
+    folder = minilm.find_weights()
+    reference = BertModel.from_pretrained(folder, local_files_only=True).eval()
+    tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True)
+    texts = [
+        "a",
+        "Three LARGE dogs run over a wide green field.",
+        "un café 鳥 \u0130stanbul 🐦 e\u0301",
+        "[CLS] a [MASK] b[SEP] [PAD] [UNK] c",
+        "\x00 \ufeff\t\u200b \ud7a3 ..!?",
+        "\ufffd" * 3,
+        "antidisestablishmentarianism" * 9,
+        "many words " * 200,
+    ]
+
+    for some in ([text] for text in texts), [texts]:
+        for batch in some:
+            ((rows, states, mask),) = encoder._states(batch)
+            options = {"padding": True, "truncation": True, "max_length": minilm.MAX_TOKENS}
+            tokens = tokenizer([batch[n] for n in rows], return_tensors="pt", **options)
+            with torch.inference_mode():
+                expected = reference(**tokens).last_hidden_state
+            assert torch.equal(mask, tokens["attention_mask"].bool())
+            torch.testing.assert_close(states, expected, rtol=0, atol=1e-5)
 
 
 def test_vectors_have_length_one_and_the_stated_size(encoder):

@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 
 from pipeline.cli.main import PRESETS, difference, parse, run
-from pipeline.cli.quickstart import QuickstartConfig
+from pipeline.cli.quickstart_config import QuickstartConfig
 from pipeline.common.console import DryRunReport
 from pipeline.common.errors import root_cause
 from pipeline.common.settings import Settings

@@ -5,7 +5,8 @@ import json
 import pytest
 
 from pipeline.cli.main import load_preset
-from pipeline.cli.quickstart import QuickstartConfig, quickstart
+from pipeline.cli.quickstart import quickstart
+from pipeline.cli.quickstart_config import QuickstartConfig
 from pipeline.evaluation.shapes_classifier import ATTRIBUTES
 
 pytestmark = pytest.mark.slow
@@ -42,6 +43,7 @@ def test_quickstart_leaves_what_it_promises(tmp_path, capsys):
     assert summary["steps"] == 4
     assert summary["grid"] == str(folder / "grid.png")
     assert (folder / "grid.png").exists()
+    assert list((tmp_path / "evaluation-cache").glob("classifier-*.safetensors"))
     assert set(summary["seconds"]) == {"prepare", "train", "generate", "measure"}
     for shares in (summary["agreement"], summary["classifier_accuracy"]):
         assert list(shares) == list(ATTRIBUTES)

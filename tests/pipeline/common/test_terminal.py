@@ -14,8 +14,9 @@ from pipeline.common.errors import show_error
 from pipeline.common.redaction import RedactedStream, redact_logs
 from pipeline.common.settings import Settings
 from pipeline.common.terminal import escaped
+from pipeline.evaluation.config import CompareConfig
 from pipeline.evaluation.protocols import PROTOCOLS
-from pipeline.evaluation.report import CompareConfig, compare
+from pipeline.evaluation.report import compare
 
 TEXTS = [
     "a red bird, un café, 一只红色的鸟　飞",

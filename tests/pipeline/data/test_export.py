@@ -17,7 +17,8 @@ import pytest
 import torch
 from PIL import Image
 
-from pipeline.cli.export_data import ExportConfig, export_data, plan_export
+from pipeline.cli.config import ExportConfig
+from pipeline.cli.export_data import export_data, plan_export
 from pipeline.common.environment import ROOT
 from pipeline.data.dataset import PreparedDataset
 from pipeline.data.export import UNFINISHED

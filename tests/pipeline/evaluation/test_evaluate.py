@@ -12,10 +12,10 @@ from mlflow import MlflowClient
 from PIL import Image
 from safetensors.torch import save_file
 
-from pipeline.evaluation.config import EvaluateConfig
+from pipeline.evaluation.config import CompareConfig, EvaluateConfig
 from pipeline.evaluation.evaluate import evaluate, plan_evaluation
 from pipeline.evaluation.protocols import Protocol
-from pipeline.evaluation.report import CompareConfig, compare
+from pipeline.evaluation.report import compare
 from pipeline.training.train import train
 from ratgan.text.damsm import CaptionNetwork, pack
 from ratgan.text.image_branch import SmallBranch

@@ -13,6 +13,7 @@ from pipeline.data.manifest import MANIFEST, SHARD_SCHEMA, TRANSFORM
 from pipeline.preparation.config import PrepareConfig
 from pipeline.preparation.prepare import prepare
 from pipeline.preparation.sources.coco import CocoSource
+from pipeline.ray_cluster import parallel_map
 from pipeline.storage.folder import Folder
 from ratgan.text.loading import load_encoder
 from tests.conftest import REAL_DATA, write_coco
@@ -106,8 +107,13 @@ def test_transform_whitens_the_training_captions(prepared):
     torch.testing.assert_close(torch.cov(white.T, correction=0), torch.eye(8), atol=2e-3, rtol=0)
 
 
-def test_the_same_originals_give_the_same_bytes(prepared, tmp_path):
+@pytest.mark.parametrize("here", ["nothing", "the first shard", "all"])
+def test_the_same_originals_give_the_same_bytes(prepared, tmp_path, monkeypatch, here):
     source, output, _ = prepared
+    if here != "nothing":
+        monkeypatch.setattr(parallel_map, "is_connected", lambda: False)
+    monkeypatch.setattr(parallel_map, "START_S", float("inf") if here == "all" else -1)
+    monkeypatch.setattr(parallel_map, "usable_cpus", lambda: 2)
 
     prepare(options(source, tmp_path / "again"))
 

@@ -9,7 +9,8 @@ import torch
 
 from pipeline.cli.generate import GenerateConfig, plan_generation
 from pipeline.cli.inspect_data import InspectConfig, plan_inspection
-from pipeline.cli.quickstart import QuickstartConfig, plan_quickstart
+from pipeline.cli.quickstart import plan_quickstart
+from pipeline.cli.quickstart_config import QuickstartConfig
 from pipeline.cli.sync import SyncConfig, plan_sync
 from pipeline.common.console import DryRunReport
 from pipeline.distributed.worker_count import WorkerRange
