@@ -211,7 +211,7 @@ def look(
         missing: Of each set the chunks that are not there.
         extractor: Where it is.
         pair: Where it is, if there is one.
-        actors: Processes at work, each with a CPU.
+        actors: Processes at work, each with a CPU; 0: this one, by one thread as any of them.
         gpus: Give each of them a GPU.
     """
     items = [{"set": n, "chunk": chunk} for n, chunks in enumerate(missing) for chunk in chunks]
@@ -226,6 +226,13 @@ def look(
 def _results(
     items: list[dict[str, Any]], arguments: tuple[Any, ...], actors: int, gpus: bool
 ) -> Iterator[dict[str, Any]]:
+    if not actors:
+        threads = torch.get_num_threads()
+        try:
+            yield from map(FeatureActor(*arguments), items)
+        finally:
+            torch.set_num_threads(threads)
+        return
     results = ray.data.from_items(items, override_num_blocks=len(items)).map(
         FeatureActor,
         fn_constructor_args=arguments,
