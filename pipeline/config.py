@@ -16,6 +16,7 @@ LearningRate = Annotated[float, Field(gt=0, lt=1)]
 RunName = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,99}$")]
 ReaderName = Literal["auto", "resident", "threads", "ray"]
 Precision = Literal["float32", "bfloat16"]
+ProtocolName = Literal["builtin", "clean", "dfgan", "paper-cub", "paper-oxford102", "paper-coco"]
 
 
 def _architecture(name: str) -> "Architecture":
@@ -158,6 +159,35 @@ class HealthConfig(RunHealthConfig):
     pure white: such a run does not come back. stop: it ends with an error and a checkpoint."""
 
 
+class EvaluateBesideConfig(Settings):
+    """Measure checkpoints by a named protocol while training goes on."""
+
+    protocol: ProtocolName | None = None
+    """Measure each kept checkpoint by it, in a process of low priority that training does not wait
+    for, if training leaves a CPU of the machine it was started on. Default: none."""
+    weights: str | None = None
+    """Weights of the protocol's extractor, as in jobs/evaluate.py."""
+    reference_images: str | None = None
+    """Folder of original images, for protocols that compare with one."""
+    reference_statistics: str | None = None
+    """File of published statistics (.npz), for protocols that compare with one."""
+    count: PositiveInt | None = None
+    """In place of the protocol's: images to draw."""
+    few_images: bool = False
+    """Measure with fewer images than the extractor has features, too."""
+
+    @model_validator(mode="after")
+    def _check_protocol(self) -> Self:
+        fields = type(self).model_fields.items()
+        given = [name for name, field in fields if getattr(self, name) != field.default]
+        if given and self.protocol is None:
+            raise ValueError(
+                f"{', '.join(given)}: no effect without a protocol to measure by. Name one with "
+                "--evaluate-beside.protocol, for example builtin."
+            )
+        return self
+
+
 class TrackingConfig(Settings):
     """Where runs are recorded."""
 
@@ -259,7 +289,8 @@ class TrainConfig(RunConfig):
     """Keep the best of the checkpoints that were evaluated beside the newest ones."""
     best_by: Literal["fd_builtin", "agreement"] = "fd_builtin"
     """What makes a checkpoint the best: the smallest distance to real images, or on shapes the
-    largest agreement with the captions."""
+    largest agreement with the captions; as evaluate_beside measures it where there is that."""
+    evaluate_beside: EvaluateBesideConfig = EvaluateBesideConfig()
     augment: tuple[Augmentation, ...] = ()
     """For few images: changes of all that the discriminator sees, so that it does not learn the
     images by heart. translation moves them by up to an eighth, not for captions that say where;
@@ -381,6 +412,7 @@ RESUMABLE_CHANGES = frozenset(
         "held_out",
         "tracking.experiment",
         "tracking.registered_model",
+        *(f"evaluate_beside.{name}" for name in EvaluateBesideConfig.model_fields),
     }
 )
 # Of these, what changes in which order numbers are added up.

@@ -7,6 +7,7 @@
             files.json    sha256 of every file above
             COMMITTED     sha256 of files.json; written last, when all of it was read back
         damaged-step-…/   was committed and does not verify any more; never looked at again
+    measured.json         scores found later, beside the training, and what is being measured
 
 A folder without its marker was cut short: it is passed over, and removed by a later commit.
 There is no pickle and no state of a random generator: numbers drawn follow from seed and step.
@@ -15,6 +16,7 @@ There is no pickle and no state of a random generator: numbers drawn follow from
 import errno
 import hashlib
 import logging
+import math
 import re
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass
@@ -25,6 +27,7 @@ from safetensors.torch import load
 from torch import Tensor
 
 from pipeline.checkpoint.host_copy import refuse_not_finite
+from pipeline.checkpoint.later_scores import MEASURED, LaterScores
 from pipeline.common.failpoints import reach
 from pipeline.storage.disk_space import DiskFullError, check_room, disk_full
 from pipeline.storage.folder import Folder
@@ -105,7 +108,7 @@ def commit(
         )
     folder = root / _name(step)
     what = f"the checkpoint of step {step:,}"
-    best = _best(root, before=step)
+    best = best_checkpoint(root, before=step)
     if score is not None and score.beats(best[1] if best else None):
         best = (step, score)
     state = {
@@ -157,7 +160,7 @@ def newest_checkpoint(
             again: for whoever trains the run. To others they may look so for a moment.
     """
     extra = None
-    for step in reversed(_steps(root)):
+    for step in reversed(_steps(root.names())):
         folder = root / _name(step)
         problem = damage(folder)
         if problem is None:
@@ -181,7 +184,7 @@ def delete_after(root: Folder, after: int) -> None:
         root: Folder of the run's checkpoints.
         after: The step.
     """
-    for step in _steps(root):
+    for step in _steps(root.names()):
         if step > after:
             _remove(root / _name(step))
 
@@ -243,35 +246,81 @@ def _name(step: int) -> str:
     return f"{PREFIX}{step:08d}"
 
 
-def _steps(root: Folder) -> list[int]:
-    """List the steps of which there is a folder, whole or not, in their order."""
-    found = (re.fullmatch(rf"{PREFIX}(\d{{8,}})", name) for name in root.names())
+def _steps(names: Iterable[str]) -> list[int]:
+    """Pick the steps of which there is a folder, whole or not, in their order."""
+    found = (re.fullmatch(rf"{PREFIX}(\d{{8,}})", name) for name in names)
     return sorted(int(match[1]) for match in found if match)
 
 
-def _best(root: Folder, before: int) -> tuple[int, Score] | None:
-    """Find the best of the committed checkpoints before a step, and its score."""
+def _listed(root: Folder) -> tuple[list[int], LaterScores | None]:
+    """List the steps, and read the scores found beside the training if there are any.
+
+    One listing says both: a run that is not measured so pays nothing.
+    """
+    names = root.names()
+    return _steps(names), LaterScores.read(root) if MEASURED in names else None
+
+
+def waiting(root: Folder, later: LaterScores) -> list[tuple[str, str]]:
+    """List the committed checkpoints after the last one that was measured, in their order.
+
+    An older one never follows a newer one.
+
+    Returns:
+        Name and content of each.
+    """
+    found: list[tuple[str, str]] = []
+    for step in reversed(_steps(root.names())):
+        content = content_of(root / _name(step))
+        if later.of(_name(step), content) is not None:
+            break
+        if content is not None:
+            found.insert(0, (_name(step), content))
+    return found
+
+
+def content_of(folder: Folder) -> str | None:
+    """Return what the marker of a checkpoint holds, which no other content has; None if none."""
+    try:
+        return folder.read(MARKER).decode("ascii", "replace")
+    except FileNotFoundError:
+        return None
+
+
+def best_checkpoint(root: Folder, before: float = math.inf) -> tuple[int, Score] | None:
+    """Find the best of the committed checkpoints before a step, and its score.
+
+    What was measured beside the training comes before what the checkpoint itself says.
+    """
     best: tuple[int, Score] | None = None
-    for step in _steps(root):
+    steps, later = _listed(root)
+    for step in steps:
         folder = root / _name(step)
         if step >= before or not folder.exists(MARKER):
             continue
         try:
-            measured = folder.read_json(STATE).get("score")
+            found = later and later.of(_name(step), content_of(folder))
+            measured = (found or folder.read_json(STATE)).get("score")
             score = None if measured is None else Score(**measured)
+            if score is not None and score.beats(best[1] if best else None):
+                best = (step, score)
         except (FileNotFoundError, ValueError, TypeError, AttributeError):
             continue  # damaged: found out when it is looked for
-        if score is not None and score.beats(best[1] if best else None):
-            best = (step, score)
     return best
 
 
 def prune(root: Folder, newest: int, keep: int, best: int | None) -> None:
-    """Remove what is older than the newest ones and is not the best."""
-    older = [step for step in _steps(root) if step < newest]
+    """Remove what is older than the newest ones, is not the best, and is not being measured."""
+    steps, later = _listed(root)
+    if later is not None:
+        # After the look at what is being measured: it ends with a score, which may be the best.
+        found = best_checkpoint(root)
+        best = found[0] if found else None
+    older = [step for step in steps if step < newest]
     whole = [step for step in older if _is_kept(root / _name(step))]
     for step in sorted(set(older) - set(whole[-(keep - 1) :]) - {best}):
-        _remove_if_possible(root / _name(step))
+        if later is None or _name(step) != later.measuring:
+            _remove_if_possible(root / _name(step))
 
 
 def _is_kept(folder: Folder) -> bool:

@@ -15,7 +15,7 @@ from pipeline.preparation.prepare import prepare
 from pipeline.ray_cluster.connection import connect, end_private_ray
 from pipeline.storage.disk_space import leaving_nothing
 from pipeline.storage.folder import Folder
-from pipeline.tracking.late_metrics import record_numbers
+from pipeline.tracking.late_metrics import Findings, record_numbers
 from pipeline.tracking.run_record import read_record
 from pipeline.training.dry_run import (
     _gan_trial,
@@ -149,7 +149,8 @@ def quickstart(config: QuickstartConfig) -> dict[str, Any]:
     # The metrics `eval/agreement_…` come from the quick evaluations in training, of fewer images.
     count = len(reader.held_out)
     shares = {f"eval/agreement_{n}_{count}": share for n, share in summary["agreement"].items()}
-    said = record_numbers(folder, summary["steps"], shares, uri=config.train.tracking.uri)
+    found = Findings(summary["steps"], shares)
+    said = record_numbers(folder, found, uri=config.train.tracking.uri)
     _tell(folder, summary, count, said)
     return summary
 

@@ -6,12 +6,11 @@ import tyro
 from pydantic import Field, model_validator
 
 from pipeline.common.settings import Settings
-from pipeline.config import PositiveInt
+from pipeline.config import PositiveInt, ProtocolName
 from pipeline.evaluation.protocols import (
     PROTOCOLS,
     ExtractorName,
     Protocol,
-    ProtocolName,
     Reference,
 )
 
@@ -58,8 +57,9 @@ class EvaluateConfig(Settings):
     cache: str | None = None
     """Folder or bucket address where features of real images are kept for the next evaluation.
     Default: evaluation-cache beside the run's folder, or else beside the report's."""
-    actors: PositiveInt | None = None
-    """Processes at work. Default: one for each GPU, without GPUs one for each CPU."""
+    actors: Annotated[int, Field(ge=0)] | None = None
+    """Processes at work; 0: this one alone, without Ray. Default: one for each GPU, without GPUs
+    one for each CPU."""
     batch_size: PositiveInt = 32
     """Images drawn and looked at at once."""
     chunk_images: PositiveInt = 256

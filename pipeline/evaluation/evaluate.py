@@ -19,6 +19,7 @@ from pipeline.evaluation.features import FeatureSet, digest, look, unequal
 from pipeline.evaluation.image_sets import DrawnImages, Images
 from pipeline.evaluation.measures import Measured, Sums, measure, summed
 from pipeline.evaluation.nearest import look_for_copies, training_images, uncompared
+from pipeline.evaluation.protocols import Protocol
 from pipeline.evaluation.reference_images import column_digest
 from pipeline.evaluation.report import (
     NEAREST,
@@ -39,7 +40,7 @@ from pipeline.storage.folder import Folder, absolute
 from pipeline.storage.lock import Lock
 from pipeline.storage.run_log import keep_log
 from pipeline.tracking.best_version import Quality
-from pipeline.tracking.late_metrics import record_numbers
+from pipeline.tracking.late_metrics import Findings, record_numbers
 from ratgan.metrics.features import TooFewImagesError
 from ratgan.metrics.intervals import of_count
 
@@ -144,6 +145,8 @@ def _done_already(task: Task) -> EvaluationReport | None:
 def _actors(config: EvaluateConfig) -> tuple[int, bool]:
     """Decide how many processes work at most, and whether on GPUs; connect to Ray if it must be."""
     quiet_libraries()
+    if config.actors == 0:
+        return 0, torch.cuda.is_available()
     alone = (config.actors or 1) == 1 and not torch.cuda.is_available()
     if alone and not os.environ.get("RAY_ADDRESS") and not is_connected():
         return config.actors or usable_cpus(), False
@@ -352,61 +355,72 @@ def _record(task: Task, report: EvaluationReport) -> None:
     """Add the numbers to the run's record, where the evaluated weights are of a run."""
     if task.model.run is None or not task.config.record:
         return
-    run, name = Folder(task.model.run).closed(), task.protocol.name
-    inside = f"{run.location}/"
+    run = Folder(task.model.run).closed()
+    became = record_numbers(run, findings(report, run, task.output), uri=task.config.tracking_uri)
+    print_line(f"  mlflow {became}")
+
+
+def findings(report: EvaluationReport, run: Folder, output: Folder) -> Findings:
+    """Return what the record of a run says of an evaluation.
+
+    Args:
+        report: Of the evaluation.
+        run: Folder of the run whose model was evaluated.
+        output: Folder of the report.
+    """
+    protocol = Protocol.model_validate(report["protocol"])
+    name, step, inside = protocol.name, int(report["model"]["step"]), f"{run.location}/"
     pictures = {}
-    if task.output.location.startswith(inside):
-        place = task.output.location.removeprefix(inside)
+    if output.location.startswith(inside):
+        place = output.location.removeprefix(inside)
         pictures = {
             f"evaluation_{name}_{file.removesuffix('.png')}": f"{place}/{file}"
             for file in report["pictures"]
         }
-    distance = task.protocol.measure("distance", task.published)
+    distance = protocol.measure("distance", report["published_weights"])
     sure = report["spread"].get(distance, {})
-    became = record_numbers(
-        run,
-        task.model.step,
-        {_curve(task, key): value for key, value in report["numbers"].items()},
+    return Findings(
+        step,
+        {_curve(protocol, key): value for key, value in report["numbers"].items()},
         tags={
-            f"eval.protocol.{name}": task.protocol.model_dump_json(
+            f"eval.protocol.{name}": protocol.model_dump_json(
                 exclude={"quirks"}, exclude_none=True
             ),
-            f"eval.report.{name}": task.output.location,
+            f"eval.report.{name}": output.location,
         }
         | ({f"eval.memorised.{name}": said} if (said := warning(report)) else {}),
         pictures=pictures,
         quality=Quality(
-            metric=_curve(task, distance),
+            metric=_curve(protocol, distance),
             value=report["numbers"][distance],
-            step=task.model.step,
-            protocol=task.protocol.label(),
+            step=step,
+            protocol=protocol.label(),
             lower_is_better=True,
             low=sure.get("low"),
             high=sure.get("high"),
         ),
-        uri=task.config.tracking_uri,
     )
-    print_line(f"  mlflow {became}")
 
 
-def _curve(task: Task, number: str) -> str:
+def _curve(protocol: Protocol, number: str) -> str:
     """Name the curve a number goes to.
 
     ``eval/fd_builtin`` is the curve of the quick evaluations in training, of fewer images.
     """
-    quick = task.protocol.name == "builtin"
-    return f"eval/{number}_{task.protocol.count}" if quick else f"eval/{number}"
+    quick = protocol.name == "builtin"
+    return f"eval/{number}_{protocol.count}" if quick else f"eval/{number}"
 
 
 def _print_what_is_done(task: Task, actors: int, gpus: bool) -> None:
     protocol = task.protocol
+    at_work = f"{actors} process{'es' if actors > 1 else ''}" if actors else "this process"
+    if actors > 1 and not is_connected():
+        at_work = f"up to {at_work}"
     print_line(
         f"evaluating {task.model.location} ({task.model.weights} weights) by protocol "
         f"{protocol.name}: {protocol.count:,} images of {protocol.image_size} px, "
         f"{protocol.reference_count:,} real ones, features of {protocol.extractor}\n"
-        f"  {'up to ' if actors > 1 and not is_connected() else ''}{actors} "
-        f"process{'es' if actors > 1 else ''}"
-        f"{' on GPU' if gpus else ''}, "
+        f"  {at_work}{' on GPU' if gpus else ''}, "
         f"report {task.output}"
     )
 

@@ -28,7 +28,7 @@ from torch import Tensor
 from pipeline.common.console import Progress
 from pipeline.evaluation.image_sets import Images, OpenImages
 from pipeline.evaluation.networks import ExtractorRef, PairRef
-from pipeline.ray_cluster.parallel_map import RETRIES, on_each, with_ray
+from pipeline.ray_cluster.parallel_map import RETRIES, in_one_thread, on_each, with_ray
 from pipeline.storage.folder import Folder
 
 SET = "set.json"
@@ -211,7 +211,7 @@ def look(
         missing: Of each set the chunks that are not there.
         extractor: Where it is.
         pair: Where it is, if there is one.
-        actors: Processes at work, each with a CPU.
+        actors: Processes at work, each with a CPU; 0: this one, by one thread as any of them.
         gpus: Give each of them a GPU.
     """
     items = [{"set": n, "chunk": chunk} for n, chunks in enumerate(missing) for chunk in chunks]
@@ -236,5 +236,13 @@ def look(
             max_task_retries=RETRIES,
         )
 
-    for done in on_each(lambda item: here()(item), items, workers=actors, on_ray=by_actors):
+    def by_this_process() -> Iterator[dict[str, Any]]:
+        return (in_one_thread(lambda item: here()(item), item) for item in items)
+
+    results = (
+        on_each(lambda item: here()(item), items, workers=actors, on_ray=by_actors)
+        if actors
+        else by_this_process()
+    )
+    for done in results:
         progress.add(done["images"])

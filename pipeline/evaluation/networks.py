@@ -10,7 +10,15 @@ from typing import Any, Literal
 import torch
 
 from pipeline.checkpoint.load_model import load_from
-from pipeline.checkpoint.store import FILES, MARKER, PREFIX, STATE, newest_checkpoint, read_tensors
+from pipeline.checkpoint.store import (
+    FILES,
+    MARKER,
+    PREFIX,
+    STATE,
+    best_checkpoint,
+    newest_checkpoint,
+    read_tensors,
+)
 from pipeline.data.manifest import read_manifest
 from pipeline.storage.folder import Folder, absolute
 from pipeline.storage.local_copy import local_copy
@@ -168,13 +176,14 @@ def _checkpoint_of(run: Folder, wanted: str) -> Folder | None:
         return None
     if wanted == "newest":
         return found[0]
-    best = found[1].get("best")
-    if not best:
+    best = best_checkpoint(checkpoints)
+    if best is None:
         raise ValueError(
-            f"checkpoint=best: {run} was not measured while it trained (--evaluate-every), so none "
-            "of its checkpoints is known to be the best. Use --checkpoint newest."
+            f"checkpoint=best: {run} was not measured while it trained (--evaluate-every, "
+            "--evaluate-beside.protocol), so none of its checkpoints is known to be the best. Use "
+            "--checkpoint newest."
         )
-    return checkpoints / f"{PREFIX}{best['step']:08d}"
+    return checkpoints / f"{PREFIX}{best[0]:08d}"
 
 
 def _run_around(folder: Folder) -> Folder | None:

@@ -11,14 +11,13 @@ from typing import Annotated, Any, Literal, get_args
 from pydantic import Field
 
 from pipeline.common.settings import Settings
-from pipeline.config import PositiveInt
+from pipeline.config import PositiveInt, ProtocolName
 from ratgan.options import Resize
 
 ExtractorName = Literal[
     "builtin", "inception-2015", "inception-torchvision", "inception-slim", "dinov2", "clip"
 ]
 Reference = Literal["validation", "train", "all", "folder", "statistics"]
-ProtocolName = Literal["builtin", "clean", "dfgan", "paper-cub", "paper-oxford102", "paper-coco"]
 CHANGED = "-changed"
 NOT_COMPARED = ("name", "quirks")
 

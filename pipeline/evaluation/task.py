@@ -74,27 +74,8 @@ def check(config: EvaluateConfig) -> Task:
         # Otherwise it would be refused at the end, when everything is measured.
         address(Folder(model.run), config.tracking_uri, "--tracking-uri")
     dataset = _dataset(config, wanted, model)
-    weights = None if config.weights is None else absolute(config.weights, "weights")
-    place = ExtractorRef(wanted.extractor, weights, wanted.resize, config.weights_sha256)
-    extractor = place.loaded()
     image_size = model.loaded().generator.arguments["image_size"]
-    real = find_reference(
-        wanted,
-        dataset,
-        image_size=image_size,
-        batch_size=config.batch_size,
-        folder=config.reference_images,
-        statistics=config.reference_statistics,
-    )
-    protocol = wanted.resolved(
-        dataset.manifest.rows(wanted.captions_of),
-        weights_sha256=extractor.sha256,
-        reference_digest=real.digest,
-        reference_count=real.count,
-        captions_digest=column_digest(dataset, (wanted.captions_of,), "captions"),
-        image_size=image_size,
-    )
-    _refuse_too_few(config, protocol, real, extractor)
+    protocol, real, place, extractor = measured_by(config, dataset, image_size)
     pair, pair_sha256 = None, ""
     if config.pair is not None:
         pair = find_pair(config.pair_kind, config.pair, config.pair_inception_weights)
@@ -121,6 +102,48 @@ def check(config: EvaluateConfig) -> Task:
         output=_output(config, protocol, model, identity),
         identity=identity,
     )
+
+
+def measured_by(
+    config: EvaluateConfig, dataset: PreparedDataset, image_size: int
+) -> tuple[Protocol, RealImages, ExtractorRef, Extractor]:
+    """Find what a protocol needs, whatever the model.
+
+    Args:
+        config: Names protocol and files.
+        dataset: Whose captions are drawn.
+        image_size: Of the generated images in pixels.
+
+    Returns:
+        The protocol with all that is known now, the real images, and the extractor: where it is,
+        and loaded.
+
+    Raises:
+        ValueError: If data, weights and protocol do not go together.
+        FileNotFoundError: If one of them is not there.
+    """
+    wanted = config.wanted()
+    weights = None if config.weights is None else absolute(config.weights, "weights")
+    place = ExtractorRef(wanted.extractor, weights, wanted.resize, config.weights_sha256)
+    extractor = place.loaded()
+    real = find_reference(
+        wanted,
+        dataset,
+        image_size=image_size,
+        batch_size=config.batch_size,
+        folder=config.reference_images,
+        statistics=config.reference_statistics,
+    )
+    protocol = wanted.resolved(
+        dataset.manifest.rows(wanted.captions_of),
+        weights_sha256=extractor.sha256,
+        reference_digest=real.digest,
+        reference_count=real.count,
+        captions_digest=column_digest(dataset, (wanted.captions_of,), "captions"),
+        image_size=image_size,
+    )
+    _refuse_too_few(config, protocol, real, extractor)
+    return protocol, real, place, extractor
 
 
 def _dataset(config: EvaluateConfig, wanted: Protocol, model: ModelRef) -> PreparedDataset:

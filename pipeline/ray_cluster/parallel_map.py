@@ -47,7 +47,7 @@ def on_each(
             if done and rest_s > START_S + rest_s / min(workers, left):
                 print_line(f"  the rest would take {duration(rest_s)} here: starting Ray for it")
                 break
-            yield _in_one_thread(work, item)
+            yield in_one_thread(work, item)
             done += 1
     if done < len(items):
         connect(cpus=1)
@@ -67,8 +67,8 @@ def in_a_task(work: Callable[..., Result], *arguments: Any, **named: Any) -> Res
     return result
 
 
-def _in_one_thread(work: Callable[[Item], Item], item: Item) -> Item:
-    """The number of threads decides the last bits of a sum."""
+def in_one_thread(work: Callable[[Item], Item], item: Item) -> Item:
+    """Call a function for an item as a task of Ray does: threads decide the last bits of a sum."""
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     try:

@@ -130,8 +130,10 @@ def _read_evaluations(history: RunHistory) -> None:
     evaluations = history.folder / "evaluation"
     names = [name for name in evaluations.names() if evaluations.exists(f"{name}/{REPORT}")]
     if len(names) > MAX_EVALUATIONS:
-        history.problems.append(f"only {MAX_EVALUATIONS} of {len(names):,} evaluations are shown")
-    for name in names[:MAX_EVALUATIONS]:
+        said = f"only the last {MAX_EVALUATIONS} of {len(names):,} evaluations are shown"
+        history.problems.append(said)
+    names.sort(key=lambda name: name.partition("-step-")[2])
+    for name in names[-MAX_EVALUATIONS:]:
         if report := read_json(evaluations / name, REPORT, history.problems):
             history.evaluations.append(Evaluation(evaluations / name, report))
 

@@ -78,7 +78,8 @@ class Curve:
         for entry in read(self.records, dict(self._position)):
             self._position[entry.writer] = list(entry.end)
             record = entry.record
-            if record is None or record["kind"] != "points":
+            # Beside the training older steps are measured later, but one after the other.
+            if record is None or record["kind"] not in ("points", "measured"):
                 continue
             step, values = int(record["step"]), record["values"]
             self._time(values)

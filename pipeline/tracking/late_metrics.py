@@ -1,7 +1,7 @@
-"""Add metrics to the record of a run that has ended."""
+"""Add metrics to the record of a run, of a model that was measured after its step."""
 
 from collections.abc import Mapping
-from types import MappingProxyType
+from dataclasses import dataclass, field
 
 from pipeline.storage.folder import Folder
 from pipeline.tracking.best_version import Quality
@@ -10,25 +10,42 @@ from pipeline.tracking.sender import send_rest, what_is_left
 from pipeline.tracking.tracker import Tracker, address, sync_command
 
 
-def record_numbers(
-    run: Folder,
-    step: int,
-    values: dict[str, float],
-    *,
-    tags: Mapping[str, str] = MappingProxyType({}),
-    pictures: Mapping[str, str] = MappingProxyType({}),
-    quality: Quality | None = None,
-    uri: str | None = None,
-) -> str:
-    """Add points, tags and pictures to a run that MLflow knows, and send them.
+@dataclass(frozen=True)
+class Findings:
+    """What was measured of the model of a step.
 
-    Args:
-        run: Its folder.
-        step: That they are of.
+    Attributes:
+        step: Of the model.
         values: By name of the curve.
         tags: By name.
         pictures: Files in the run's folder by what they show.
         quality: The number by which models are compared, if it is found too.
+    """
+
+    step: int
+    values: Mapping[str, float]
+    tags: Mapping[str, str] = field(default_factory=dict)
+    pictures: Mapping[str, str] = field(default_factory=dict)
+    quality: Quality | None = None
+
+    def tell(self, tracker: Tracker) -> None:
+        """Tell all of it, durably; told again, it still counts once."""
+        tracker.measured(self.step, dict(self.values))
+        if self.quality is not None:
+            tracker.quality(self.quality)
+        for key, value in self.tags.items():
+            tracker.tag(key, value)
+        for key, file in self.pictures.items():
+            tracker.image(key, self.step, file, afterwards=True)
+        tracker.flush()
+
+
+def record_numbers(run: Folder, found: Findings, *, uri: str | None = None) -> str:
+    """Add findings to a run that MLflow knows and that is not being trained, and send them.
+
+    Args:
+        run: Its folder.
+        found: What was measured.
         uri: Of the tracker; its own, if not given.
 
     Returns:
@@ -37,14 +54,7 @@ def record_numbers(
     tracker = Tracker(run)
     if tracker.is_new():
         return "the run has no record in MLflow"
-    tracker.measured(step, values)
-    if quality is not None:
-        tracker.quality(quality)
-    for key, value in tags.items():
-        tracker.tag(key, value)
-    for key, file in pictures.items():
-        tracker.image(key, step, file, afterwards=True)
-    tracker.flush()
+    found.tell(tracker)
     sender = send_rest(run, address(run, uri, "--tracking-uri"))
     if left := sender.delivery.left():
         return (

@@ -331,6 +331,7 @@ class GanTraining:
         extra = step % config.checkpoint_every != 0
         # One of a stop is not there in a run that was not stopped, so it is not its best.
         scored = config.keep_best and (not extra or step == self.last)
+        scored = scored and config.evaluate_beside.protocol is None  # which scores it later
         self.saver.save(
             step,
             gan_tensors(self.gan),

@@ -13,6 +13,11 @@ from pipeline.evaluation.quick_evaluation import refuse_unmeasurable
 from pipeline.storage.folder import Folder, absolute
 from pipeline.tracking.run_description import Purpose
 from pipeline.tracking.tracker import PartOf, Tracker
+from pipeline.training.beside import (
+    BesideEvaluation,
+    refuse_unmeasurable_beside,
+    without_if_crowded,
+)
 from pipeline.training.gan_worker import work
 from pipeline.training.launch import Launch, check, is_finished, running_job, with_places
 from pipeline.training.model_card import model_card
@@ -35,6 +40,7 @@ def check_training(config: TrainConfig) -> Launch:
         batch=config.optim.batch_size,
     )
     refuse_unmeasurable(start.dataset, config.model.image_size, config.best_by)
+    refuse_unmeasurable_beside(start.dataset, config)
     return start
 
 
@@ -55,8 +61,8 @@ def train(
         StoppedError: If a stop was asked for; the last step is in a checkpoint then.
         ValueError: If dataset, run and options do not fit together; nothing was started then.
     """
+    config = _with_places(without_if_crowded(config))
     start = check_training(config)
-    config = _with_places(config)
     if is_finished(start, f"Its model: {start.run}/model"):
         return start.run
     weights = find_start(config, start)
@@ -80,13 +86,17 @@ def train(
             f"`{serving}{serve}`",
         ),
     )
-    with running_job(start, purpose, stop=stop, part_of=part_of) as job:
+    with (
+        running_job(start, purpose, stop=stop, part_of=part_of) as job,
+        BesideEvaluation(config, start.run, start.total, job) as beside,
+    ):
         if weights is not None:
             begin(weights, config, start, job)
             del weights  # they take memory, and are in a checkpoint now
         train_with_restarts(work, job.fields, config, run=start.run, crew=job.crew, stop=job.stop)
         checkpoint = job.last_checkpoint()
         _export(config, start, checkpoint, job.state, job.tracker)
+        beside.finish()
     print_line(f"finished. model {start.run}/model")
     if options:
         print_line(f"the model does not contain its text encoder: draw with {command(*options)}")

@@ -5,7 +5,6 @@ it must start in a moment, for any image may be the last of one.
 """
 
 import contextlib
-import ctypes
 import json
 import os
 import resource
@@ -18,6 +17,7 @@ from typing import Any
 
 from PIL import Image
 
+from pipeline.common.parent_process import end_with
 from pipeline.preparation.decoding.images import (
     MAX_BYTES,
     MAX_PIXELS,
@@ -27,7 +27,6 @@ from pipeline.preparation.decoding.images import (
 
 Answer = Callable[[dict[str, Any], bytes], tuple[dict[str, Any], bytes]]
 READY = b"ready"
-PR_SET_PDEATHSIG = 1  # linux/prctl.h
 
 
 def main() -> None:
@@ -46,7 +45,7 @@ def serve(start: Callable[[Connection], Answer]) -> None:
     options = json.loads(sys.argv[1])
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent ends this process when it is time to
     if options["parent"] is not None:
-        _end_with(options["parent"])
+        end_with(options["parent"])
     _limit(options["memory_bytes"])
     connection = Connection(options["connection"])
     # Until here the parent wants to know of errors; what decoders print is of foreign data.
@@ -89,14 +88,6 @@ def _limit(memory_bytes: int) -> None:
             now + memory_bytes if most == resource.RLIM_INFINITY else min(now + memory_bytes, most)
         )
         resource.setrlimit(resource.RLIMIT_AS, (limit, limit))
-
-
-def _end_with(parent: int) -> None:
-    """Have the kernel end this process with its parent, even in the middle of an image."""
-    if sys.platform == "linux":
-        ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
-    if os.getppid() != parent:  # it ended before it could be watched
-        sys.exit()
 
 
 if __name__ == "__main__":

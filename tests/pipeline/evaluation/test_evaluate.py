@@ -95,6 +95,21 @@ def test_one_and_three_actors_measure_the_same(by_one, model, pair, shapes, tmp_
     assert "ETA 0:00" in screen
 
 
+def test_this_process_alone_measures_the_same_without_ray(
+    by_one, model, pair, shapes, tmp_path, monkeypatch, capsys
+):
+    monkeypatch.setattr("pipeline.evaluation.evaluate.connect", pytest.fail)
+    threads = torch.get_num_threads()
+
+    alone = evaluate(config(model, shapes, tmp_path, pair=pair, actors=0))
+
+    _, one = by_one
+    assert alone["numbers"] == pytest.approx(one["numbers"], rel=1e-9, abs=1e-12)
+    assert alone["identity"] == one["identity"]
+    assert "\n  this process, report" in capsys.readouterr().out
+    assert torch.get_num_threads() == threads
+
+
 def test_a_report_has_numbers_protocol_and_pictures(by_one, shapes):
     output, report = by_one
     folder = output / "report"

@@ -11,6 +11,7 @@ from pipeline.sweeps.monitor import SweepMonitor
 from pipeline.sweeps.study_folder import StudyFolder
 from pipeline.sweeps.trial import Curve
 from pipeline.tracking.spool import RECORDS, SPOOL, Spool
+from pipeline.tracking.tracker import Tracker
 
 OPTIONS = {"metric": "eval/x", "trials": 4, "train": {"seed": 1, "optim": {"generator_lr": 1e-4}}}
 
@@ -121,6 +122,24 @@ def test_a_curve_is_followed_over_starts_with_each_step_once(tmp_path):
     }
     assert [(p.step, p.score, p.seconds) for p in curve.new()] == [(30, 3.0, 7.0)]
     assert [p.step for p in Curve(run, "eval/x").new()] == [10, 30], "read again from the start"
+
+
+def test_a_curve_that_is_measured_beside_the_training_is_followed_in_the_order_of_steps(tmp_path):
+    run = Folder(str(tmp_path))
+    driver, worker = Tracker(run), Spool(run / SPOOL / RECORDS)
+    curve = Curve(run, "eval/x")
+
+    points(worker, 10, images_seen=100, speed__images_per_s=50)
+    driver.measured(10, {"eval/x": 3.0})
+    driver.measured(10, {"eval/x": 3.0})
+    first = curve.new()
+    points(worker, 20, images_seen=200, speed__images_per_s=50)
+    driver.measured(20, {"eval/x": 2.0})
+    points(worker, 30, images_seen=300, speed__images_per_s=50)
+    driver.measured(30, {"eval/x": 1.0})
+
+    assert [(p.step, p.score) for p in first] == [(10, 3.0)]
+    assert [(p.step, p.score) for p in curve.new()] == [(20, 2.0), (30, 1.0)]
 
 
 def test_a_trial_that_is_a_link_elsewhere_is_no_trial(tmp_path):
