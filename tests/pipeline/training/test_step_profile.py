@@ -36,11 +36,10 @@ def trace(run: Path) -> str:
     return gzip.decompress(file.read_bytes()).decode()
 
 
-def test_a_trace_has_the_steps_asked_for_and_nothing_of_the_run(tmp_path, capfd):
+def test_a_trace_has_the_steps_asked_for_and_nothing_of_the_run(tmp_path):
     run = tmp_path / "a-secret-run"
     names = profiled(run, range(1, 3), [0, 1, 2, 3])
 
-    assert "profiler_start" not in capfd.readouterr().err  # torch's own lines are no errors
     assert names == ["profile-00000001-00000003.json.gz"]
     content = trace(run)
     seen = [event["name"] for event in json.loads(content)["traceEvents"]]
