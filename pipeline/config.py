@@ -1,12 +1,20 @@
 """Every option of a training run; a preset fills some in, flags the rest."""
 
 import inspect
+import re
 from typing import TYPE_CHECKING, Annotated, Any, Literal, Self
 
 from pydantic import Field, ValidationError, field_validator, model_validator
 
 from pipeline.common.settings import Settings
-from ratgan.options import STANDARD, STANDARD_OPTIONS, AttentionKind, Augmentation, Output
+from ratgan.options import (
+    STANDARD,
+    STANDARD_OPTIONS,
+    AttentionKind,
+    Augmentation,
+    Output,
+    Precision,
+)
 
 if TYPE_CHECKING:
     from ratgan.architectures import Architecture
@@ -15,8 +23,8 @@ PositiveInt = Annotated[int, Field(ge=1)]
 LearningRate = Annotated[float, Field(gt=0, lt=1)]
 RunName = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,99}$")]
 ReaderName = Literal["auto", "resident", "threads", "ray"]
-Precision = Literal["float32", "bfloat16"]
 ProtocolName = Literal["builtin", "clean", "dfgan", "paper-cub", "paper-oxford102", "paper-coco"]
+PROFILED = 10  # steps at most, or parts of steps; a GPU's trace of one has some 20,000 events
 
 
 def _architecture(name: str) -> "Architecture":
@@ -309,6 +317,9 @@ class TrainConfig(RunConfig):
     A CPU repeats itself in any case."""
     compile: bool = False
     """Compile the generator's blocks at the start, in seconds to minutes; needs a C++ compiler."""
+    profile_steps: str | None = None
+    """Steps whose operators and kernels are traced, as FIRST:END, for example 100:105 for the five
+    after step 100: a trace and a table in the run's folder and in MLflow. 10 steps at most."""
     model: ModelConfig = ModelConfig()
     optim: OptimConfig = OptimConfig()
     health: HealthConfig = HealthConfig()
@@ -320,6 +331,19 @@ class TrainConfig(RunConfig):
             raise ValueError(
                 f"optim.accumulate={self.optim.accumulate} is more than the {share} images that "
                 f"optim.batch_size={self.optim.batch_size} gives a worker; {share} is the most."
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _check_profile(self) -> Self:
+        most = max(1, PROFILED // self.optim.accumulate)
+        text = self.profile_steps
+        is_range = text is None or re.fullmatch(r"\d{1,9}:\d{1,9}", text, re.ASCII)
+        if not is_range or (text is not None and not 1 <= len(self.profiled()) <= most):
+            parts = f" in {self.optim.accumulate} parts each" * (most < PROFILED)
+            raise ValueError(
+                f"profile_steps={text} must be FIRST:END, for 1 to {most} steps{parts}; 100:"
+                f"{100 + min(most, 5)} is."
             )
         return self
 
@@ -376,6 +400,11 @@ class TrainConfig(RunConfig):
         """Return the number of steps for a training split of this many images."""
         return self.length(images, self.optim.batch_size)
 
+    def profiled(self) -> range:
+        """Return the steps to profile, each by the number of steps done before it."""
+        first, _, end = (self.profile_steps or "0:0").partition(":")
+        return range(int(first), int(end))
+
 
 # Changing one of these between start and resume changes no weight that training would reach, but by
 # rounding; those of health, and the intervals, what happens when it reaches none.
@@ -401,6 +430,7 @@ RESUMABLE_CHANGES = frozenset(
         "best_by",
         "samples",
         "compile",
+        "profile_steps",
         "optim.accumulate",
         "health.hang_s",
         "health.skipped_in_a_row",

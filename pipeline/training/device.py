@@ -17,8 +17,8 @@ import torch
 from torch.utils import deterministic as deterministic_mode
 
 from pipeline.common.own_files import own_folder
-from pipeline.config import Precision
 from ratgan.networks import TextGenerator
+from ratgan.options import Precision
 
 FIRST_WITH_BFLOAT16 = (8, 0)  # compute capability of NVIDIA's Ampere
 COMPILED = "TORCHINDUCTOR_CACHE_DIR"

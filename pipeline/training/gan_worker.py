@@ -33,6 +33,7 @@ from pipeline.training.loop import (
 from pipeline.training.reporter import Reporter
 from pipeline.training.rollback import BatchOffset, Skips, refuse_to_go_back
 from pipeline.training.step_metrics import Interval
+from pipeline.training.step_profile import StepProfile
 
 
 def work(fields: dict[str, Any]) -> str:
@@ -44,13 +45,14 @@ def work(fields: dict[str, Any]) -> str:
     Returns:
         Why it stopped before its last step, on worker 0; empty if it did not.
     """
-    with open_worker(fields, TrainConfig) as worker:
+    with open_worker(fields, TrainConfig) as worker, _profile(worker) as profile:
         config, device, watchdog = worker.config, worker.device, worker.watchdog
         training, due, stopping = GanTraining(worker), Due(), False
         while training.step < training.last and not stopping:
             # Rank 0 alone draws, measures and saves; the others wait for it in their next step.
             patient = due.on_rank_zero and not training.reporter
-            with watchdog.step(training.step, patient=patient):
+            now = training.step
+            with profile.step(now), watchdog.step(now, patient=patient):
                 batch, number = training.next_batch()
                 values = do_step(
                     training.gan,
@@ -87,17 +89,19 @@ class Due:
         sample: Draw the sample grid.
         measure: Measure the quality of the averaged generator.
         save: Save a checkpoint.
+        profile: The trace of this step and those before it was written.
     """
 
     log: bool = False
     sample: bool = False
     measure: bool = False
     save: bool = False
+    profile: bool = False
 
     @property
     def on_rank_zero(self) -> bool:
         """Whether rank 0 has work that the other workers wait for."""
-        return self.sample or self.measure or self.save
+        return self.sample or self.measure or self.save or self.profile
 
 
 class GanTraining:
@@ -119,6 +123,7 @@ class GanTraining:
         dataset = self.dataset = open_dataset(job, config.data.path)
         self.order = SampleOrder(dataset.units("train"), config.optim.batch_size, config.seed)
         self.last = config.steps(self.order.images)
+        self.profiled_until = config.profiled().stop
         exactness = configure_precision(
             config.precision, tf32=config.tf32, deterministic=config.deterministic, device=device
         )
@@ -226,6 +231,7 @@ class GanTraining:
             sample=every(config.sample_every),
             measure=every(config.evaluate_every),
             save=every(config.checkpoint_every) or stopping,
+            profile=self.step == self.profiled_until,
         )
 
     def draw_samples(self) -> None:
@@ -340,6 +346,11 @@ class GanTraining:
             score(quality, config.best_by) if scored else None,
             extra=extra,
         )
+
+
+def _profile(worker: Worker[TrainConfig]) -> StepProfile:
+    """Return what records the steps that the options name."""
+    return StepProfile(worker.config.profiled(), worker.job.folder, worker.device)
 
 
 def _evaluation(

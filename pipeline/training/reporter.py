@@ -15,6 +15,7 @@ from pipeline.tracking.tracker import Tracker
 from pipeline.training.diagnostics import LearningWatch, StragglerDetector
 from pipeline.training.held_out import IMAGES, HeldOut
 from pipeline.training.loop import Job
+from pipeline.training.peak_share import peak_images_per_s
 from ratgan.randomness import sample_noise
 from ratgan.sampling import sample
 from ratgan.step import Gan
@@ -82,6 +83,7 @@ class Reporter(RunReporter):
                 seed=config.seed,
                 device=device,
             )
+        self.peak_speed = peak_images_per_s(config, dataset.transform.dim, device)
         # Small images are enlarged, so that images and captions are readable.
         self.scale = max(1, 128 // config.model.image_size)
 
@@ -89,11 +91,15 @@ class Reporter(RunReporter):
         """Print the progress and log the metrics."""
         speed = measured["speed/images_per_s"]
         per_step = measured["images_seen"] / step
+        share = ""
+        if self.peak_speed:
+            measured = measured | {"speed/peak_share": speed / self.peak_speed}
+            share = f" ({measured['speed/peak_share']:.1%} of the peak)"
         memory = measured.get("memory/gpu_peak_gib", measured["memory/process_gib"])
         print_line(
             f"step {step:,}/{last:,}  images {measured['images_seen']:,.0f}  "
             f"D {measured['loss/discriminator']:.3f}  G {measured['loss/generator']:+.3f}  "
-            f"penalty {measured['loss/penalty']:.3f}  {speed:.1f} img/s  "
+            f"penalty {measured['loss/penalty']:.3f}  {speed:.1f} img/s{share}  "
             f"data wait {measured['speed/data_wait_share']:.0%}  mem {memory:.1f} GiB  "
             f"ETA {duration((last - step) * per_step / speed)}" + said(measured)
         )

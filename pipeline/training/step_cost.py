@@ -11,7 +11,7 @@ import torch
 from torch import nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 
-from pipeline.config import Precision, TrainConfig
+from pipeline.config import TrainConfig
 from pipeline.data.loader import Batch
 from pipeline.training.damsm.config import PretrainConfig
 from pipeline.training.damsm.worker import build as build_pair
@@ -21,6 +21,7 @@ from pipeline.training.gan_step import build as build_gan
 from pipeline.training.gan_step import do_step as do_gan_step
 from pipeline.training.gan_step import matcher_of, networks
 from ratgan.ops.op_counter import Counter, NoUpdate
+from ratgan.options import Precision
 from ratgan.step import Gan
 from ratgan.text.image_branch import untrained_inception
 from ratgan.text.transform import SentenceTransform

@@ -41,6 +41,11 @@ def check_training(config: TrainConfig) -> Launch:
     )
     refuse_unmeasurable(start.dataset, config.model.image_size, config.best_by)
     refuse_unmeasurable_beside(start.dataset, config)
+    if config.profiled().stop > start.total:
+        raise ValueError(
+            f"profile_steps={config.profile_steps} goes beyond the last step of the run, "
+            f"{start.total:,}: name steps before it, for example {start.total - 1}:{start.total}."
+        )
     return start
 
 

@@ -25,6 +25,7 @@ class Counter(TorchDispatchMode):
 
     Attributes:
         flops: Operations of matrix products and convolutions; a multiply-add is 2.
+        products: Of each of them its operations, and the numbers it reads and writes.
         kernels: Operations that touch data, in eager mode; views are not counted.
         peak_bytes: Most memory alive at once among storages made inside ``with``.
     """
@@ -32,6 +33,7 @@ class Counter(TorchDispatchMode):
     def __init__(self) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
         self.flops = 0
+        self.products: list[tuple[int, int]] = []
         self.kernels = 0
         self.live_bytes = 0
         self.peak_bytes = 0
@@ -49,7 +51,10 @@ class Counter(TorchDispatchMode):
         result = func(*args, **kwargs)
         packet = func._overloadpacket
         if packet in flop_registry:
-            self.flops += flop_registry[packet](*args, **kwargs, out_val=result)
+            flops = flop_registry[packet](*args, **kwargs, out_val=result)
+            tensors = filter(_is_tensor, tree_leaves((args, kwargs, result)))
+            self.flops += flops
+            self.products.append((flops, sum(each.numel() for each in tensors)))
         made = [t.untyped_storage() for t in tree_leaves(result) if _is_tensor(t)]
         view = all(id(storage) in inputs for storage in made) and not func._schema.is_mutable
         if not view and packet not in ALLOCATIONS:

@@ -65,3 +65,44 @@ def test_what_a_run_started_from_may_have_moved_since():
 def test_augmentation_that_cannot_be_meant_is_refused(options, refusal):
     with pytest.raises(ValueError, match=refusal):
         TrainConfig(total_steps=1, **options)
+
+
+@pytest.mark.parametrize(
+    ("steps", "accumulate", "remedy"),
+    [
+        *[
+            (steps, 1, "1 to 10 steps; 100:105 is.")
+            for steps in (
+                "5",
+                "5:",
+                "9:3",
+                "5:5",
+                "0:11",
+                "-1:3",
+                "1:2:3",
+                "a:b",
+                "1:²",
+                "0: 5",
+                "",
+            )
+        ],
+        ("0:4", 3, "1 to 3 steps in 3 parts each; 100:103 is."),
+        ("0:2", 12, "1 to 1 steps in 12 parts each; 100:101 is."),
+    ],
+)
+def test_steps_to_profile_that_cannot_be_meant_are_refused(steps, accumulate, remedy):
+    optim = {"batch_size": 24, "accumulate": accumulate}
+
+    with pytest.raises(ValueError, match="FIRST:END") as refused:
+        TrainConfig(total_steps=1, profile_steps=steps, optim=optim)
+
+    assert str(refused.value) == f"profile_steps={steps} must be FIRST:END, for {remedy}"
+
+
+def test_steps_to_profile_change_no_run():
+    now = TrainConfig(total_steps=200, profile_steps="100:105")
+    before = TrainConfig(total_steps=200).record()
+    del before["profile_steps"]
+
+    assert list(now.profiled()) == [100, 101, 102, 103, 104]
+    assert refuse_changes(before, now) == []
