@@ -389,7 +389,7 @@ def _curve(task: Task, number: str) -> str:
 
     ``eval/fd_builtin`` is the curve of the quick evaluations in training, of fewer images.
     """
-    quick = task.protocol.name == "builtin"
+    quick = task.protocol.name == task.protocol.extractor
     return f"eval/{number}_{task.protocol.count}" if quick else f"eval/{number}"
 
 

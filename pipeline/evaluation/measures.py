@@ -213,7 +213,7 @@ def measure(
         _number(found, "inception_score", [part.score() for part in generated.scores], "images", 0)
     else:
         found.missing["inception_score"] = (
-            f"{protocol.extractor} does not tell kinds of images apart"
+            f"{protocol.extractor} does not tell kinds of images apart as Inception-v3 does"
         )
 
     found.values["diversity"] = diversity(varied)

@@ -15,10 +15,18 @@ from pipeline.config import PositiveInt
 from ratgan.options import Resize
 
 ExtractorName = Literal[
-    "builtin", "inception-2015", "inception-torchvision", "inception-slim", "dinov2", "clip"
+    "builtin",
+    "efficientnet-lite0",
+    "inception-2015",
+    "inception-torchvision",
+    "inception-slim",
+    "dinov2",
+    "clip",
 ]
 Reference = Literal["validation", "train", "all", "folder", "statistics"]
-ProtocolName = Literal["builtin", "clean", "dfgan", "paper-cub", "paper-oxford102", "paper-coco"]
+ProtocolName = Literal[
+    "builtin", "efficientnet-lite0", "clean", "dfgan", "paper-cub", "paper-oxford102", "paper-coco"
+]
 CHANGED = "-changed"
 NOT_COMPARED = ("name", "quirks")
 
@@ -87,7 +95,9 @@ class Protocol(Settings):
         if "count" in changes or "passes" in changes:
             changes = {"count": None, "passes": None} | changes
         name = self.name
-        if name != "builtin" and not name.endswith(CHANGED):
+        # One that is named for its extractor says no more than that.
+        kept = name == self.extractor and "extractor" not in changes
+        if not kept and not name.endswith(CHANGED):
             name += CHANGED
         return Protocol(**self.model_dump() | changes | {"name": name})
 
@@ -171,6 +181,17 @@ PROTOCOLS = {
             quirks=_quirks("""
                 The extractor is small and fixed: its distance is no FID and compares with no
                 published number.
+            """),
+        ),
+        Protocol(
+            name="efficientnet-lite0",
+            extractor="efficientnet-lite0",
+            resize="bicubic",
+            count=10_000,
+            quirks=_quirks("""
+                For photographs where no file of Inception-v3 is at hand. This network was trained
+                on ImageNet as that one was, but it is another one: its distance is no FID and
+                compares with no published number.
             """),
         ),
         Protocol(

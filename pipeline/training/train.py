@@ -17,6 +17,7 @@ from pipeline.training.gan_worker import work
 from pipeline.training.launch import Launch, check, is_finished, running_job, with_places
 from pipeline.training.model_card import model_card
 from pipeline.training.start_from import begin, find_start
+from ratgan import efficientnet
 from ratgan.architectures import find_architecture
 from ratgan.weights.saved_model import MODEL_JSON
 
@@ -26,7 +27,7 @@ def check_training(config: TrainConfig) -> Launch:
 
     Raises:
         ValueError: If dataset and options do not fit together.
-        OSError: If nothing can be written to the output folder.
+        OSError: If nothing can be written to the output folder, or weights are not installed.
     """
     start = check(
         _with_places(config),
@@ -35,6 +36,8 @@ def check_training(config: TrainConfig) -> Launch:
         batch=config.optim.batch_size,
     )
     refuse_unmeasurable(start.dataset, config.model.image_size, config.best_by)
+    if config.evaluate_extractor == efficientnet.NAME:
+        efficientnet.find_efficientnet()
     return start
 
 
