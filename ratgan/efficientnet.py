@@ -69,13 +69,16 @@ class Convolution(nn.Conv2d):
     def __init__(
         self, inputs: int, outputs: int, kernel: int = 1, stride: int = 1, groups: int = 1
     ) -> None:
-        super().__init__(inputs, outputs, kernel, stride, groups=groups, bias=False)
-        before = (kernel - stride) // 2
-        self.around = [before, kernel - stride - before] * 2
+        before, after = (kernel - stride) // 2, (kernel - stride + 1) // 2
+        even = before == after
+        super().__init__(
+            inputs, outputs, kernel, stride, before if even else 0, groups=groups, bias=False
+        )
+        self.around = None if even else [before, after] * 2
 
     def forward(self, x: Tensor) -> Tensor:
         """Convolve [N, C, H, W]."""
-        return super().forward(functional.pad(x, self.around) if any(self.around) else x)
+        return super().forward(functional.pad(x, self.around) if self.around else x)
 
 
 def _norm(channels: int) -> nn.BatchNorm2d:
@@ -97,8 +100,8 @@ class Block(nn.Module):
 
     def forward(self, images: Tensor) -> Tensor:
         """Look at [N, C, H, W]."""
-        x = relu6(self._bn0(self._expand_conv(images))) if self.widens else images
-        x = relu6(self._bn1(self._depthwise_conv(x)))
+        x = relu6(self._bn0(self._expand_conv(images)), inplace=True) if self.widens else images
+        x = relu6(self._bn1(self._depthwise_conv(x)), inplace=True)
         x = self._bn2(self._project_conv(x))
         return images + x if self.adds else x
 
@@ -144,11 +147,12 @@ class EfficientNetLite0(nn.Module):
             Regions, [N, 112, 14, 14], and averages over the whole, [N, 1280].
         """
         x = (images - 127) / 128  # as the lite networks were trained, not by ImageNet's colours
-        x = relu6(self._bn0(self._conv_stem(x)))  # [N, 32, 112, 112]
+        x = x.contiguous(memory_format=torch.channels_last)  # spares a CPU a third of its time
+        x = relu6(self._bn0(self._conv_stem(x)), inplace=True)  # [N, 32, 112, 112]
         regions = x
         for number, block in enumerate(self._blocks):
             x = block(x)
             if number == LAST_OF_REGIONS:
                 regions = x  # [N, 112, 14, 14]
-        x = relu6(self._bn1(self._conv_head(x)))  # [N, 1280, 7, 7]
+        x = relu6(self._bn1(self._conv_head(x)), inplace=True)  # [N, 1280, 7, 7]
         return regions, x.mean((2, 3))
