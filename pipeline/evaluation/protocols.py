@@ -25,7 +25,14 @@ ExtractorName = Literal[
 ]
 Reference = Literal["validation", "train", "all", "folder", "statistics"]
 ProtocolName = Literal[
-    "builtin", "efficientnet-lite0", "clean", "dfgan", "paper-cub", "paper-oxford102", "paper-coco"
+    "builtin",
+    "efficientnet-lite0",
+    "clip",
+    "clean",
+    "dfgan",
+    "paper-cub",
+    "paper-oxford102",
+    "paper-coco",
 ]
 CHANGED = "-changed"
 NOT_COMPARED = ("name", "quirks")
@@ -192,6 +199,17 @@ PROTOCOLS = {
                 For photographs where no file of Inception-v3 is at hand. This network was trained
                 on ImageNet as that one was, but it is another one: its distance is no FID and
                 compares with no published number.
+            """),
+        ),
+        Protocol(
+            name="clip",
+            extractor="clip",
+            resize="bicubic",
+            count=30_000,
+            quirks=_quirks("""
+                Published CMMD is by CLIP ViT-L/14 of 336 px, of 30,000 images for captions of COCO,
+                against its images squeezed to a square. By another CLIP, other images or another
+                number of them it is another number.
             """),
         ),
         Protocol(

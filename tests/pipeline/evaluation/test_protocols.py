@@ -21,7 +21,7 @@ def test_every_protocol_says_what_a_reader_must_know():
         assert protocol.quirks, name
         assert (protocol.passes is None) != (protocol.count is None), name
         assert all(quirk.endswith(".") for quirk in protocol.quirks)
-    assert len(PROTOCOLS) == len(get_args(ProtocolName)) == 7
+    assert len(PROTOCOLS) == len(get_args(ProtocolName)) == 8
     assert set(get_args(ExtractorName)) == set(EXTRACTORS)
 
 
@@ -55,7 +55,7 @@ def test_a_change_is_in_the_name_and_in_the_difference():
 def test_any_two_protocols_differ_in_more_than_their_name():
     pairs = [(a, b) for a in PROTOCOLS.values() for b in PROTOCOLS.values() if a is not b]
 
-    assert len(pairs) == 42
+    assert len(pairs) == 56
     assert all(differences(a, b) for a, b in pairs)
 
 
