@@ -1,11 +1,16 @@
-"""Damage to photographs does what it is named for."""
+"""Damage to photographs does what it is named for, and a network that knows them sees it."""
+
+import importlib.util
 
 import numpy as np
 import pytest
 import torch
 
-from benchmarks.damage import SIZE, blurred, crops, noised, posterised, shuffled
-from tests.conftest import photo
+from benchmarks.damage import SIZE, blurred, crops, features, noised, posterised, shuffled
+from ratgan import efficientnet
+from ratgan.metrics.extractors import load_extractor
+from ratgan.metrics.kernel import kernel_distance
+from tests.conftest import REAL_DATA, photo
 
 DRAW = torch.Generator()
 
@@ -42,3 +47,24 @@ def test_crops_are_squares_of_each_photograph(tmp_path):
     found = crops([tmp_path / "a.jpg"], 3, np.random.default_rng(0))
 
     assert (found.shape, found.dtype) == ((3, 3, SIZE, SIZE), torch.uint8)
+
+
+@pytest.mark.slow
+@pytest.mark.rest
+@pytest.mark.skipif(not (REAL_DATA / "coco").is_dir(), reason="the real images are not here")
+@pytest.mark.skipif(
+    importlib.util.find_spec(efficientnet.WHEEL_PACKAGE) is None,
+    reason="the extra perceptual is not installed",
+)
+def test_the_published_weights_see_photographs_go_to_pieces():
+    files = sorted((REAL_DATA / "coco").rglob("*.jpg"))
+    halves = [crops(files[start::2], 1, np.random.default_rng(0)) for start in (0, 1)]
+    look = load_extractor("efficientnet-lite0")
+
+    real = features(look, halves[0], shuffled, 1)
+    distances = [
+        kernel_distance(real, features(look, halves[1], shuffled, tiles)) for tiles in (1, 2, 4, 8)
+    ]
+
+    assert distances == sorted(distances)
+    assert distances[-1] > 10 * abs(distances[0])
