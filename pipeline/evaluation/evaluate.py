@@ -407,7 +407,7 @@ def _curve(protocol: Protocol, number: str) -> str:
 
     ``eval/fd_builtin`` is the curve of the quick evaluations in training, of fewer images.
     """
-    quick = protocol.name == "builtin"
+    quick = protocol.name == protocol.extractor
     return f"eval/{number}_{protocol.count}" if quick else f"eval/{number}"
 
 

@@ -28,6 +28,7 @@ from pipeline.evaluation.features import (
 from pipeline.evaluation.image_sets import DrawnImages
 from pipeline.evaluation.protocols import Protocol
 from ratgan.metrics import intervals
+from ratgan.metrics.cmmd import cmmd_without
 from ratgan.metrics.diversity import diversity, mean_distance
 from ratgan.metrics.features import TooFewImagesError, check_finite
 from ratgan.metrics.frechet import frechet_distance
@@ -187,9 +188,10 @@ def measure(
 
     started = time.perf_counter()
     parts = generated.parts if real is None or real.parts is not None else None
+    clip = ("cmmd",) if protocol.extractor == "clip" else ()
     if real is None:
         reason = "the reference is statistics alone, without the features of its images"
-        found.missing |= dict.fromkeys(("kernel", "precision and recall"), reason)
+        found.missing |= dict.fromkeys(("kernel", "precision and recall", *clip), reason)
     else:
         turns = TURNS if parts is not None else TURNS[:1]
         value, *left_out = kernel_without(
@@ -198,6 +200,13 @@ def measure(
         found.values["kernel"] = value
         if left_out:
             found.spread["kernel"] = intervals.of_number(value, left_out, BOTH, least=-math.inf)
+        if clip:
+            value, *left_out = cmmd_without(
+                real.sample, generated.sample, _or_none(real), _or_none(generated), turns
+            )
+            found.values["cmmd"] = value
+            if left_out:
+                found.spread["cmmd"] = intervals.of_number(value, left_out, BOTH, least=0)
         timed("kernel", started)
         started = time.perf_counter()
         try:
@@ -213,7 +222,7 @@ def measure(
         _number(found, "inception_score", [part.score() for part in generated.scores], "images", 0)
     else:
         found.missing["inception_score"] = (
-            f"{protocol.extractor} does not tell kinds of images apart"
+            f"{protocol.extractor} does not tell kinds of images apart as Inception-v3 does"
         )
 
     found.values["diversity"] = diversity(varied)

@@ -15,7 +15,13 @@ from pipeline.config import PositiveInt, ProtocolName
 from ratgan.options import Resize
 
 ExtractorName = Literal[
-    "builtin", "inception-2015", "inception-torchvision", "inception-slim", "dinov2", "clip"
+    "builtin",
+    "efficientnet-lite0",
+    "inception-2015",
+    "inception-torchvision",
+    "inception-slim",
+    "dinov2",
+    "clip",
 ]
 Reference = Literal["validation", "train", "all", "folder", "statistics"]
 CHANGED = "-changed"
@@ -86,7 +92,9 @@ class Protocol(Settings):
         if "count" in changes or "passes" in changes:
             changes = {"count": None, "passes": None} | changes
         name = self.name
-        if name != "builtin" and not name.endswith(CHANGED):
+        # One that is named for its extractor says no more than that.
+        kept = name == self.extractor and "extractor" not in changes
+        if not kept and not name.endswith(CHANGED):
             name += CHANGED
         return Protocol(**self.model_dump() | changes | {"name": name})
 
@@ -170,6 +178,28 @@ PROTOCOLS = {
             quirks=_quirks("""
                 The extractor is small and fixed: its distance is no FID and compares with no
                 published number.
+            """),
+        ),
+        Protocol(
+            name="efficientnet-lite0",
+            extractor="efficientnet-lite0",
+            resize="bicubic",
+            count=10_000,
+            quirks=_quirks("""
+                For photographs where no file of Inception-v3 is at hand. This network was trained
+                on ImageNet as that one was, but it is another one: its distance is no FID and
+                compares with no published number.
+            """),
+        ),
+        Protocol(
+            name="clip",
+            extractor="clip",
+            resize="bicubic",
+            count=30_000,
+            quirks=_quirks("""
+                Published CMMD is by CLIP ViT-L/14 of 336 px, of 30,000 images for captions of COCO,
+                against its images squeezed to a square. By another CLIP, other images or another
+                number of them it is another number.
             """),
         ),
         Protocol(

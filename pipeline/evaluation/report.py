@@ -31,6 +31,7 @@ EvaluationReport = dict[str, Any]
 MEANINGS = {
     "distance": "Fréchet distance to the real images; lower is better",
     "kernel": "kernel distance to the real images, unbiased; lower is better",
+    "cmmd": "CMMD to the real images, by CLIP; lower is better",
     "precision": "share of generated images that lie where real ones do",
     "recall": "share of real images that lie where generated ones do",
     "density": "how densely real images lie around generated ones; 1 for real images",
@@ -67,7 +68,7 @@ SHARED = (
     "intervals: 90 %. Captions, real images and the noise's seed are the same in all; what they "
     "have in common does not count as a difference, where parts of the images were left out."
 )
-LOWER_IS_BETTER = ("distance", "kernel")
+LOWER_IS_BETTER = ("distance", "kernel", "cmmd")
 SPREAD = (
     "An interval is where the number would lie at the same counts for other captions, other noise "
     "and other real images. For want of images, the distance is higher than that of any number of "

@@ -18,7 +18,7 @@ Entries = Annotated[tuple[str, ...], tyro.conf.UseAppendAction]
 
 
 # By prefix of the metric's name; for other metrics only the user knows the direction.
-BETTER: dict[str, Mode] = {"eval/fd": "min", "eval/agreement": "max"}
+BETTER: dict[str, Mode] = {"eval/fd": "min", "eval/kd": "min", "eval/agreement": "max"}
 # The contributions of the paper: the recurrent controller, and attention.
 PAPER = ("model.recurrent=choice(true,false)", "model.attention=choice(soft_threshold,none)")
 # Options that training reads at each step; all others are fixed at the start of a run.

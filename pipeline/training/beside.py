@@ -217,7 +217,7 @@ def _score(report: EvaluationReport, quality: Quality | None, by: BestBy | None)
     if by is None or quality is None:
         return None
     # Named with the protocol, so that numbers by unlike ones are never compared.
-    if by == "fd_builtin":
+    if by != "agreement":
         better = not quality.lower_is_better
         return Score(f"{quality.metric} {quality.protocol}", quality.value, better)
     shares = [

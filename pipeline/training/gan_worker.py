@@ -365,4 +365,5 @@ def _evaluation(
         image_size=config.model.image_size,
         seed=config.seed,
         device=device,
+        extractor=config.evaluate_extractor,
     )

@@ -139,7 +139,8 @@ def gan_trial(
 def pair_trial(config: PretrainConfig, vocabulary: Vocabulary, device: torch.device) -> Trial:
     """Prepare the trial of a step of DAMSM pretraining."""
     # The cost does not depend on the weights, so none are downloaded.
-    trunk = None if config.pair.inception_weights else untrained_inception()
+    known = config.pair.branch != "inception" or config.pair.inception_weights
+    trunk = None if known else untrained_inception()
     pair = build_pair(config, vocabulary, device, trunk)
     captions = (" ".join(vocabulary.words[1 : config.pair.max_words + 1]),)
     sizes = {"text encoder": _size(pair.captions), "image branch": _size(pair.images)}

@@ -22,6 +22,7 @@ from pipeline.training.gan_worker import work
 from pipeline.training.launch import Launch, check, is_finished, running_job, with_places
 from pipeline.training.model_card import model_card
 from pipeline.training.start_from import begin, find_start
+from ratgan import efficientnet
 from ratgan.architectures import find_architecture
 from ratgan.weights.saved_model import MODEL_JSON
 
@@ -31,7 +32,7 @@ def check_training(config: TrainConfig) -> Launch:
 
     Raises:
         ValueError: If dataset and options do not fit together.
-        OSError: If nothing can be written to the output folder.
+        OSError: If nothing can be written to the output folder, or weights are not installed.
     """
     start = check(
         _with_places(config),
@@ -46,6 +47,8 @@ def check_training(config: TrainConfig) -> Launch:
             f"profile_steps={config.profile_steps} goes beyond the last step of the run, "
             f"{start.total:,}: name steps before it, for example {start.total - 1}:{start.total}."
         )
+    if config.evaluate_extractor == efficientnet.NAME:
+        efficientnet.find_efficientnet()
     return start
 
 

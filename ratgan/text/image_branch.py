@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from ratgan.efficientnet import DIM, REGIONS, SIZE, EfficientNetLite0
 from ratgan.weights.strict import batch_counts, load_strictly
 from ratgan.weights.weight_file import read_weights
 
@@ -112,6 +113,43 @@ class InceptionBranch(nn.Module):
             features = self.until_regions(images)  # [B, 768, 17, 17]
             whole = self.until_whole(features).mean((2, 3))  # [B, 2048]
         return self.to_regions(features).flatten(2).transpose(1, 2), self.to_whole(whole)
+
+
+class EfficientNetBranch(nn.Module):
+    """EfficientNet-Lite0, frozen, with a learned projection of regions and whole.
+
+    Args:
+        trunk: State dict of the network; see `read_efficientnet`.
+        dim: Size D of the vectors.
+
+    Raises:
+        ValueError: If the tensors are not those of EfficientNet-Lite0.
+    """
+
+    def __init__(self, trunk: dict[str, Tensor], dim: int = 256) -> None:
+        super().__init__()
+        self.trunk = EfficientNetLite0(trunk)
+        self.to_regions = nn.Conv2d(REGIONS, dim, 1, bias=False)
+        self.to_whole = nn.Linear(DIM, dim)
+
+    def forward(self, images: Tensor) -> tuple[Tensor, Tensor]:
+        """Look at images.
+
+        Args:
+            images: In [-1, 1], any size, [B, 3, H, W].
+
+        Returns:
+            Vectors of 14 × 14 regions, [B, 196, D], and of the whole, [B, D].
+        """
+        images = functional.interpolate(
+            images, (SIZE, SIZE), mode="bilinear", align_corners=False, antialias=True
+        )
+        with torch.no_grad():
+            features, whole = self.trunk(127.5 * (images + 1))  # [B, 112, 14, 14], [B, 1280]
+        return self.to_regions(features).flatten(2).transpose(1, 2), self.to_whole(whole)
+
+
+ImageBranch = SmallBranch | InceptionBranch | EfficientNetBranch
 
 
 def read_inception(location: str | Path | None) -> dict[str, Tensor]:

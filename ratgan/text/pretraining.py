@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from ratgan.ops.adam import Adam
 from ratgan.randomness import generator_for
 from ratgan.text.damsm import CaptionNetwork
-from ratgan.text.image_branch import InceptionBranch, SmallBranch
+from ratgan.text.image_branch import ImageBranch
 from ratgan.text.matching import (
     SHARPNESS,
     WORD_FOCUS,
@@ -40,14 +40,14 @@ class Pair:
     """
 
     captions: CaptionNetwork
-    images: SmallBranch | InceptionBranch
+    images: ImageBranch
     optimizer: torch.optim.Optimizer
 
     @classmethod
     def create(
         cls,
         captions: CaptionNetwork,
-        images: SmallBranch | InceptionBranch,
+        images: ImageBranch,
         *,
         betas: tuple[float, float] = (0.5, 0.999),
     ) -> "Pair":
@@ -63,7 +63,7 @@ class Pair:
         return cls(captions, images, Adam(trained, betas=betas))
 
     def trained(self) -> dict[str, nn.Parameter]:
-        """Name the parameters that are trained; the trunk of Inception-v3 is not."""
+        """Name the parameters that are trained; a frozen trunk is not."""
         return {
             f"{side}.{name}": parameter
             for side, network in (("captions", self.captions), ("images", self.images))

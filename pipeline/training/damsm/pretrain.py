@@ -11,6 +11,7 @@ from pipeline.tracking.tracker import Tracker
 from pipeline.training.damsm.config import PretrainConfig
 from pipeline.training.damsm.worker import describe, work
 from pipeline.training.launch import Launch, check, is_finished, running_job, with_places
+from ratgan.efficientnet import find_efficientnet
 from ratgan.metrics.retrieval import RPrecision
 from ratgan.weights.saved_model import TEXT_ENCODER
 
@@ -22,15 +23,18 @@ def check_pretraining(config: PretrainConfig) -> Launch:
 
     Raises:
         ValueError: If dataset and options do not fit together.
-        OSError: If the output folder cannot be written.
+        OSError: If the output folder cannot be written, or weights are not installed.
     """
     config = with_places(config)
     if (weights := config.pair.inception_weights) is not None:
         place = absolute(weights, "pair.inception_weights")
         pair = config.pair.model_copy(update={"inception_weights": place})
         config = config.model_copy(update={"pair": pair})
-    if config.pair.branch == "small" and weights is not None:
-        raise ValueError("pair.inception_weights has no effect with --pair.branch small.")
+    branch = config.pair.branch
+    if branch != "inception" and weights is not None:
+        raise ValueError(f"pair.inception_weights has no effect with --pair.branch {branch}.")
+    if branch == "efficientnet-lite0":
+        find_efficientnet()
     return check(
         config,
         image_size=config.pair.image_size,

@@ -32,9 +32,16 @@ from pipeline.training.loop import (
 )
 from pipeline.training.reporter import RunReporter
 from pipeline.training.step_metrics import Interval
+from ratgan.efficientnet import read_efficientnet
 from ratgan.metrics.retrieval import RPrecision, r_precision
 from ratgan.text.damsm import CaptionNetwork, pad
-from ratgan.text.image_branch import InceptionBranch, SmallBranch, read_inception
+from ratgan.text.image_branch import (
+    EfficientNetBranch,
+    ImageBranch,
+    InceptionBranch,
+    SmallBranch,
+    read_inception,
+)
 from ratgan.text.pretraining import Pair, learning_rate, pretrain_step, word_dropout
 from ratgan.text.vocabulary import Vocabulary
 
@@ -56,9 +63,11 @@ def build(
     torch.manual_seed(config.seed)
     options = config.pair
     captions = CaptionNetwork(len(vocabulary.words), options.embedding_dim, options.dim)
-    images: SmallBranch | InceptionBranch
+    images: ImageBranch
     if options.branch == "small":
         images = SmallBranch(options.dim)
+    elif options.branch == "efficientnet-lite0":
+        images = EfficientNetBranch(read_efficientnet(), options.dim)
     else:
         images = InceptionBranch(trunk or read_inception(options.inception_weights), options.dim)
     return Pair.create(captions.to(device), images.to(device), betas=config.optim.betas)

@@ -8,7 +8,7 @@ import pytest
 
 from pipeline.cli.sync import SyncConfig, plan_sync, sync
 from pipeline.storage.folder import Folder
-from pipeline.tracking.late_metrics import record_numbers
+from pipeline.tracking.late_metrics import Findings, record_numbers
 from tests.corpus_runs import lay_run
 
 pytestmark = pytest.mark.slow
@@ -41,7 +41,7 @@ SENDERS = {
     "sync": lambda run: sync(SyncConfig(run=run)),
     "sync of all": lambda run: sync(SyncConfig(run=run.rpartition("/")[0])),
     "a dry run": lambda run: plan_sync(SyncConfig(run=run)),
-    "an evaluation": lambda run: record_numbers(Folder(run), 1, {"eval/x": 1.0}),
+    "an evaluation": lambda run: record_numbers(Folder(run), Findings(1, {"eval/x": 1.0})),
 }
 
 

@@ -41,6 +41,24 @@ def test_every_number_that_can_be_taken_is_and_the_report_says_what_it_is():
     assert "fewer than 20 captions" in found.spread_missing["distance"]
 
 
+def test_clip_gives_cmmd_with_its_interval_or_the_reason_for_none():
+    vectors, parts = [normal(seed, 400, 6) for seed in (0, 1)], torch.arange(400) % 20
+    real, generated = (
+        Sums(FeatureStatistics.of(some), np.arange(400), some, parts) for some in vectors
+    )
+    varied = normal(5, 20, 4, 6)
+
+    found = measure(generated, real, real.statistics, varied, PROTOCOLS["clip"])
+    alone = measure(generated, None, real.statistics, varied, PROTOCOLS["clip"])
+    other = measure(generated, real, real.statistics, varied, PROTOCOLS["builtin"])
+
+    assert found.spread["cmmd"].low < found.values["cmmd"] < found.spread["cmmd"].high
+    assert PROTOCOLS["clip"].measure("cmmd", published=False) == "cmmd_clip"
+    assert meaning_of("cmmd")
+    assert "statistics alone" in alone.missing["cmmd"]
+    assert not {"cmmd"} & (other.values.keys() | other.missing.keys())
+
+
 def test_every_number_has_an_interval_around_it_or_a_reason_for_none():
     count, parts = 400, torch.arange(400) % 20
 

@@ -11,6 +11,7 @@ import pytest
 import torch
 
 from pipeline.evaluation.config import EvaluateConfig
+from pipeline.evaluation.evaluate import _curve
 from pipeline.evaluation.features import FeatureSet
 from pipeline.evaluation.image_sets import FolderImages, PreparedImages, as_pixels
 from pipeline.evaluation.networks import ENDINGS, find_model, find_pair
@@ -19,11 +20,13 @@ from pipeline.evaluation.reference_images import column_digest, find_reference
 from pipeline.evaluation.task import check
 from pipeline.storage.folder import Folder
 from pipeline.storage.local_copy import local_copy
+from ratgan import efficientnet
 from ratgan.metrics.frechet import frechet_distance
 from ratgan.metrics.statistics import FeatureStatistics
 from ratgan.weights.saved_model import pack_model
 from tests.conftest import photo
 from tests.pipeline.checkpoint.checkpoints import save, trained
+from tests.ratgan.extractor_weights import install_efficientnet
 from tests.ratgan.networks import small_generator
 
 CPU = torch.device("cpu")
@@ -285,6 +288,25 @@ def test_what_cannot_be_measured_is_refused_before_anything_is_drawn(case, run, 
 
     with pytest.raises((ValueError, FileNotFoundError), match=message):
         check(options(run, shapes, **changes))
+
+
+def test_photographs_need_the_wheel_and_as_many_images_as_it_gives_numbers(
+    run, shapes, tmp_path, monkeypatch
+):
+    asked = options(run, shapes, protocol="efficientnet-lite0", count=1280, few_images=False)
+    monkeypatch.setattr(efficientnet, "WHEEL_PACKAGE", "no_such_package")
+    with pytest.raises(FileNotFoundError, match=r"pip install 'ratgan\[perceptual\]'"):
+        check(asked)
+    monkeypatch.undo()
+    install_efficientnet(tmp_path, monkeypatch)
+
+    with pytest.raises(ValueError, match=r"efficientnet-lite0, which gives 1,280.* 1,281 or more"):
+        check(asked)
+    task = check(options(run, shapes, protocol="efficientnet-lite0"))
+
+    assert (task.features, task.logits, task.published) == (1280, False, True)
+    # Apart from the curve of the quick evaluations.
+    assert _curve(task, "fd_efficientnet-lite0") == "eval/fd_efficientnet-lite0_200"
 
 
 def test_options_that_contradict_each_other_are_refused():

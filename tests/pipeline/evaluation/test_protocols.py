@@ -11,6 +11,7 @@ from pipeline.evaluation.protocols import (
     ProtocolName,
     differences,
 )
+from pipeline.evaluation.report import shown_name
 from ratgan.metrics.extractors import EXTRACTORS
 
 
@@ -20,7 +21,7 @@ def test_every_protocol_says_what_a_reader_must_know():
         assert protocol.quirks, name
         assert (protocol.passes is None) != (protocol.count is None), name
         assert all(quirk.endswith(".") for quirk in protocol.quirks)
-    assert len(PROTOCOLS) == len(get_args(ProtocolName)) == 6
+    assert len(PROTOCOLS) == len(get_args(ProtocolName)) == 8
     assert set(get_args(ExtractorName)) == set(EXTRACTORS)
 
 
@@ -44,6 +45,9 @@ def test_a_change_is_in_the_name_and_in_the_difference():
     assert changed.changed(seed=7).name == "clean-changed"
     assert clean.changed(count=30_000) is clean
     assert PROTOCOLS["builtin"].changed(count=99).name == "builtin"
+    assert PROTOCOLS["efficientnet-lite0"].changed(count=99).name == "efficientnet-lite0"
+    # Numbers by another extractor are not those of the built-in one.
+    assert PROTOCOLS["builtin"].changed(extractor="dinov2").name == "builtin-changed"
     assert PROTOCOLS["paper-cub"].changed(count=99).passes is None
     assert not differences(clean, Protocol(**clean.model_dump() | {"name": "x", "quirks": ()}))
 
@@ -51,7 +55,7 @@ def test_a_change_is_in_the_name_and_in_the_difference():
 def test_any_two_protocols_differ_in_more_than_their_name():
     pairs = [(a, b) for a in PROTOCOLS.values() for b in PROTOCOLS.values() if a is not b]
 
-    assert len(pairs) == 30
+    assert len(pairs) == 56
     assert all(differences(a, b) for a, b in pairs)
 
 
@@ -74,6 +78,9 @@ def test_only_a_published_inception_measures_a_fid():
     assert builtin.measure("distance", published=True) == "fd_builtin"
     assert builtin.measure("kernel", published=True) == "kd_builtin"
     assert builtin.measure("recall", published=True) == "recall_builtin"
+    perceptual = PROTOCOLS["efficientnet-lite0"]
+    assert shown_name(perceptual.measure("distance", published=True)) == "fd[efficientnet-lite0]"
+    assert shown_name(perceptual.measure("kernel", published=True)) == "kd[efficientnet-lite0]"
 
 
 def test_a_protocol_that_makes_no_sense_is_refused():

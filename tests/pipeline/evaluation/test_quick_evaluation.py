@@ -10,14 +10,24 @@ from mlflow import MlflowClient
 
 from pipeline.config import RESUMABLE_CHANGES, TrainConfig
 from pipeline.evaluation.networks import find_model
-from pipeline.evaluation.quick_evaluation import DISTANCE, QuickEvaluation, said, score
+from pipeline.evaluation.quick_evaluation import (
+    DISTANCE,
+    KERNEL,
+    QuickEvaluation,
+    said,
+    score,
+)
 from pipeline.training.train import train
+from ratgan import efficientnet
 from ratgan.metrics.builtin import BuiltIn
+from ratgan.metrics.extractors import load_extractor
 from ratgan.metrics.frechet import frechet_distance
+from ratgan.metrics.kernel import kernel_distance
 from ratgan.metrics.statistics import FeatureStatistics
 from ratgan.randomness import sample_noise
 from ratgan.sampling import sample
 from tests.pipeline.training.test_train import config, weights
+from tests.ratgan.extractor_weights import install_efficientnet
 from tests.ratgan.networks import small_generator
 
 pytestmark = [pytest.mark.slow, pytest.mark.rest]
@@ -100,6 +110,36 @@ def test_measuring_draws_from_no_global_generator_and_gives_the_same_again(shape
     assert first[DISTANCE] == pytest.approx(frechet_distance(*seen), rel=1e-6)
 
 
+def test_photographs_are_looked_at_by_efficientnet_too(shapes, tmp_path, monkeypatch):
+    install_efficientnet(tmp_path, monkeypatch)
+    common = {"count": 12, "image_size": 32, "seed": 3, "device": torch.device("cpu")}
+    generator = small_generator(sentence_dim=shapes.transform.dim)
+    before = torch.get_rng_state()
+
+    perceptual = QuickEvaluation(shapes, extractor="efficientnet-lite0", **common)
+    few = perceptual.measure(generator)
+    perceptual.perceptual.dim = 8  # as if 12 images spanned all its numbers
+    many = perceptual.measure(generator)
+
+    assert torch.equal(torch.get_rng_state(), before)
+    plain = QuickEvaluation(shapes, **common).measure(generator)
+    assert few[DISTANCE] == plain[DISTANCE]
+    kinds = {f"eval/{kind}_efficientnet-lite0" for kind in ("kd", "precision", "recall")}
+    assert few.keys() - plain.keys() == kinds
+    assert many.keys() - few.keys() == {"eval/fd_efficientnet-lite0"}
+    # Training images, since so few were held out; the middle of each.
+    real = torch.stack([example.image for example in shapes.examples("train")])[..., 4:36, 4:36]
+    sentences = torch.stack([e.sentence for e in shapes.examples("validation")])[:12]
+    drawn = sample(generator, sentences, sample_noise(3, 12, generator.noise_dim))
+    look = load_extractor("efficientnet-lite0")
+    expected = kernel_distance(look(real.float()).vectors, look(drawn.float()).vectors)
+    assert few[KERNEL] == pytest.approx(expected, rel=1e-3)
+    assert f"  kd[efficientnet-lite0] {few[KERNEL]:.4f} in" in said(few)
+    assert score(few, "kd_efficientnet-lite0").beats(
+        score({KERNEL: few[KERNEL] + 1}, "kd_efficientnet-lite0")
+    )
+
+
 def test_what_was_measured_is_said_and_decides_which_is_best():
     values = {DISTANCE: 0.25, "eval/agreement": 0.5, "speed/evaluation_s": 1.25}
 
@@ -112,12 +152,17 @@ def test_what_was_measured_is_said_and_decides_which_is_best():
     assert score({}, "fd_builtin") is None
 
 
-def test_what_cannot_be_measured_is_refused_at_once(shapes, tmp_path):
+def test_what_cannot_be_measured_is_refused_at_once(shapes, tmp_path, monkeypatch):
     with pytest.raises(
         ValueError, match=r"evaluate_every=3 must be a multiple of log_every=2.*; 4"
     ):
         config(shapes, tmp_path, evaluate_every=3)
     with pytest.raises(ValueError, match=r"best_by=agreement .*images of two shapes are not read"):
         train(config(shapes, tmp_path, best_by="agreement"))
+    with pytest.raises(ValueError, match=r"best_by=kd_efficientnet-lite0 .*--evaluate-extractor"):
+        config(shapes, tmp_path, best_by="kd_efficientnet-lite0")
+    monkeypatch.setattr(efficientnet, "WHEEL_PACKAGE", "no_such_package")
+    with pytest.raises(FileNotFoundError, match=r"pip install 'ratgan\[perceptual\]'"):
+        train(config(shapes, tmp_path, evaluate_extractor="efficientnet-lite0"))
     assert {"evaluate_every", "evaluate_images", "keep_best", "best_by"} <= RESUMABLE_CHANGES
     assert TrainConfig(total_steps=1).evaluate_every == 0

