@@ -18,7 +18,7 @@ from mlflow import MlflowClient
 
 from pipeline.storage.folder import Folder
 from pipeline.tracking.best_version import Quality
-from pipeline.tracking.late_metrics import record_numbers
+from pipeline.tracking.late_metrics import Findings, record_numbers
 from pipeline.tracking.run_record import read_record
 from pipeline.tracking.sender import send_rest
 from pipeline.tracking.tracker import Tracker
@@ -64,7 +64,7 @@ def trained(
         )
         run = train(options)
         quality = Quality(METRIC, value, 4, "quick", lower_is_better=True)
-        record_numbers(run, 4, {}, quality=quality, uri=server.uri)
+        record_numbers(run, Findings(4, {}, quality=quality), uri=server.uri)
         found[read_record(run)["mlflow_run_id"]] = run
     return found
 

@@ -14,7 +14,7 @@ from PIL import Image
 
 from pipeline.cli.sync import SyncConfig, plan_sync, sync
 from pipeline.storage.folder import Folder
-from pipeline.tracking.late_metrics import record_numbers
+from pipeline.tracking.late_metrics import Findings, record_numbers
 from pipeline.tracking.mlflow_access import fluent_api
 from pipeline.tracking.run_record import read_record, update_record
 from pipeline.tracking.sender import send_rest
@@ -127,7 +127,7 @@ MOVES = {
 NEXT = {
     "training": lambda run: train(run, step=2),
     "sync": lambda run: sync(SyncConfig(run=str(run.parent))),
-    "an evaluation": lambda run: record_numbers(Folder(str(run)), 1, {"eval/x": 1.0}),
+    "an evaluation": lambda run: record_numbers(Folder(str(run)), Findings(1, {"eval/x": 1.0})),
 }
 
 
