@@ -306,7 +306,7 @@ def test_photographs_need_the_wheel_and_as_many_images_as_it_gives_numbers(
 
     assert (task.features, task.logits, task.published) == (1280, False, True)
     # Apart from the curve of the quick evaluations.
-    assert _curve(task, "fd_efficientnet-lite0") == "eval/fd_efficientnet-lite0_200"
+    assert _curve(task.protocol, "fd_efficientnet-lite0") == "eval/fd_efficientnet-lite0_200"
 
 
 def test_options_that_contradict_each_other_are_refused():

@@ -29,7 +29,8 @@ def test_operations_are_those_that_a_step_does():
             noise=torch.randn(12, 100),
         )
 
-    assert flops_per_image(SMALL, 16) == counter.flops / 12
+    # Here the controller's steps are one operation, and on the meta device one by one.
+    assert flops_per_image(SMALL, 16) == pytest.approx(counter.flops / 12, rel=0.01)
 
 
 @pytest.mark.parametrize(
