@@ -59,7 +59,9 @@ def test_a_new_training_is_described_and_nothing_of_it_is_left(shapes, tmp_path,
     assert "120 images to train on, 30 held out" in said["data"]
     assert f"sqlite:///{output}/mlflow.db is made with the first run" in said["tracker"]
     assert re.search(r"in this process \(\d+ CPUs and 0 GPUs here\)", said["workers"])
-    assert re.search(r"generator 0\.\d M, discriminator 0\.\d M parameters", said["model"])
+    assert re.search(
+        r"generator 0\.\d M, discriminator 0\.\d M, matcher 0\.\d M parameters", said["model"]
+    )
     assert "MiB in a step of 12 images" in said["memory"]
     assert re.search(r"a step of 12 images took \d+\.\d\d s on this machine's CPU", said["speed"])
     assert "checkpoints take up to" in said["storage"]
