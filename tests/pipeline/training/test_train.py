@@ -322,6 +322,7 @@ def test_a_killed_job_goes_on_with_the_same_command(whole, shapes, tmp_path, rec
         "--model.controller-dim=8",
         "--model.affine-dim=8",
         "--optim.batch-size=12",
+        "--optim.matching-weight=0.5",
         "--precision=float32",
     ]
     marker = tmp_path / "run" / "checkpoints" / "step-00000004" / "COMMITTED"
