@@ -27,8 +27,9 @@ STEPS = 40
 
 
 def undisturbed(shapes, output: Path, **changes) -> Path:
-    """Train through, in this process unless it says otherwise."""
+    """Train through what `training` names, in this process unless it says otherwise."""
     values = {"threads": 1, "log_every": 1, "sample_every": 1000, "samples": 2}
+    values["optim"] = {"batch_size": 12}
     train(config(shapes, output, **(values | changes)))
     return output / "run"
 
