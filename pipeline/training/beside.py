@@ -44,7 +44,6 @@ CHILD = "pipeline.training.beside_process"  # the module that is run
 LOOK_EVERY_S = 2.0  # for a new checkpoint
 POLL_S = 0.2  # of the child, and of requests to stop
 TRIES = 3  # of a checkpoint
-NICENESS = 19  # of the child: whatever else wants the CPU goes before it
 
 
 def without_if_crowded(config: TrainConfig) -> TrainConfig:
@@ -190,11 +189,7 @@ class BesideEvaluation(PeriodicThread):
 
     def _child(self, config: EvaluateConfig) -> str:
         """Evaluate in a child process; return the last line that it wrote."""
-        options = {
-            "parent": os.getpid(),
-            "niceness": NICENESS,
-            "config": config.model_dump(mode="json"),
-        }
+        options = {"parent": os.getpid(), "config": config.model_dump(mode="json")}
         path = os.pathsep.join(entry or os.getcwd() for entry in sys.path)
         with tempfile.TemporaryFile() as said:
             child = subprocess.Popen(

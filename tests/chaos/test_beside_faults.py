@@ -16,7 +16,6 @@ from tests.waiting import wait_until
 
 pytestmark = [
     pytest.mark.slow,
-    # Of the lowest priority, the evaluator waits for minutes where other tests run.
     pytest.mark.thorough,
     pytest.mark.skipif(usable_cpus() < 2, reason="no CPU is left beside a training"),
 ]

@@ -25,12 +25,6 @@ CURVE = "eval/fd_builtin_40"
 BESIDE = {"protocol": "builtin", "count": 40, "few_images": True}
 
 
-@pytest.fixture(autouse=True)
-def usual_priority(monkeypatch):
-    """Beside other tests an evaluator of the lowest priority would wait for minutes."""
-    monkeypatch.setattr(beside, "NICENESS", 0)
-
-
 def measured(run: Path) -> list[tuple[int, float]]:
     """Return step and distance of each evaluation that a run told of, in their order."""
     records = [entry.record for entry in read(Folder(str(run)) / SPOOL / RECORDS, {})]
