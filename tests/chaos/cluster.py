@@ -13,6 +13,7 @@ from pathlib import Path
 import psutil
 
 from tests.conftest import free_ports
+from tests.processes import started_by
 from tests.waiting import wait_until
 
 BIN = Path(sys.executable).parent
@@ -37,13 +38,7 @@ class Node:
 
     def started(self, name: str) -> list[psutil.Process]:
         """Processes of this node whose command line holds a name."""
-        found = []
-        with contextlib.suppress(psutil.NoSuchProcess):
-            for child in psutil.Process(self.process.pid).children(recursive=True):
-                with contextlib.suppress(psutil.NoSuchProcess):
-                    if name in " ".join(child.cmdline()):
-                        found.append(child)
-        return found
+        return list(started_by(self.process.pid, name))
 
     def kill(self) -> None:
         """SIGKILL its raylet; the rest of the node ends for want of it."""

@@ -1,6 +1,5 @@
 """An evaluation beside the training, under kills: each kept checkpoint counts once, in order."""
 
-import psutil
 import pytest
 
 from pipeline.checkpoint.later_scores import LaterScores
@@ -12,6 +11,7 @@ from tests.chaos import invariants
 from tests.chaos.commands import KILLED, Command, training
 from tests.chaos.test_kills import undisturbed
 from tests.pipeline.training.test_beside import CURVE, curve, measured
+from tests.processes import runs, started_by
 from tests.waiting import wait_until
 
 pytestmark = [
@@ -31,19 +31,6 @@ def flags(shapes, output) -> list[str]:
     named |= {"sample_every": 1000, "total_steps": STEPS, "health.hang_s": 0}
     options = training(str(shapes.folder), output, **named)
     return [*options, "--evaluate-beside.few-images"]
-
-
-def evaluators(command: Command) -> list[psutil.Process]:
-    children = psutil.Process(command.process.pid).children(recursive=True)
-    return [child for child in children if CHILD in child.cmdline()]
-
-
-def has_ended(process: psutil.Process) -> bool:
-    """Tell whether a process has ended; who has not been waited for is a zombie."""
-    try:
-        return process.status() == psutil.STATUS_ZOMBIE
-    except psutil.NoSuchProcess:
-        return True
 
 
 def kept(run) -> list[int]:
@@ -79,7 +66,7 @@ def test_a_killed_evaluator_is_replaced_and_its_checkpoint_stays(
         command.wait_for(lambda: (tmp_path / "again").exists())
         command.wait_for("still to be measured: 3")
         during = kept(tmp_path / "run")
-        (child,) = evaluators(command)
+        (child,) = started_by(command.process.pid, CHILD)
         child.kill()
         status = command.wait()
 
@@ -99,9 +86,9 @@ def test_after_a_kill_of_the_driver_the_next_start_measures_what_is_left(
 
     with Command("train_coco", *flags(shapes, tmp_path), **{VARIABLE: faults}) as command:
         command.wait_for("still to be measured: 3")
-        (child,) = evaluators(command)
+        (child,) = started_by(command.process.pid, CHILD)
         command.kill(alone=alone)
-        wait_until(lambda: has_ended(child), "the end of the evaluator")
+        wait_until(lambda: not runs(child), "the end of the evaluator")
         status = command.wait()
     between = kept(tmp_path / "run"), measured(tmp_path / "run")
     with Command("train_coco", *flags(shapes, tmp_path)) as again:

@@ -25,6 +25,7 @@ from tests.chaos import invariants
 from tests.chaos.commands import PATIENCE_S, ROOT
 from tests.chaos.test_training_faults import options
 from tests.pipeline.training.test_train import status
+from tests.processes import runs
 from tests.waiting import wait_until
 
 pytestmark = [pytest.mark.slow, pytest.mark.rest]
@@ -72,13 +73,6 @@ def read_until(terminal: int, wanted: str) -> str:
         except OSError as error:
             raise AssertionError(f"it ended before {wanted!r}:\n{said}") from error
     return said
-
-
-def runs(process: psutil.Process) -> bool:
-    try:
-        return process.is_running() and process.status() != psutil.STATUS_ZOMBIE
-    except psutil.NoSuchProcess:
-        return False
 
 
 def log_of(folder: Path) -> str:

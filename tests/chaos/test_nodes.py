@@ -22,6 +22,7 @@ from tests.chaos.commands import Command, tell_losses
 from tests.chaos.runs import start, then
 from tests.chaos.test_training_faults import options
 from tests.pipeline.training.test_train import status, weights
+from tests.processes import runs
 from tests.waiting import wait_until
 
 pytestmark = [pytest.mark.slow, pytest.mark.thorough]
@@ -296,8 +297,8 @@ def test_the_workers_of_a_killed_driver_end_and_the_same_command_goes_on(
             left = head.started("RayTrainWorker")
             assert len(left) == 2
             job.kill(alone=True)
-            _, alive = psutil.wait_procs(left, timeout=PATIENCE_S)
-            assert not alive, "nobody else writes to the run"
+            what = "the end of the workers: nobody else writes to the run"
+            wait_until(lambda: not any(map(runs, left)), what, PATIENCE_S)
         with start(run, tmp_path, **cluster.client) as job:
             assert job.wait() == 0, job.said
 

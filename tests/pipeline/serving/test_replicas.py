@@ -18,6 +18,7 @@ from pipeline.ray_cluster.port_audit import listening, see_that_they_refuse
 from pipeline.serving.config import ServeConfig
 from pipeline.serving.replicas import application, serve_replicas
 from tests.pipeline.serving.server import make_run
+from tests.processes import runs
 from tests.waiting import wait_until
 
 ROOT = Path(__file__).parents[3]
@@ -56,7 +57,7 @@ class Server:
     def processes(self) -> set[psutil.Process]:
         own = psutil.Process(self.process.pid)
         self.seen |= {own, *own.children(recursive=True)}
-        return {process for process in self.seen if process.is_running()}
+        return {process for process in self.seen if runs(process)}
 
     def replicas(self) -> list[psutil.Process]:
         found = []
@@ -153,7 +154,7 @@ def test_replicas_draw_the_same_are_shut_survive_a_kill_and_leave_nothing(run, t
     finally:
         server.end()
 
-    assert not [process for process in server.seen if process.is_running()]
+    wait_until(lambda: not any(map(runs, server.seen)), "the end of all its processes")
     assert not of_ray.exists()
     assert TOKEN not in (tmp_path / "log").read_text()
 
