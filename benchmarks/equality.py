@@ -36,7 +36,7 @@ from ratgan.step import train_step
 
 WAYS = ((1, 1), (1, 2), (2, 1), (2, 2), (4, 1), (4, 2))  # workers, parts of each one's share
 KINDS = ("float64", "float32")
-NETWORKS = ("generator", "discriminator", "average")
+NETWORKS = ("generator", "discriminator", "average", "matcher")
 
 
 def config_for(dataset: str, **optim: Any) -> TrainConfig:
@@ -76,9 +76,9 @@ def train(config: TrainConfig, steps: int, *, precise: bool = True) -> dict[str,
     )
     device = torch.device("cpu")
     gan = gan_step.build(config, dataset.transform.dim, device)
-    for network in (*NETWORKS, "matcher") if precise else ():
-        if getattr(gan, network):
-            getattr(gan, network).double()
+    trained = [name for name in NETWORKS if getattr(gan, name)]
+    for network in trained if precise else ():
+        getattr(gan, network).double()
     standard = ARCHITECTURES[STANDARD]
     ARCHITECTURES[STANDARD] = replace(standard, step=_widened if precise else train_step)
     losses: dict[str, list[Tensor]] = {}
@@ -94,7 +94,7 @@ def train(config: TrainConfig, steps: int, *, precise: bool = True) -> dict[str,
         ARCHITECTURES[STANDARD] = standard
     return {key: torch.stack(each) for key, each in losses.items()} | {
         f"{network}.{name}": parameter.detach()
-        for network in NETWORKS
+        for network in trained
         for name, parameter in getattr(gan, network).named_parameters()
     }
 

@@ -126,8 +126,8 @@ class OptimConfig(Settings):
     discriminator_lr: LearningRate = 4e-4
     """Learning rate of the discriminator; 4e-4 in the paper."""
     warmup_steps: Annotated[int, Field(ge=0)] = 0
-    """Steps in which both learning rates rise from 0 to their values; 0 in the paper. Higher rates
-    are stable with it: 200 on shapes."""
+    """Steps in which the learning rates of G and D rise from 0 to their values; 0 in the paper.
+    Higher rates are stable with it: 200 on shapes."""
     betas: tuple[Annotated[float, Field(ge=0, lt=1)], Annotated[float, Field(ge=0, lt=1)]] = (
         0.0,
         0.9,
@@ -152,6 +152,16 @@ class OptimConfig(Settings):
     average_decay: Annotated[float, Field(ge=0, lt=1)] = 0.999
     """Share that stays in the moving average of the generator's weights at each step; less in the
     first steps, so that the untrained weights are soon forgotten."""
+
+    @model_validator(mode="after")
+    def _check_matching(self) -> Self:
+        standard = type(self).model_fields["matching_lr"].default
+        if not self.matching_weight and self.matching_lr != standard:
+            raise ValueError(
+                f"matching_lr={self.matching_lr:g} has no effect without a matching loss: leave it "
+                "out, or use --optim.matching-weight."
+            )
+        return self
 
 
 class RunHealthConfig(Settings):

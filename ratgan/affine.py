@@ -17,6 +17,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
+from ratgan.ops.precision import full_precision
+
 
 class RecurrentController(nn.Module):
     """LSTM that computes one conditioning vector for every affine block.
@@ -49,10 +51,12 @@ class RecurrentController(nn.Module):
         Returns:
             Hidden states in the order the generator uses them, [B, T, K].
         """
-        state = (self.initial_hidden(noise)[None], self.initial_cell(noise)[None])
         inputs = sentence[:, None, :].expand(-1, num_steps, -1)  # [B, T, S]
         hidden: Tensor
-        hidden, _ = self.lstm(inputs, state)
+        # Rounding would add up over the steps; and CPUs without AVX-512 have no LSTM in bfloat16.
+        with full_precision(noise):
+            state = (self.initial_hidden(noise)[None], self.initial_cell(noise)[None])
+            hidden, _ = self.lstm(inputs, state)
         return hidden
 
 

@@ -83,7 +83,8 @@ class Matcher(nn.Module):
     def choice(self, weight: float, sentences: Tensor, classes: Tensor, own: Tensor) -> Choice:
         """Let images choose among the captions of a batch and those remembered of earlier ones.
 
-        The captions of the batch are then remembered in place of the oldest.
+        The captions of the batch are then remembered in place of the oldest, but for those that are
+        not finite: their step is skipped, and the steps after it need not be.
 
         Args:
             weight: Of the generator's loss.
@@ -93,11 +94,11 @@ class Matcher(nn.Module):
         """
         offered = torch.cat([sentences, self.sentences])
         kinds = torch.cat([classes, self.classes])
-        empty = torch.cat([torch.zeros_like(classes, dtype=torch.bool), self.empty])
+        empty = torch.cat([~sentences.isfinite().all(1), self.empty])
         places = torch.arange(len(offered), device=own.device)
         alike = (classes[own][:, None] == kinds) | empty
         for memory, latest in (
-            (self.sentences, offered),
+            (self.sentences, offered.masked_fill(empty[:, None], 0.0)),
             (self.classes, kinds),
             (self.empty, empty),
         ):

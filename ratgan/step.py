@@ -72,7 +72,7 @@ class Gan:
             discriminator: D, on the same device.
             generator_lr: Learning rate of G; 1e-4 in the paper.
             discriminator_lr: Learning rate of D; 4e-4 in the paper.
-            betas: Betas of both optimizers; (0.0, 0.9) in the paper's code.
+            betas: Betas of the optimizers of G and D; (0.0, 0.9) in the paper's code.
             matcher: On the same device, if one is to pull G.
             matcher_lr: Its learning rate. Its betas are Adam's own: nothing works against it.
         """

@@ -1,11 +1,13 @@
 """How fast a training could be at most: the peak of its GPUs over the operations of a step."""
 
+from typing import Any
+
 import torch
 
 from pipeline.common.console import print_line
 from pipeline.config import TrainConfig
 from pipeline.distributed import collective
-from pipeline.training.gan_step import networks
+from pipeline.training.gan_step import matcher_of, networks
 from ratgan.architectures import find_architecture
 from ratgan.ops.op_counter import Counter, NoUpdate
 from ratgan.options import Precision
@@ -63,14 +65,20 @@ def flops_per_image(config: TrainConfig, sentence_dim: int) -> float:
     """Count the operations of a worker's step, without those that `accumulate` repeats."""
     images = max(1, config.optim.batch_size // collective.world())
     with torch.device("meta"):
-        gan = Gan.create(*networks(config, sentence_dim))
+        pair = networks(config, sentence_dim)
+        gan = Gan.create(*pair, matcher=matcher_of(config, sentence_dim))
         size = config.model.image_size
-        batch = {
+        batch: dict[str, Any] = {
             "images": torch.empty(images, 3, size, size),
             "sentences": torch.empty(images, sentence_dim),
             "mismatched": torch.empty(images, sentence_dim),
             "noise": torch.empty(images, config.model.noise_dim),
         }
+        if gan.matcher:
+            gan.matcher_optimizer = NoUpdate(gan.matcher.parameters())
+            classes = torch.arange(config.optim.batch_size)
+            captions = torch.empty(len(classes), sentence_dim)
+            batch["choice"] = gan.matcher.choice(1.0, captions, classes, classes[:images])
         gan.generator_optimizer = NoUpdate(gan.generator.parameters())
         gan.discriminator_optimizer = NoUpdate(gan.discriminator.parameters())
         with Counter() as counter:

@@ -60,6 +60,10 @@ def test_what_a_run_started_from_may_have_moved_since():
     [
         ({"augment": ("blur",)}, "'translation', 'cutout' or 'colour'"),
         ({"augment_adaptive": True}, "augment_adaptive has no effect.*--augment, for example"),
+        (
+            {"optim": {"matching_lr": 1e-3}},
+            "matching_lr=0.001 has no effect without a matching loss",
+        ),
     ],
 )
 def test_augmentation_that_cannot_be_meant_is_refused(options, refusal):

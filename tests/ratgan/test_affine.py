@@ -37,6 +37,16 @@ def test_calling_the_controller_twice_gives_the_same_states():
     assert torch.equal(first, second)
 
 
+def test_the_controller_computes_in_float32_beside_layers_in_bfloat16():
+    controller = RecurrentController(sentence_dim=5, noise_dim=4, controller_dim=3)
+    noise, sentence = torch.randn(2, 4), torch.randn(2, 5)
+
+    with torch.autocast("cpu", torch.bfloat16):
+        states = controller(noise, sentence, num_steps=3)
+
+    assert torch.equal(states, controller(noise, sentence, num_steps=3))
+
+
 def test_affine_scales_and_shifts_each_channel():
     features = torch.randn(2, 3, 4, 4)
     affine = Affine(scale=torch.randn(2, 3), shift=torch.randn(2, 3))

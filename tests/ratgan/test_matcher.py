@@ -71,3 +71,20 @@ def test_the_oldest_captions_are_forgotten():
         choice = matcher.choice(1.0, torch.full((8, 1), n), torch.arange(8), torch.arange(2))
 
     assert sorted(set(choice.sentences[8:, 0].tolist())) == [float(n) for n in range(7, 39)]
+
+
+def test_a_caption_that_is_not_finite_is_forgotten_after_its_step():
+    matcher = Matcher(32, 9)
+    spoilt = torch.randn(3, 9)
+    spoilt[1, 4] = torch.nan
+    classes = torch.arange(3)
+
+    during = matcher.choice(1.0, spoilt, classes, classes)
+    after = matcher.choice(1.0, torch.randn(3, 9), classes + 3, classes)
+
+    assert during.sentences[1].isnan().any(), "the step is skipped"
+    loss = matcher.loss(torch.rand(3, 3, 32, 32), after)
+    loss.backward()
+    assert loss.isfinite()
+    assert all(each.grad.isfinite().all() for each in matcher.parameters())
+    assert (~after.alike).any(0)[:7].tolist() == [True, True, True, True, False, True, False]

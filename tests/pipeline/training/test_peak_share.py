@@ -18,8 +18,14 @@ SMALL = TrainConfig(
 )
 
 
-def test_operations_are_those_that_a_step_does():
-    gan = build(SMALL, 16, torch.device("cpu"))
+@pytest.mark.parametrize("weight", [0.0, 1.0])
+def test_operations_are_those_that_a_step_does(weight):
+    config = SMALL.model_copy(
+        update={"optim": SMALL.optim.model_copy(update={"matching_weight": weight})}
+    )
+    gan = build(config, 16, torch.device("cpu"))
+    images = torch.arange(12)
+    choice = gan.matcher and gan.matcher.choice(weight, torch.randn(12, 16), images, images)
     with Counter() as counter:
         train_step(
             gan,
@@ -27,10 +33,11 @@ def test_operations_are_those_that_a_step_does():
             sentences=torch.randn(12, 16),
             mismatched=torch.randn(12, 16),
             noise=torch.randn(12, 100),
+            choice=choice,
         )
 
     # Here the controller's steps are one operation, and on the meta device one by one.
-    assert flops_per_image(SMALL, 16) == pytest.approx(counter.flops / 12, rel=0.01)
+    assert flops_per_image(config, 16) == pytest.approx(counter.flops / 12, rel=0.01)
 
 
 @pytest.mark.parametrize(
