@@ -13,6 +13,9 @@ RUNS ?= 10
 # Tests wait for processes most of the time, so there are more at a time than cores.
 PYTEST := $(BIN)/python -m pytest -n 3 --dist loadscope --no-loadscope-reorder
 
+# Where it is set, every process compiles all of the project anew, and the tests start hundreds.
+unexport PYTHONDONTWRITEBYTECODE
+
 .PHONY: setup quickstart demo ui test test-rest test-all test-fast flaky chaos soak browser services lint lock sbom clean
 
 setup: $(READY)

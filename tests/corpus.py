@@ -9,6 +9,7 @@ import struct
 import zipfile
 import zlib
 from dataclasses import dataclass
+from functools import cache
 
 import numpy as np
 from PIL import Image, features
@@ -52,7 +53,7 @@ def png(samples: np.ndarray, colour: int, extra: bytes = b"", bits: int | None =
     bits = bits or samples.itemsize * 8
     big_endian = samples.astype(samples.dtype.newbyteorder(">"))
     rows = b"".join(b"\0" + row.tobytes() for row in big_endian)
-    return png_of(width, height, bits, colour, extra + chunk(b"IDAT", zlib.compress(rows, 9)))
+    return png_of(width, height, bits, colour, extra + chunk(b"IDAT", zlib.compress(rows, 1)))
 
 
 def png_of(width: int, height: int, bits: int, colour: int, chunks: bytes) -> bytes:
@@ -83,6 +84,12 @@ def promising_metadata() -> bytes:
     """EXIF with 65535 entries of 4 billion values each, none of which are there."""
     entry = struct.pack("<HHII", 0x0112, 3, 0xFFFFFFFF, 0x7FFFFFFF)
     return b"II*\0" + struct.pack("<IH", 8, 0xFFFF) + 100 * entry
+
+
+@cache
+def zeros() -> bytes:
+    """80 MiB in few bytes."""
+    return zlib.compress(bytes(80 * 2**20), 9)
 
 
 def images(seed: int = 0) -> dict[str, tuple[bytes, Refused | Image.Image]]:
@@ -119,8 +126,8 @@ def images(seed: int = 0) -> dict[str, tuple[bytes, Refused | Image.Image]]:
     keyed_on_white.paste("white", (48, 0, 96, 64))
     huffman_counts = jpeg.index(b"\xff\xc4") + 5
     short = chunk(b"IDAT", zlib.compress(b"\0\0\0\0"))
-    bomb = chunk(b"zTXt", b"Comment\0\0" + zlib.compress(bytes(80 * 2**20), 9))
-    profile_bomb = chunk(b"iCCP", b"sRGB\0\0" + zlib.compress(bytes(80 * 2**20), 9))
+    bomb = chunk(b"zTXt", b"Comment\0\0" + zeros())
+    profile_bomb = chunk(b"iCCP", b"sRGB\0\0" + zeros())
     garbage = rng.bytes(400)
 
     found: dict[str, tuple[bytes, Refused | Image.Image]] = {
