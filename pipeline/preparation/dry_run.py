@@ -21,6 +21,7 @@ from pipeline.preparation.sources.left_aside import describe
 from pipeline.preparation.sources.source import Record, Source
 from pipeline.preparation.text_encoders import EncoderRef
 from pipeline.ray_cluster.connection import find_resources
+from pipeline.ray_cluster.parallel_map import estimate
 from pipeline.storage.disk_space import free_bytes, leaving_nothing, readable
 from pipeline.storage.folder import Folder
 
@@ -91,10 +92,15 @@ def _try_some(
     )
     if free is not None and free < size:
         report.note("there is not enough space for it. Free some, or name another --output.")
-    tasks = min(max(has.cpus, 1), len(listing.parts))
+    count, cpus = len(listing.parts), max(has.cpus, 1)
+    each = listing.rows / seen * seconds / count
+    if has.cluster:
+        expected, tasks = each * -(-count // cpus), min(cpus, count)
+    else:
+        expected, tasks = estimate(each, count, cpus)
     report.line(
         "ETA",
-        f"{duration(listing.rows / seen * seconds / tasks)} with {tasks} of {has.cpus} CPUs "
+        f"{duration(expected)} with {tasks} of {has.cpus} CPUs "
         f"{'in the cluster' if has.cluster else 'here'}; files that are complete are kept",
     )
     if config.images_of is not None:

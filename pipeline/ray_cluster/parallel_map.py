@@ -28,7 +28,8 @@ def on_each(
     """Call a function for each item.
 
     If this process is not connected to Ray, it begins itself, with one thread as Ray's tasks do.
-    Ray is started for the rest if all of it would take longer here.
+    Ray is started for the rest if all of it would take longer here, where each takes as long as the
+    last one. Not as long as all so far: what an earlier start did comes first, and takes a moment.
 
     Args:
         work: Runs in this process or in others.
@@ -39,20 +40,44 @@ def on_each(
     Returns:
         The results in the order of the items.
     """
-    workers, began, done = workers or usable_cpus(), time.monotonic(), 0
+    workers, done = workers or usable_cpus(), 0
     if not is_connected():
         for item in items:
-            left = len(items) - done
-            rest_s = (time.monotonic() - began) / done * left if done else 0.0
-            if done and rest_s > START_S + rest_s / min(workers, left):
-                print_line(f"  the rest would take {duration(rest_s)} here: starting Ray for it")
-                break
-            yield in_one_thread(work, item)
+            began = time.monotonic()
+            result = in_one_thread(work, item)
+            took = time.monotonic() - began
+            yield result
             done += 1
+            here, with_it = _rest(took, len(items) - done, workers)
+            if with_it < here:
+                print_line(f"  the rest would take {duration(here)} here: starting Ray for it")
+                break
     if done < len(items):
         connect(cpus=1)
         rest = items[done:]
         yield from on_ray(rest) if on_ray else with_ray(rest, work, max_retries=RETRIES)
+
+
+def estimate(each: float, count: int, workers: int) -> tuple[float, int]:
+    """Estimate what `on_each` does if this process is not connected to Ray.
+
+    Args:
+        each: Seconds that an item takes.
+        count: Of items, at least 1.
+        workers: As for `on_each`.
+
+    Returns:
+        Seconds of all, and how many items are worked on at once in the end.
+    """
+    here, with_it = _rest(each, count - 1, workers)
+    if with_it < here:
+        return each + with_it, min(workers, count - 1)
+    return each + here, 1
+
+
+def _rest(each: float, count: int, workers: int) -> tuple[float, float]:
+    """Return the seconds that items take in this process, and with a Ray that is started first."""
+    return each * count, START_S + each * -(-count // workers)
 
 
 def in_a_task(work: Callable[..., Result], *arguments: Any, **named: Any) -> Result:

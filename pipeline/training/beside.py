@@ -9,6 +9,7 @@ free. The child does what `jobs/evaluate.py` does, and only its report counts:
 The driver alone writes scores, after the run's record has the numbers, where each counts once.
 """
 
+import contextlib
 import json
 import logging
 import os
@@ -16,6 +17,7 @@ import subprocess
 import sys
 import tempfile
 import threading
+from collections import Counter
 from dataclasses import asdict, replace
 from typing import Any, Self
 
@@ -28,6 +30,7 @@ from pipeline.common.machine import usable_cpus
 from pipeline.common.periodic_thread import PeriodicThread
 from pipeline.config import EvaluateBesideConfig, TrainConfig
 from pipeline.data.dataset import PreparedDataset
+from pipeline.distributed.graceful_stop import StoppedError
 from pipeline.evaluation.config import EvaluateConfig
 from pipeline.evaluation.evaluate import findings
 from pipeline.evaluation.features import digest
@@ -45,6 +48,16 @@ LOOK_EVERY_S = 2.0  # for a new checkpoint
 POLL_S = 0.2  # of the child, and of requests to stop
 TRIES = 3  # of a checkpoint
 
+# Errors of one checkpoint. Others are of the storage, which may be well again at the next look.
+OF_A_CHECKPOINT = (
+    ChildProcessError,
+    FileNotFoundError,
+    ValueError,
+    LookupError,
+    TypeError,
+    AttributeError,
+)
+
 
 def without_if_crowded(config: TrainConfig) -> TrainConfig:
     """Return the options, without an evaluation beside the training if that leaves no CPU."""
@@ -53,8 +66,9 @@ def without_if_crowded(config: TrainConfig) -> TrainConfig:
     gpus, cpus = torch.cuda.device_count(), usable_cpus()
     workers = gpus if config.workers is None else config.workers
     threads = config.threads or (1 if workers or gpus else torch.get_num_threads())
-    # The workers of a cluster are mostly elsewhere.
-    taken = 1 if os.environ.get("RAY_ADDRESS") else max(workers, 1) * threads
+    # The workers of a cluster are mostly elsewhere, also those for which it may have GPUs.
+    elsewhere = os.environ.get("RAY_ADDRESS") and config.workers != 0
+    taken = 1 if elsewhere else max(workers, 1) * threads
     if taken < cpus:
         return config
     print_line(
@@ -102,9 +116,11 @@ class BesideEvaluation(PeriodicThread):
         self.config, self.run, self.last, self.job = config, run, last, job
         self.root = run / "checkpoints"
         self.later = LaterScores()
-        self.tries = 0  # of the checkpoint that is next
+        self.tries = Counter[tuple[str, str]]()  # that failed, by name and content
         self.failures = 0  # of the storage, in a row
+        self.problem: Exception | None = None  # the last of these
         self.trained = threading.Event()
+        self.complete = False  # whether nothing was left after training
 
     def __enter__(self) -> Self:
         """Begin where an earlier start ended: what that one was measuring is measured again."""
@@ -114,15 +130,33 @@ class BesideEvaluation(PeriodicThread):
         return super().__enter__()
 
     def finish(self) -> None:
-        """Wait until all checkpoints are measured that are left when training has ended."""
+        """Wait until all checkpoints are measured that are left when training has ended.
+
+        Raises:
+            StoppedError: If a stop was asked for, and some are left for the next start.
+            OSError: If the storage does not let them be measured.
+        """
         self.trained.set()
-        if left := self._active and len(waiting(self.root, self.later)):
+        if not self._active:
+            return
+        left = self._left()
+        if left and not self.job.stop.asked:
             print_line(
                 f"trained; checkpoints still to be measured: {left}. Ctrl-C ends that, and the "
                 "same command goes on"
             )
         while self._thread.is_alive():
             self._thread.join(1.0)
+        if self.complete:
+            return
+        if self.job.stop.asked:
+            if self._left() == 0:
+                return
+            raise StoppedError(self.job.stop.number, self.last)
+        raise OSError(
+            f"the run is trained, and its last checkpoints cannot be measured: {self.problem}. The "
+            "same command measures them; without --evaluate-beside.protocol it ends without that."
+        ) from self.problem
 
     def look(self) -> bool:
         """Measure the oldest checkpoint that waits for it."""
@@ -130,25 +164,44 @@ class BesideEvaluation(PeriodicThread):
         try:
             found = waiting(self.root, self.later)
             if not found:
+                self.complete = trained
                 return not trained
-            name, content = found[0]
-            self._measure(name, content)
-        except ChildProcessError as error:
-            self.tries += 1
-            if self.tries == TRIES:
-                print_line(f"checkpoint {name} cannot be measured beside the training: {error}")
-                self.tries = 0
-                self.later = self.later.with_score(name, content, None)
+            self._try(*found[0])
         except Exception as error:  # each object store has errors of its own
             self.failures += 1
+            self.problem = error
             if self.failures == 1:
                 logger.warning("checkpoints wait to be measured beside the training: %s", error)
             return not (self._ends() or (trained and self.failures >= TRIES))
         self.failures = 0
         return not self._ends()
 
+    def _left(self) -> int | None:
+        """Count the checkpoints that wait; None if the storage does not say."""
+        with contextlib.suppress(Exception):
+            return len(waiting(self.root, self.later))
+        return None
+
     def _ends(self) -> bool:
         return self.over.is_set() or self.job.stop.asked
+
+    def _try(self, name: str, content: str) -> None:
+        """Measure a checkpoint, or pass it over if that has failed too often."""
+        try:
+            self._measure(name, content)
+        except OF_A_CHECKPOINT as error:
+            self.tries[name, content] += 1
+            if self.tries[name, content] < TRIES:
+                return
+            print_line(f"checkpoint {name} cannot be measured beside the training: {error}")
+            self.later = self.later.with_score(name, content, None)
+            self._output(name, content).remove()
+
+    def _output(self, name: str, content: str) -> Folder:
+        """Return the folder of the report, which no other content of that name has."""
+        protocol = self.config.evaluate_beside.model_dump(mode="json")
+        known = digest({"content": content, "protocol": protocol})[:8]
+        return self.run / "evaluation" / f"{protocol['protocol']}-{name}-{known}"
 
     def _measure(self, name: str, content: str) -> None:
         """Measure a checkpoint, unless it is one that only a stop has made.
@@ -162,13 +215,14 @@ class BesideEvaluation(PeriodicThread):
             self.later = self.later.with_score(name, content, None)
             return
         self._keep(replace(self.later, measuring=name))
-        protocol = self.config.evaluate_beside.model_dump(mode="json")
-        known = digest({"content": content, "protocol": protocol})[:8]
-        output = self.run / "evaluation" / f"{protocol['protocol']}-{name}-{known}"
+        output = self._output(name, content)
         config = _options(self.config, model=folder.location, output=output.location)
         said = "" if output.exists(REPORT) else self._child(config)
-        if self._ends() or content_of(folder) != content:
-            return  # the next start goes on; or the run went back to before it
+        if content_of(folder) != content:  # the run went back to before it
+            output.remove()
+            return
+        if self._ends():
+            return  # the next start goes on
         if not output.exists(REPORT):
             raise ChildProcessError(said)
         report: EvaluationReport = output.read_json(REPORT)
@@ -178,7 +232,6 @@ class BesideEvaluation(PeriodicThread):
         score = _score(report, found.quality, best_by)
         kept = asdict(score) if score is not None else None
         self._keep(self.later.with_score(name, content, kept))
-        self.tries = 0
         took = duration(report["seconds"]["in all"])
         print_line(f"  beside the training, in {took}: {found.quality}")
 

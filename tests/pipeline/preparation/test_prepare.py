@@ -108,7 +108,7 @@ def test_transform_whitens_the_training_captions(prepared):
 
 
 @pytest.mark.parametrize("here", ["nothing", "the first shard", "all"])
-def test_the_same_originals_give_the_same_bytes(prepared, tmp_path, monkeypatch, here):
+def test_the_same_originals_give_the_same_bytes(prepared, tmp_path, monkeypatch, capsys, here):
     source, output, _ = prepared
     if here != "nothing":
         monkeypatch.setattr(parallel_map, "is_connected", lambda: False)
@@ -117,6 +117,7 @@ def test_the_same_originals_give_the_same_bytes(prepared, tmp_path, monkeypatch,
 
     prepare(options(source, tmp_path / "again"))
 
+    assert ("starting Ray" in capsys.readouterr().out) == (here == "the first shard")
     files = sorted(p.relative_to(output) for p in output.rglob("[!.]*") if p.is_file())
     assert len(files) == 5
     for file in files:

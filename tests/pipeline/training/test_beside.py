@@ -12,14 +12,22 @@ from pipeline.checkpoint.later_scores import LaterScores
 from pipeline.checkpoint.store import PREFIX, Score
 from pipeline.common.failpoints import VARIABLE
 from pipeline.config import RESUMABLE_CHANGES, EvaluateBesideConfig, TrainConfig
+from pipeline.distributed.elastic import train_with_restarts
+from pipeline.distributed.graceful_stop import StoppedError
 from pipeline.evaluation.networks import find_model
 from pipeline.storage.folder import Folder
 from pipeline.tracking.best_version import Quality
 from pipeline.tracking.spool import RECORDS, SPOOL, read
 from pipeline.training import beside
-from pipeline.training.beside import _score, refuse_unmeasurable_beside, without_if_crowded
+from pipeline.training.beside import (
+    BesideEvaluation,
+    _score,
+    refuse_unmeasurable_beside,
+    without_if_crowded,
+)
 from pipeline.training.train import train
 from tests.pipeline.training.test_train import config, weights
+from tests.waiting import wait_until
 
 CURVE = "eval/fd_builtin_40"
 BESIDE = {"protocol": "builtin", "count": 40, "few_images": True}
@@ -76,6 +84,35 @@ def test_a_run_that_is_measured_beside_trains_the_same_and_finds_its_best(
 
 @pytest.mark.slow
 @pytest.mark.rest
+def test_a_stop_in_the_last_step_leaves_the_measuring_to_the_next_start(
+    shapes, tmp_path, monkeypatch
+):
+    def stopped(*arguments, stop, **options) -> None:
+        train_with_restarts(*arguments, stop=stop, **options)
+        stop.asked = True  # while the last checkpoint was saved
+
+    def no_child(self, config) -> str:
+        wait_until(lambda: self.job.stop.asked, "the stop")
+        return "killed"
+
+    monkeypatch.setattr(beside, "usable_cpus", lambda: 4)
+    options = config(shapes, tmp_path, evaluate_beside=BESIDE, threads=1, total_steps=4)
+    with monkeypatch.context() as patch:
+        patch.setattr("pipeline.training.train.train_with_restarts", stopped)
+        patch.setattr(BesideEvaluation, "_child", no_child)
+        with pytest.raises(StoppedError):
+            train(options)
+    record = json.loads((tmp_path / "run/run.json").read_text())
+    between = measured(tmp_path / "run")
+
+    train(options)
+
+    assert (record["status"], record.get("handed_over"), between) == ("KILLED", None, [])
+    assert [step for step, _ in measured(tmp_path / "run")] == [4]
+
+
+@pytest.mark.slow
+@pytest.mark.rest
 def test_a_checkpoint_that_cannot_be_measured_is_passed_over_and_said(
     shapes, tmp_path, monkeypatch, capsys
 ):
@@ -115,6 +152,9 @@ def test_where_training_leaves_no_cpu_nothing_is_measured_beside_it(monkeypatch,
     assert beside_of() == "builtin"
     monkeypatch.setenv("RAY_ADDRESS", "127.0.0.1:1")
     assert beside_of(workers=64) == "builtin", "the workers are on other machines"
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 0)
+    assert beside_of() == "builtin", "as many workers as the cluster has GPUs"
+    assert beside_of(workers=0) is None, "this process trains"
 
 
 @pytest.mark.slow

@@ -18,6 +18,7 @@ from pipeline.preparation.config import PrepareConfig
 from pipeline.preparation.dry_run import plan_preparation
 from pipeline.preparation.sources.coco import CocoSource
 from pipeline.preparation.sources.shapes import ShapesSource
+from pipeline.ray_cluster import parallel_map
 from pipeline.ray_cluster.connection import Resources
 from pipeline.training.damsm.config import PretrainConfig
 from pipeline.training.dry_run import WorkerResources, plan_pretraining, plan_training, say_cost
@@ -144,7 +145,8 @@ def test_what_this_machine_has_no_memory_for_is_refused_with_what_to_do(shapes, 
         say_cost(DryRunReport(), config(shapes, tmp_path), huge, 12, place, accumulate=2)
 
 
-def test_a_preparation_is_tried_on_a_few_originals(tmp_path, capsys):
+def test_a_preparation_is_tried_on_a_few_originals(tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr(parallel_map, "START_S", float("inf"))
     bad = {7, 9}
     write_coco(tmp_path / "coco", "train2017", {n: [f"caption {n}"] for n in range(1, 30)}, bad)
     write_coco(tmp_path / "coco", "val2017", {n: [f"other {n}"] for n in range(50, 55)})
@@ -163,7 +165,7 @@ def test_a_preparation_is_tried_on_a_few_originals(tmp_path, capsys):
     assert "34 of coco, for 3 files" in lines(said)["originals"]
     assert re.search(r"the first 34 took .* 32 can be used, rejected: IMG_TRUNCATED 2", said)
     assert "note: 2 of the first 34 originals would be rejected" in said
-    assert "ETA" in lines(said)
+    assert " with 1 of " in lines(said)["ETA"], "no Ray is started for it"
     assert files(tmp_path) == before
     assert not (tmp_path / "out").exists()
     with pytest.raises(ValueError, match="files that do not belong to a prepared dataset"):
