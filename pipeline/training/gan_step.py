@@ -7,6 +7,7 @@ Dimensions in this file:
 import torch
 from torch import Tensor
 
+from pipeline.checkpoint.optimizer_state import reset_moments
 from pipeline.common.failpoints import reach
 from pipeline.config import OptimConfig, TrainConfig
 from pipeline.data.loader import Batch
@@ -48,6 +49,17 @@ def build(config: TrainConfig, sentence_dim: int, device: torch.device) -> Gan:
         discriminator_lr=config.optim.discriminator_lr,
         betas=config.optim.betas,
     )
+
+
+def renew_matcher(gan: Gan, config: TrainConfig) -> None:
+    """Set the network of the matching loss, if there is one, back to what `build` made of it."""
+    if not gan.matcher or not gan.matcher_optimizer:
+        return
+    dim = gan.matcher.sentences.shape[1]
+    networks(config, dim)  # draws the numbers before its own
+    if fresh := matcher_of(config, dim):
+        gan.matcher.load_state_dict(fresh.state_dict())
+    reset_moments(gan.matcher_optimizer)
 
 
 def do_step(

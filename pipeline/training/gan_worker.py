@@ -20,7 +20,7 @@ from pipeline.evaluation.quick_evaluation import AGREEMENT, QuickEvaluation, sco
 from pipeline.evaluation.shapes_classifier import CHANCE
 from pipeline.training.device import compile_blocks, configure_precision
 from pipeline.training.diagnostics import LearningWatch
-from pipeline.training.gan_step import build, do_step
+from pipeline.training.gan_step import build, do_step, renew_matcher
 from pipeline.training.loop import (
     Worker,
     flush_metrics_before,
@@ -299,6 +299,7 @@ class GanTraining:
         """
         self.saver.finish()
         reached, skipped = self.step, self.skips.in_a_row()
+        renew_matcher(self.gan, self.config)  # the checkpoint may be from before it
         # A run that was never stopped has no checkpoints but the regular ones.
         target = self.step if self._restore(extras=False) else None
         allowed = self.config.health.rollbacks

@@ -7,7 +7,7 @@ from torch import distributed
 
 from pipeline.config import TrainConfig
 from pipeline.data.loader import Batch
-from pipeline.training.gan_step import build, do_step
+from pipeline.training.gan_step import build, do_step, renew_matcher
 from ratgan.text.transform import SentenceTransform
 
 GROUNDS = ("white", "black", "high contrast")
@@ -143,3 +143,15 @@ def test_two_workers_see_the_views_of_one_and_have_one_strength(tmp_path):
     assert all(map(torch.equal, first, second))
     torch.testing.assert_close(first[0], expected, rtol=0, atol=2e-4)
     torch.testing.assert_close(first[1], strength, rtol=0, atol=1e-6)
+
+
+def test_a_matcher_that_is_renewed_is_that_of_a_new_run():
+    config = options(optim={"matching_weight": 1.0})
+    *_, (gan, _, _) = train(config, "white", 2)
+
+    renew_matcher(gan, config)
+
+    first = build(config, CLASSES, CPU)
+    expected = first.matcher.state_dict()
+    assert all(torch.equal(each, expected[name]) for name, each in gan.matcher.state_dict().items())
+    assert not any(each["exp_avg"].any() for each in gan.matcher_optimizer.state.values())
