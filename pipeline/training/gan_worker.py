@@ -302,8 +302,14 @@ class GanTraining:
         renew_matcher(self.gan, self.config)  # the checkpoint may be from before it
         # A run that was never stopped has no checkpoints but the regular ones.
         target = self.step if self._restore(extras=False) else None
-        allowed = self.config.health.rollbacks
-        refuse_to_go_back(reached, target, skipped, self.offset, allowed)
+        refuse_to_go_back(
+            reached,
+            target,
+            skipped,
+            self.offset,
+            allowed=self.config.health.rollbacks,
+            precision=self.config.precision,
+        )
         self.offset = self.offset.back(reached, self.step)
         self.skips.end_row()
         if self.reporter:

@@ -6,6 +6,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ratgan.options import Precision
+
 
 class Skips:
     """Counts skipped steps on the device; the counts are the same on every worker.
@@ -62,7 +64,13 @@ class BatchOffset:
 
 
 def refuse_to_go_back(
-    step: int, target: int | None, skips: int, course: BatchOffset, allowed: int
+    step: int,
+    target: int | None,
+    skips: int,
+    course: BatchOffset,
+    *,
+    allowed: int,
+    precision: Precision,
 ) -> None:
     """Stop a run that cannot roll back again.
 
@@ -71,14 +79,16 @@ def refuse_to_go_back(
         skips: Skipped steps in a row.
         course: Offset of the run, with the number of its rollbacks.
         allowed: Permitted number of rollbacks.
+        precision: Of the run.
 
     Raises:
         ValueError: If no rollback is left, or there is no checkpoint.
     """
     happened = f"at step {step:,} the last {skips:,} steps had losses or gradients not finite"
+    exact = "" if precision == "float32" else ", or --precision float32,"
     advice = (
-        "Try a lower --optim.discriminator-lr and --optim.generator-lr or --precision float32 in a "
-        "new run with another --name."
+        f"Try a lower --optim.discriminator-lr and --optim.generator-lr, or --optim.warmup-steps"
+        f"{exact} in a new run with another --name."
     )
     if target is None:
         raise ValueError(f"{happened}, and there is no checkpoint yet for a rollback. {advice}")

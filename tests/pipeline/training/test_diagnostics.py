@@ -48,17 +48,22 @@ def test_going_back_continues_with_the_batch_after_the_last_one_seen():
     assert BatchOffset.of({"step": 100}) == BatchOffset()
 
 
-def test_a_run_without_a_checkpoint_cannot_go_back():
-    with pytest.raises(ValueError, match=r"step 20 the last 10 steps.*no checkpoint yet.*-lr"):
-        refuse_to_go_back(20, None, 10, BatchOffset(), allowed=3)
-    refuse_to_go_back(20, 0, 10, BatchOffset(), allowed=3)  # to the weights it started from
+@pytest.mark.parametrize(("precision", "advised"), [("float32", False), ("bfloat16", True)])
+def test_a_run_without_a_checkpoint_cannot_go_back(precision, advised):
+    limits = {"allowed": 3, "precision": precision}
+    with pytest.raises(ValueError, match=r"step 20 the last 10 steps.*no checkpoint yet") as error:
+        refuse_to_go_back(20, None, 10, BatchOffset(), **limits)
+    refuse_to_go_back(20, 0, 10, BatchOffset(), **limits)  # to the weights it started from
+    assert "--optim.discriminator-lr" in str(error.value)
+    assert ("--precision float32" in str(error.value)) == advised
 
 
 def test_a_run_goes_back_only_so_often():
-    refuse_to_go_back(120, 100, 10, BatchOffset(rollbacks=2), allowed=3)
+    limits = {"allowed": 3, "precision": "bfloat16"}
+    refuse_to_go_back(120, 100, 10, BatchOffset(rollbacks=2), **limits)
 
     with pytest.raises(ValueError, match=r"rolled back 3 times already \(health.rollbacks=3\)"):
-        refuse_to_go_back(120, 100, 10, BatchOffset(rollbacks=3), allowed=3)
+        refuse_to_go_back(120, 100, 10, BatchOffset(rollbacks=3), **limits)
 
 
 def test_a_value_that_is_not_finite_counts_for_nothing_in_the_mean():
