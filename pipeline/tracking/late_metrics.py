@@ -57,8 +57,9 @@ def record_numbers(run: Folder, found: Findings, *, uri: str | None = None) -> s
     found.tell(tracker)
     sender = send_rest(run, address(run, uri, "--tracking-uri"))
     if left := sender.delivery.left():
+        problem = (sender.problem or "slow").removesuffix(".")
         return (
-            f"{what_is_left(left)} of {run} are not there yet: {sender.problem or 'slow'}. Send "
-            f"them with: {sync_command(run, sender.delivery.uri)}"
+            f"{what_is_left(left)} of {run} are not there yet: {problem}. Send them with: "
+            f"{sync_command(run, sender.delivery.uri)}"
         )
     return f"run {read_record(run).get('mlflow_run_id')}"

@@ -44,7 +44,7 @@ def test_every_preset_is_accepted_and_says_its_source_and_command():
         assert any("arxiv.org/abs/2204.10482" in line for line in header), path.name
         assert any(line.startswith("# Run: python jobs/") for line in header), path.name
         seen += 1
-    assert seen == 9
+    assert seen == 10
 
 
 class Empty(Settings):
@@ -203,7 +203,7 @@ def test_a_preset_that_grows_when_it_is_read_is_refused(tmp_path, text, message)
 
 
 def test_an_unknown_preset_lists_those_there_are():
-    presets = "ablate_shapes, coco, cub, damsm, damsm_coco, damsm_shapes, oxford102, quickstart"
+    presets = "ablate_shapes, coco, cub, damsm, damsm_coco, damsm_shapes, emoji, oxford102, quick"
     with pytest.raises(ValueError, match=rf"preset 'imagenet' does not exist.*{presets}"):
         parse(TrainConfig, [], "imagenet")
 
