@@ -39,6 +39,7 @@ def test_the_plan_has_every_case_once_and_what_decides_most_first():
         assert whole.index(replace(case, way="eager")) <= whole.index(case)
 
 
+@pytest.mark.rest
 def test_what_is_measured_repeats_resumes_and_is_written_at_once(tmp_path, capsys):
     path, left_s = tmp_path / "toy.json", iter([600.0] * 5)
 
@@ -80,6 +81,7 @@ def test_a_process_that_ends_in_a_case_leaves_the_rest_to_the_next(tmp_path, mon
         assert cases(path)[-1]["failed"] == RUNNING
 
 
+@pytest.mark.rest
 def test_a_case_that_does_not_end_is_ended(tmp_path, monkeypatch):
     def measure(self, case, measured):
         while True:

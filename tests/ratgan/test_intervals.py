@@ -10,6 +10,7 @@ from ratgan.metrics.statistics import FeatureStatistics
 REPEATS = 100
 
 
+@pytest.mark.rest
 @pytest.mark.slow
 def test_nine_of_ten_intervals_hold_on_normal_features_whose_answers_are_known():
     held = covered((4, 500, 400, 0.5, 1.3), REPEATS)

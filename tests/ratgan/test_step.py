@@ -469,6 +469,7 @@ def test_unknown_way_to_update_is_refused():
         train_step(small_gan(), **small_batch(), update="both")
 
 
+@pytest.mark.rest
 def test_score_in_float32_keeps_its_gradient_where_bfloat16_would_lose_it(monkeypatch):
     kept = [error_under_autocast(seed) for seed in range(6)]
     monkeypatch.setattr("ratgan.discriminator.full_precision", lambda like: nullcontext())

@@ -68,6 +68,7 @@ def test_an_image_of_the_size_of_its_dataset_is_decoded_and_no_other():
             decode(content, 40)
 
 
+@pytest.mark.rest
 @pytest.mark.parametrize("reader", ["threads", "resident", "ray"])
 def test_a_loader_decodes_no_image_that_is_larger_than_the_dataset_says(
     ray_session, shapes, tmp_path, reader

@@ -270,6 +270,7 @@ def test_a_card_says_where_it_is_from_and_tells_no_place_and_no_secret(tmp_path,
     assert "The validation images are training images." in card
 
 
+@pytest.mark.rest
 @pytest.mark.parametrize("to", ["huggingface", "webdataset"])
 def test_a_stopped_export_has_no_card_and_the_same_command_finishes_it(
     dataset, tmp_path, caches, to
@@ -397,6 +398,7 @@ def test_an_export_to_a_bucket_has_the_bytes_of_one_to_a_disk(
     assert here == there
 
 
+@pytest.mark.rest
 @pytest.mark.slow
 @pytest.mark.parametrize("to", ["huggingface", "webdataset"])
 def test_what_is_exported_is_prepared_again_with_the_same_pixels_and_captions(

@@ -37,6 +37,7 @@ def test_what_is_no_jpeg_is_an_error():
         decode_jpeg(b"no picture")
 
 
+@pytest.mark.rest
 @pytest.mark.slow
 def test_no_job_imports_the_package_at_its_start():
     jobs = "pipeline.training.train, pipeline.preparation.prepare, pipeline.evaluation.evaluate"

@@ -168,6 +168,7 @@ def test_an_address_of_a_local_folder_is_that_folder(name, tmp_path, monkeypatch
         assert Folder(address).read("x") == b"here"
 
 
+@pytest.mark.rest
 @pytest.mark.slow
 def test_a_run_trains_to_a_backend_that_was_registered_and_goes_on_from_it(shapes, tmp_path):
     tracking = {"uri": f"sqlite:///{tmp_path}/mlflow.db"}

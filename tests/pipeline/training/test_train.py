@@ -194,6 +194,7 @@ def test_a_resumed_run_ends_bit_for_bit_as_one_that_went_through(whole, shapes, 
     assert [point.step for point in history] == [2, 4, 6, 8], "one MLflow run for both starts"
 
 
+@pytest.mark.rest
 def test_separate_updates_are_an_option_of_a_run(whole, shapes, tmp_path):
     optim = {"batch_size": 12, "update": "separate", "matching_weight": 0.5}
     train(config(shapes, tmp_path, optim=optim))
@@ -207,6 +208,7 @@ def test_separate_updates_are_an_option_of_a_run(whole, shapes, tmp_path):
     }
 
 
+@pytest.mark.rest
 def test_a_matching_loss_can_be_added_to_a_run_and_taken_from_it(shapes, tmp_path):
     for steps, weight in ((2, 0.0), (4, 1.0), (6, 0.0)):
         optim = {"batch_size": 12, "matching_weight": weight}
@@ -225,6 +227,7 @@ def test_a_finished_run_says_so_and_does_nothing(whole, shapes, capsys):
     assert weights(whole / "run", 8) == before
 
 
+@pytest.mark.rest
 def test_a_finished_run_is_extended_from_its_end_and_says_so(whole, shapes, tmp_path, capsys):
     output = tmp_path / "copy"
     shutil.copytree(whole, output)
@@ -286,6 +289,7 @@ def test_what_does_not_fit_is_refused_before_anything_starts(case, whole, shapes
     assert sorted(p for p in whole.rglob("*")) == before
 
 
+@pytest.mark.rest
 @pytest.mark.parametrize(
     "variant",
     [
