@@ -4,8 +4,8 @@
 
 Ways: eager, the generator's blocks compiled, and the whole step as a CUDA graph (both backward
 passes, the penalty, both updates and the average); in channels first and last, with 24, 48 and 96
-images, in bfloat16 and in float32 with TF32. The whole step is not compiled: torch cannot trace its
-own fused Adam, and compiles for a quarter of an hour. Of each:
+images, in bfloat16 and in float32 with TF32. The whole step is not compiled: torch 2.15 cannot
+trace its own fused Adam. Of each:
 images/s, share of the roofline, peak memory, the ten longest kernels, and whether the weights are
 the same when the steps are done again, when they are resumed from a copy of the state by networks
 that were built and captured anew, and when they are done eagerly. All with deterministic kernels,
