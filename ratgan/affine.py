@@ -51,10 +51,11 @@ class RecurrentController(nn.Module):
         Returns:
             Hidden states in the order the generator uses them, [B, T, K].
         """
-        inputs = sentence[:, None, :].expand(-1, num_steps, -1)  # [B, T, S]
         hidden: Tensor
         # Rounding would add up over the steps; and CPUs without AVX-512 have no LSTM in bfloat16.
         with full_precision(noise):
+            noise, sentence = (x.to(self.initial_hidden.weight.dtype) for x in (noise, sentence))
+            inputs = sentence[:, None, :].expand(-1, num_steps, -1)  # [B, T, S]
             state = (self.initial_hidden(noise)[None], self.initial_cell(noise)[None])
             hidden, _ = self.lstm(inputs, state)
         return hidden

@@ -19,7 +19,8 @@ class GenerateConfig(Settings):
     captions: tyro.conf.Positional[tuple[str, ...]] = ()
     """Captions, one image for each."""
     model: str = "outputs/quickstart/model"
-    """Saved model: a folder or bucket address."""
+    """Saved model, checkpoint or run: a folder or bucket address. Of a run, the model of its
+    end, or of its newest complete checkpoint if it has not ended."""
     encoder_path: str | None = None
     """Text encoder, if the model does not contain it. A location that only the model names is not
     opened."""

@@ -9,16 +9,9 @@ from typing import Any, Literal
 
 import torch
 
-from pipeline.checkpoint.load_model import load_from
-from pipeline.checkpoint.store import (
-    FILES,
-    MARKER,
-    PREFIX,
-    STATE,
-    best_checkpoint,
-    newest_checkpoint,
-    read_tensors,
-)
+from pipeline.checkpoint.find_model import find_place
+from pipeline.checkpoint.load_model import load_saved
+from pipeline.checkpoint.store import FILES, STATE, newest_checkpoint, read_tensors
 from pipeline.data.manifest import read_manifest
 from pipeline.storage.folder import Folder, absolute
 from pipeline.storage.local_copy import local_copy
@@ -68,7 +61,9 @@ class ModelRef:
 
     def loaded(self) -> TextToImage:
         """Load the model, with the weights that are meant."""
-        model = load_from(self.location, self.encoder_path)
+        around = self.run or self.checkpoint
+        root = Folder(around).path if around else None
+        model = load_saved(Folder(self.location, root), self.encoder_path)
         if self.weights == "training" and self.checkpoint is not None:
             folder = Folder(self.checkpoint)
             tensors = read_tensors(folder, TRAINING)
@@ -121,69 +116,9 @@ def find_model(
     )
 
 
-def find_place(
-    folder: Folder, checkpoint: str, option: str = "model"
-) -> tuple[Folder | None, Folder | None, Folder]:
-    """Find the folder of the saved model a user means.
-
-    Args:
-        folder: Of a run, of one of its checkpoints, or of a saved model.
-        checkpoint: Of a run: ``newest``, ``best``, or a step.
-        option: What the user calls the folder.
-
-    Returns:
-        The run, if it is one; the checkpoint the model is in, if it is in one; and its folder.
-
-    Raises:
-        FileNotFoundError: If there is no model.
-        ValueError: If there is no such checkpoint.
-    """
-    run = folder.closed() if folder.exists("checkpoints") else None
-    inside: Folder | None = None
-    if run is not None:
-        inside = _checkpoint_of(run, checkpoint)
-    elif folder.exists(f"model/{MODEL_JSON}") and folder.exists(STATE):
-        inside = folder
-    model = inside / "model" if inside is not None else folder
-    if inside is None and folder.exists(f"model/{MODEL_JSON}"):
-        model = folder / "model"
-    if not model.exists(MODEL_JSON):
-        raise FileNotFoundError(
-            f"{option}={folder} holds no {MODEL_JSON}: it is neither a run (outputs/NAME) with a "
-            "complete checkpoint, nor a checkpoint, nor a saved model (outputs/NAME/model)."
-        )
-    return run, inside, model
-
-
 def _weights_of(record: dict[str, Any]) -> Weights:
     """Tell what a saved model holds: ours the average, imported ones what they were given."""
     return "training" if "imported_from" in record["origin"] else "average"
-
-
-def _checkpoint_of(run: Folder, wanted: str) -> Folder | None:
-    """Return a checkpoint of a run; None if it has a saved model only."""
-    checkpoints = run / "checkpoints"
-    if wanted.isdigit():
-        folder = checkpoints / f"{PREFIX}{int(wanted):08d}"
-        if not folder.exists(MARKER):
-            kept = ", ".join(name for name in checkpoints.names() if name.startswith(PREFIX))
-            raise ValueError(f"checkpoint={wanted}: {run} holds {kept or 'none'}.")
-        return folder
-    if wanted not in ("newest", "best"):
-        raise ValueError(f"checkpoint={wanted!r} must be newest, best, or a step such as 4000.")
-    found = newest_checkpoint(checkpoints)
-    if found is None:
-        return None
-    if wanted == "newest":
-        return found[0]
-    best = best_checkpoint(checkpoints)
-    if best is None:
-        raise ValueError(
-            f"checkpoint=best: {run} was not measured while it trained (--evaluate-every, "
-            "--evaluate-beside.protocol), so none of its checkpoints is known to be the best. Use "
-            "--checkpoint newest."
-        )
-    return checkpoints / f"{PREFIX}{best[0]:08d}"
 
 
 def _run_around(folder: Folder) -> Folder | None:

@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from pipeline.checkpoint.load_model import load_from
+from pipeline.checkpoint.load_model import load_saved, saved_in
 from pipeline.checkpoint.store import PREFIX
 from pipeline.common.console import print_line
 from pipeline.serving.config import ServeConfig
@@ -24,7 +24,6 @@ from ratgan.visualize import attention_overlay
 from ratgan.weights.saved_model import (
     DISCRIMINATOR_JSON,
     DISCRIMINATOR_TENSORS,
-    MODEL_JSON,
     load_discriminator,
 )
 
@@ -199,25 +198,25 @@ def _load(config: ServeConfig, name: str, location: str) -> ServedModel:
 
 
 def _load_from(config: ServeConfig, name: str, location: str) -> ServedModel:
-    folder = Folder(location)
-    model = load_from(location, config.encoder_path, device=config.device)
+    place = saved_in(location)
+    model = load_saved(place, config.encoder_path, device=config.device)
     model.load_encoder()
-    inner = folder / "model" if (folder / "model").exists(MODEL_JSON) else folder
     card = ""
     with contextlib.suppress(OSError, ValueError):  # it has none, or a link that leads elsewhere
-        card = inner.closed().read(CARD, 0, MAX_CARD).decode("utf-8", "replace")
-    return ServedModel(name, model, _discriminator(folder, model), card, _examples(card))
+        card = place.closed().read(CARD, 0, MAX_CARD).decode("utf-8", "replace")
+    return ServedModel(name, model, _discriminator(Folder(location), model), card, _examples(card))
 
 
 def _discriminator(folder: Folder, model: TextToImage) -> TextDiscriminator | None:
     """Load the discriminator of a checkpoint, or of the run's checkpoint of the model's step."""
     origin = model.origin if isinstance(model.origin, dict) else {}
-    step, places = origin.get("step"), [folder]
+    step, places = origin.get("step"), [folder.closed()]
     if type(step) is int:
         name = f"checkpoints/{PREFIX}{step:08d}"
-        places += [folder / name, Folder(folder.location.removesuffix("/model")) / name]
+        above = Folder(folder.location.removesuffix("/model"))
+        places += [folder.closed() / name, above.closed() / name]
     for place in places:
-        if place.exists(DISCRIMINATOR_JSON):
+        if place.exists(DISCRIMINATOR_JSON) and place.exists(DISCRIMINATOR_TENSORS):
             with local_copy(str(place), (DISCRIMINATOR_JSON, DISCRIMINATOR_TENSORS)) as path:
                 found = load_discriminator(path)
             sizes = (found.arguments.get("image_size"), found.arguments.get("sentence_dim"))

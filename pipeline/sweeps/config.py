@@ -21,6 +21,12 @@ Entries = Annotated[tuple[str, ...], tyro.conf.UseAppendAction]
 BETTER: dict[str, Mode] = {"eval/fd": "min", "eval/kd": "min", "eval/agreement": "max"}
 # The contributions of the paper: the recurrent controller, and attention.
 PAPER = ("model.recurrent=choice(true,false)", "model.attention=choice(soft_threshold,none)")
+# Options of a part of the model or the step, by the option that takes it out.
+PARTS = {
+    "model.controller_dim": "model.recurrent",
+    "optim.matching_lr": "optim.matching_weight",
+    "augment_adaptive": "augment",
+}
 # Options that training reads at each step; all others are fixed at the start of a run.
 PERTURBABLE = ("generator_lr", "discriminator_lr", "betas", "penalty_weight", "penalty_power")
 # Options that may differ when a sweep is resumed: they change no trial, or add some.
@@ -223,9 +229,11 @@ def check_space(base: TrainConfig, space: Space) -> None:
             raise ValueError(f"space: {name} cannot be varied: {DECIDED[name]}.")
         if name not in known:
             raise ValueError(f"space: there is no option {name}. {_nearest(name, known)}")
+        whole = PARTS.get(name, "")
+        present = [value for value in space[whole].extremes() if value] if whole in space else []
         for value in domain.extremes():
             try:
-                with_values(base, {name: value})
+                with_values(base, {whole: present[0], name: value} if present else {name: value})
             except ValueError as error:
                 raise ValueError(f"space: {error}") from error
 
@@ -233,16 +241,21 @@ def check_space(base: TrainConfig, space: Space) -> None:
 def with_values(base: TrainConfig, values: Mapping[str, Value]) -> TrainConfig:
     """Return a config with other values of some options.
 
+    Where a value takes a part out, the options of that part have their defaults: with and without
+    it can be compared.
+
     Raises:
         ValueError: If a value or a combination is invalid.
     """
     fields: dict[str, Any] = base.model_dump()
-    for name, value in values.items():
+    standard: dict[str, Any] = TrainConfig.model_construct().model_dump()
+    absent = [part for part, whole in PARTS.items() if not values.get(whole, True)]
+    for name in (*values, *absent):
         *groups, option = name.split(".")
-        place = fields
+        place, default = fields, standard
         for group in groups:
-            place = place[group]
-        place[option] = value
+            place, default = place[group], default[group]
+        place[option] = default[option] if name in absent else values[name]
     try:
         return TrainConfig.model_validate(fields)
     except ValidationError as error:

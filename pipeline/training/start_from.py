@@ -13,6 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from pipeline.checkpoint.find_model import find_place
 from pipeline.checkpoint.gan_state import gan_files, gan_tensors
 from pipeline.checkpoint.host_copy import HostCopy, refuse_not_finite, size
 from pipeline.checkpoint.load_model import MODEL_FILES, load_from
@@ -22,7 +23,7 @@ from pipeline.common.console import print_line
 from pipeline.config import TrainConfig
 from pipeline.data.dataset import PreparedDataset
 from pipeline.data.sample_order import SampleOrder
-from pipeline.evaluation.networks import TRAINING, find_place
+from pipeline.evaluation.networks import TRAINING
 from pipeline.storage.folder import Folder, absolute
 from pipeline.storage.local_copy import local_copy
 from pipeline.storage.safe_path import inside

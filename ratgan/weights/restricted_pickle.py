@@ -176,17 +176,26 @@ def _plain(value: Any) -> Any:
         pickle.UnpicklingError: If there is anything else in it, or too much of it.
     """
     left = MAX_VALUES
+    done: dict[int, tuple[Any, int]] = {}  # containers: what each became, and what it counts for
 
-    def turned(value: Any) -> Any:
+    def take(count: int) -> None:
         nonlocal left
-        if isinstance(value, str | bytes):
-            left -= 1 + len(value)
-        elif isinstance(value, int):
-            left -= 1 + value.bit_length() // 32
-        else:
-            left -= 1 if value is None or isinstance(value, float) else CONTAINER
+        left -= count
         if left < 0:
             raise pickle.UnpicklingError(f"it holds over {MAX_VALUES:,} values and characters")
+
+    def turned(value: Any) -> Any:
+        if id(value) in done:  # one that others hold, too: a few bytes can ask for millions of it
+            plain, count = done[id(value)]
+            take(count)
+            return plain
+        before = left
+        if isinstance(value, str | bytes):
+            take(1 + len(value))
+        elif isinstance(value, int):
+            take(1 + value.bit_length() // 32)
+        else:
+            take(1 if value is None or isinstance(value, float) else CONTAINER)
         if value is None or isinstance(value, bool | int | float | str):
             return value
         if isinstance(value, bytes):
@@ -194,10 +203,13 @@ def _plain(value: Any) -> Any:
         if isinstance(value, dict):
             if any(isinstance(key, tuple | frozenset) for key in value):
                 raise pickle.UnpicklingError("it holds a dictionary by anything but text or number")
-            return {"items": [[turned(key), turned(of)] for key, of in value.items()]}
-        if isinstance(value, list | tuple | set | frozenset):
-            return [turned(each) for each in value]
-        raise pickle.UnpicklingError(f"it holds {type(value).__name__}")
+            plain = {"items": [[turned(key), turned(of)] for key, of in value.items()]}
+        elif isinstance(value, list | tuple | set | frozenset):
+            plain = [turned(each) for each in value]
+        else:
+            raise pickle.UnpicklingError(f"it holds {type(value).__name__}")
+        done[id(value)] = plain, before - left
+        return plain
 
     return turned(value)
 

@@ -43,8 +43,10 @@ def test_the_controller_computes_in_float32_beside_layers_in_bfloat16():
 
     with torch.autocast("cpu", torch.bfloat16):
         states = controller(noise, sentence, num_steps=3)
+        rounded = controller(noise.bfloat16(), sentence.bfloat16(), num_steps=3)
 
     assert torch.equal(states, controller(noise, sentence, num_steps=3))
+    assert rounded.dtype == torch.float32
 
 
 def test_affine_scales_and_shifts_each_channel():

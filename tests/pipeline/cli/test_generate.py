@@ -154,7 +154,7 @@ def test_what_cannot_be_drawn_is_refused(model, tmp_path):
         draw(captions=("a bird", " . "))
     with pytest.raises(FileNotFoundError, match=r"the caption file .* does not exist"):
         draw(file=str(tmp_path / "nowhere.txt"))
-    with pytest.raises(FileNotFoundError, match="it is not a saved model"):
+    with pytest.raises(FileNotFoundError, match="nor a saved model"):
         draw(captions=("a bird",), model=str(tmp_path / "nowhere"))
     (tmp_path / "latin.txt").write_bytes("café".encode("latin-1"))
     with pytest.raises(ValueError, match="is not UTF-8 text"):
@@ -196,7 +196,7 @@ def test_a_missing_model_is_one_line_on_the_screen(tmp_path):
 
     assert done.returncode == 2
     assert done.stderr.startswith("\nerror: ")
-    assert "it is not a saved model" in done.stderr
+    assert "nor a saved model" in done.stderr
     assert "Traceback" not in done.stderr
 
 

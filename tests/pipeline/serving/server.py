@@ -7,8 +7,10 @@ from pathlib import Path
 
 import torch
 
+from pipeline.checkpoint.store import commit
 from pipeline.serving import serve as serving
 from pipeline.serving.config import ServeConfig
+from pipeline.storage.folder import Folder
 from ratgan.text.minilm import WEIGHTS_SHA256
 from ratgan.text.transform import SentenceTransform
 from ratgan.weights.saved_model import pack_discriminator, pack_model
@@ -24,14 +26,12 @@ def make_run(folder: Path, seed: int = 0) -> Path:
     torch.manual_seed(seed)
     transform = SentenceTransform(torch.zeros(384), torch.randn(384, 9), "whiten")
     files = pack_model(small_generator(), transform, encoder, {"step": STEP})
-    checkpoint = folder / "checkpoints" / f"step-{STEP:08d}"
-    for place, content in (
-        (folder / "model", files | {"README.md": CARD.encode()}),
-        (checkpoint, pack_discriminator(small_discriminator())),
-    ):
-        place.mkdir(parents=True)
-        for name, data in content.items():
-            (place / name).write_bytes(data)
+    saved = {f"model/{name}": content for name, content in files.items()}
+    checkpoint = pack_discriminator(small_discriminator()) | saved
+    run = Folder(str(folder))
+    commit(run / "checkpoints", checkpoint.items(), step=STEP, state={}, keep=2)
+    for name, content in (files | {"README.md": CARD.encode()}).items():
+        (run / "model").write(name, content)
     return folder
 
 

@@ -3,7 +3,7 @@
 import pytest
 
 from pipeline.cli.main import parse
-from pipeline.sweeps.config import AblateConfig, SweepConfig
+from pipeline.sweeps.config import AblateConfig, SweepConfig, with_values
 from pipeline.sweeps.sweep import sweep
 
 
@@ -104,3 +104,18 @@ def test_the_wrong_direction_of_a_known_metric_is_refused(metric, wrong, right, 
     with pytest.raises(ValueError, match=f"mode={wrong}: {metric} is better .*--mode {right}"):
         SweepConfig.model_validate(values | {"mode": wrong})
     assert SweepConfig.model_validate(values | {"mode": right}).mode == right
+
+
+def test_a_part_that_is_tuned_can_be_compared_with_none():
+    def swept(space: list[str], **train):
+        values = {"train": {"name": "r", "total_steps": 9, "data": {"path": "x"}} | train}
+        return AblateConfig.model_validate(values | {"space": space})
+
+    parts = swept(["model.recurrent=choice(true,false)"], model={"controller_dim": 64})
+    sizes = [with_values(parts.train, {"model.recurrent": on}).model for on in (True, False)]
+    swept(["optim.matching_weight=choice(0,1)", "optim.matching_lr=choice(1e-3,2e-3)"])
+    swept(["optim.matching_weight=choice(0,1)"], optim={"matching_weight": 1, "matching_lr": 2e-3})
+
+    assert [each.controller_dim for each in sizes] == [64, 256]
+    with pytest.raises(ValueError, match="no effect without a matching loss"):
+        swept(["optim.matching_lr=choice(1e-3,2e-3)"])

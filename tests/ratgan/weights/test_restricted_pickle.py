@@ -44,6 +44,14 @@ def test_text_and_bytes_of_python_2_are_read():
     assert load_foreign_pickle(b"(lp0\nS'a\\xe9'\naVb\\u00e9\naI7\na.", "it") == ["aé", "bé", 7]
 
 
+def test_what_several_hold_is_given_to_each():
+    shared: list[object] = ["a", {"b": 1}]
+
+    read = load_foreign_pickle(pickle.dumps([shared, {"c": shared}, shared]), "it")
+
+    assert read == [["a", {"b": 1}], {"c": ["a", {"b": 1}]}, ["a", {"b": 1}]]
+
+
 @pytest.mark.parametrize("case", bad_pickles("marker"))
 def test_anything_else_is_refused_and_does_not_run(case, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
