@@ -149,7 +149,10 @@ def read_signature(content: bytes) -> tuple[Picture, str]:
     except Exception as error:  # Pillow raises many types for damaged files
         raise ValueError(f"it cannot be read as PNG: {error}") from error
     if text is None:
-        raise ValueError("it has no record of what it is made from: this program did not draw it.")
+        raise ValueError(
+            "it has no record of what it is made from: it is a grid of several pictures, or this "
+            "program did not draw it."
+        )
     try:
         record = json.loads(text)
         if record["version"] != FORMAT_VERSION:

@@ -63,6 +63,10 @@ class GenerateConfig(Settings):
             raise ValueError(f"same_noise and attention need --show each, not {self.show}.")
         if self.images and self.attention is None:
             raise ValueError("images needs --attention, the checkpoint of a run.")
+        if self.images and (self.seed or self.same_noise or self.truncation is not None):
+            raise ValueError(
+                "images are not drawn if they are given: give no seed, same_noise or truncation."
+            )
         given = rows or self.captions or self.file or self.images
         if self.like and (given or self.seed or self.same_noise or self.truncation is not None):
             raise ValueError(

@@ -2,6 +2,7 @@
 
 import argparse
 import contextlib
+import re
 import signal
 import sys
 import threading
@@ -77,9 +78,9 @@ def run(
             else:
                 print_line(difference(config, options.preset))
                 plan(config)
-        except KeyboardInterrupt:
+        except KeyboardInterrupt as error:
             print_line("stopped. The same command resumes from the last complete state.")
-            sys.exit(130)
+            sys.exit(error.args[0] if error.args else 128 + signal.SIGINT)
         except Exception as error:
             cause = root_cause(error)
             if options.debug or not isinstance(cause, USER_ERRORS):
@@ -168,7 +169,9 @@ def load_preset(config_type: type[Config], preset: str) -> Config:
     except (yaml.YAMLError, RecursionError) as error:
         raise ValueError(f"preset {path} is not valid YAML: {error}") from error
     except ValidationError as error:
-        raise ValueError(f"preset {path}:\n{explain(error)}") from error
+        written = re.search(r"^# Run: (.+)", path.read_text(), re.MULTILINE)
+        hint = f"\nIt is written for: {written[1]}" if written else ""
+        raise ValueError(f"preset {path}:\n{explain(error)}{hint}") from error
 
 
 def _values(value: Any) -> Iterator[object]:

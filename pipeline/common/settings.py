@@ -23,7 +23,9 @@ def explain(error: ValidationError) -> str:
     for problem in error.errors(include_url=False):
         name = ".".join(str(part) for part in problem["loc"])
         message = problem["msg"].removeprefix("Value error, ")
-        if name and isinstance(problem["input"], dict):  # of options within: each line names one
+        if problem["type"] == "extra_forbidden":
+            lines.append(f"{name}: there is no such option")
+        elif name and isinstance(problem["input"], dict):  # of options within: each line names one
             lines += [f"{name}.{line}" for line in message.splitlines()]
         else:
             lines.append(f"{name}={problem['input']!r}: {message}" if name else message)

@@ -159,10 +159,12 @@ def read_manifest(folder: Folder) -> tuple[Manifest, str]:
             manifest names files outside of it.
     """
     if not folder.exists(MANIFEST):
-        state = "holds no" if folder.exists() else "does not exist, so there is no"
+        state, output = "does not exist, so there is no", str(folder)
+        if folder.exists():
+            state, output = "holds no", "data/coco"  # it may hold something else
         raise ValueError(
             f"{folder} {state} {MANIFEST}: this is not a (completely) prepared dataset. "
-            f"Prepare one first, for example: {job_command('prepare', 'coco', '--output', folder)}"
+            f"Prepare one first, for example: {job_command('prepare', 'coco', '--output', output)}"
         )
     content = folder.read(MANIFEST)
     try:

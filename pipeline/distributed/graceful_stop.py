@@ -100,7 +100,7 @@ class StopRequests:
             if self.asked:
                 return
         if self.asked or self.trained:
-            raise KeyboardInterrupt
+            raise KeyboardInterrupt(128 + number)  # its exit status, as in shells
         self.asked, self.number = True, number
         # Not in this handler: it interrupts the main thread, which may hold a lock that we need.
         threading.Thread(target=self._write, name="stop-request", daemon=True).start()

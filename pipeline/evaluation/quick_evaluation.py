@@ -15,7 +15,7 @@ from torch import Tensor
 
 from pipeline.checkpoint.store import Score
 from pipeline.data.dataset import PreparedDataset
-from pipeline.evaluation.shapes_classifier import ShapesReader, unreadable
+from pipeline.evaluation.shapes_classifier import ATTRIBUTES, ShapesReader, unreadable
 from ratgan.metrics.builtin import DIM, BuiltIn
 from ratgan.metrics.extractors import load_extractor
 from ratgan.metrics.features import Extractor
@@ -124,6 +124,16 @@ class QuickEvaluation:
     def _statistics(self, images: Tensor) -> FeatureStatistics:
         vectors = self.extractor(images.to(self.device).float()).vectors
         return FeatureStatistics.of(vectors.cpu())
+
+
+def measured_names(dataset: PreparedDataset, image_size: int, extractor: str) -> list[str]:
+    """Return the names of what `QuickEvaluation.measure` returns, if there are enough images."""
+    names = [DISTANCE]
+    if extractor != BuiltIn.name:
+        names += [f"eval/{kind}_{extractor}" for kind in ("kd", "fd", "precision", "recall")]
+    if not unreadable(dataset.manifest, image_size):
+        names += [AGREEMENT, *(f"{AGREEMENT}_{attribute}" for attribute in ATTRIBUTES)]
+    return names
 
 
 def score(values: dict[str, float], by: BestBy) -> Score | None:

@@ -72,7 +72,12 @@ def check(config: EvaluateConfig) -> Task:
     )
     if model.run is not None and config.record and not Tracker(Folder(model.run)).is_new():
         # Otherwise it would be refused at the end, when everything is measured.
-        address(Folder(model.run), config.tracking_uri, "--tracking-uri")
+        address(
+            Folder(model.run),
+            config.tracking_uri,
+            "--tracking-uri",
+            ", or measure without telling any (--no-record)",
+        )
     dataset = _dataset(config, wanted, model)
     image_size = model.loaded().generator.arguments["image_size"]
     protocol, real, place, extractor = measured_by(config, dataset, image_size)
@@ -177,21 +182,24 @@ def _refuse_too_few(
             f"{config.reference_statistics} holds statistics of {found.dim} features, and "
             f"{protocol.extractor} gives {extractor.dim}: it is of another extractor."
         )
-    counts = {"generated": protocol.count or 0}
+    counts = {"generated": (protocol.count or 0, "--count; 10,000 are usual")}
     if real.images is not None:
-        counts["real"] = real.count
-    for kind, count in counts.items():
+        counts["real"] = (real.count, "--reference train or all takes more of the dataset")
+    problems = []
+    for kind, (count, remedy) in counts.items():
         if count < 2:
-            raise ValueError(f"{count} {kind} images cannot be measured; at least 2 are needed.")
-        if count <= extractor.dim and not config.few_images:
-            raise ValueError(
+            problems.append(f"{count} {kind} images cannot be measured; at least 2 are needed.")
+        elif count <= extractor.dim and not config.few_images:
+            problems.append(
                 f"{count:,} {kind} images are too few for {protocol.extractor}, which gives "
                 f"{extractor.dim:,} numbers for each: {count:,} images differ in {count - 1:,} "
                 "directions at most (the rank of their covariance), in all others their spread "
                 "counts as 0, and the distance says more about their number than about them. "
-                f"Use {extractor.dim + 1:,} or more (--count; 10,000 are usual), or --few-images "
-                "to measure all the same."
+                f"Use {extractor.dim + 1:,} or more ({remedy}), or --few-images to measure all "
+                "the same."
             )
+    if problems:
+        raise ValueError("\n".join(problems))
 
 
 def _output(

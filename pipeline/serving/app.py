@@ -12,14 +12,14 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from concurrent.futures import Future
 from contextlib import asynccontextmanager
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, Self
 
 from fastapi import FastAPI, Query, Request, Response
 from fastapi.concurrency import run_in_threadpool
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import HTMLResponse, JSONResponse, PlainTextResponse
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 from starlette.exceptions import HTTPException
 
 from pipeline.common.console import print_line
@@ -97,6 +97,13 @@ class Question(BaseModel):
     """Share of the way to that noise."""
     attention: bool = False
     """Overlay the discriminator's attention."""
+
+    @model_validator(mode="after")
+    def _check_ends(self) -> Self:
+        for end, share in (("other_prompt", "prompt_share"), ("other_seed", "noise_share")):
+            if getattr(self, end) is None and getattr(self, share):
+                raise ValueError(f"{share} is a share of the way to {end}, which is missing")
+        return self
 
     def picture(self) -> Picture:
         """Return what to draw."""
@@ -385,6 +392,10 @@ def _handle_errors(app: FastAPI) -> None:
         first = error.errors()[0]
         param = ".".join(str(part) for part in first["loc"][1:])
         message = f"{param}: {first['msg']}" if param else str(first["msg"])
+        if first["type"] == "json_invalid":
+            param, message = "", f"the body is not JSON: {first['ctx']['error']}, byte {param}"
+        elif not param and isinstance(first["input"], str | bytes):
+            message = "the body must be JSON, sent with Content-Type: application/json"
         return JSONResponse(error_body(message, "invalid", param or None), 400)
 
     @app.exception_handler(HTTPException)

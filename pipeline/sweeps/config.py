@@ -2,7 +2,7 @@
 
 import difflib
 from collections.abc import Mapping
-from typing import Annotated, Any, Literal, Self
+from typing import Annotated, Any, ClassVar, Literal, Self
 
 import tyro
 from pydantic import BaseModel, Field, ValidationError, model_validator
@@ -89,6 +89,13 @@ class StudyConfig(Settings):
     train: TrainConfig
     """The run that is varied. Its output, tracking and workers apply to each trial."""
 
+    kind: ClassVar[str]
+
+    @property
+    def study(self) -> str:
+        """Name of the study, and of its folder."""
+        return self.name or f"{self.train.name}-{self.kind}"
+
     @model_validator(mode="before")
     @classmethod
     def _read(cls, values: Any) -> Any:
@@ -129,6 +136,11 @@ class StudyConfig(Settings):
             changes["evaluate_every"] = lines * self.train.log_every
         return self.train.model_copy(update=changes)
 
+    def record(self, train: TrainConfig) -> dict[str, Any]:
+        """Return what the folder of the study keeps of it; `train` has absolute places."""
+        options = self.model_dump(mode="json", exclude={"name", "train"})
+        return {**options, "name": self.study, "train": train.record()}
+
 
 class SweepConfig(StudyConfig):
     """Search for better options: train many runs, stop the poor ones early, compare.
@@ -136,6 +148,7 @@ class SweepConfig(StudyConfig):
     The same command resumes a sweep.
     """
 
+    kind: ClassVar[str] = "sweep"
     trials: PositiveInt = 16
     """Runs to train; all combinations with --search grid. A larger number later adds trials."""
     search: Literal["random", "optuna", "grid"] = "random"
@@ -172,6 +185,7 @@ class AblateConfig(StudyConfig):
     The same command resumes an ablation.
     """
 
+    kind: ClassVar[str] = "ablation"
     seeds: PositiveInt = 3
     """Runs of each combination, with seeds 0, 1, …"""
     report: tuple[str, ...] = ("eval/",)

@@ -17,12 +17,13 @@ from ray import tune
 from ray.tune.search import Searcher
 
 from pipeline.common.console import print_line
-from pipeline.config import TrainConfig, flatten
+from pipeline.config import flatten
 from pipeline.distributed.elastic import RAY_RECORDS
 from pipeline.distributed.graceful_stop import StoppedError, StopRequests
 from pipeline.storage.folder import Folder
 from pipeline.storage.lock import FolderInUseError, Lock
 from pipeline.storage.run_log import keep_log
+from pipeline.sweeps.check import check_study
 from pipeline.sweeps.concurrency import Capacity, connect_for
 from pipeline.sweeps.config import RESUMABLE, StudyConfig
 from pipeline.sweeps.monitor import SweepMonitor
@@ -33,7 +34,6 @@ from pipeline.sweeps.study_folder import StudyFolder
 from pipeline.sweeps.trial import TrialPlan, TrialRun
 from pipeline.tracking.sender import what_is_left
 from pipeline.tracking.tracker import sync_command, tracking_uri
-from pipeline.training.train import check_training
 
 # Disables files, checks and output of Tune; all state of trials is in their records.
 QUIET = {
@@ -68,7 +68,7 @@ class Study:
     @property
     def name(self) -> str:
         """Name of the study, and of its folder."""
-        return self.config.name or f"{self.config.train.name}-{self.what}"
+        return self.config.study
 
 
 def run_study(study: Study, conclude: Callable[[Study, StudyFolder, ParentRun], None]) -> Folder:
@@ -85,9 +85,7 @@ def run_study(study: Study, conclude: Callable[[Study, StudyFolder, ParentRun], 
             of its trials failed.
         StoppedError: If a signal requested a stop; the same command resumes the study.
     """
-    train = check_training(study.config.run()).config
-    if not isinstance(train, TrainConfig):
-        raise TypeError(f"a study varies runs of TrainConfig, not of {type(train).__name__}.")
+    train = check_study(study.config)
     uri = tracking_uri(train.tracking.uri, Folder(train.output))
     folder = StudyFolder(Folder(train.output) / study.name, study.name)
     with (
@@ -95,8 +93,7 @@ def run_study(study: Study, conclude: Callable[[Study, StudyFolder, ParentRun], 
         StopRequests(folder.folder).taken() as stop,
     ):
         keep_log(folder.folder)
-        options = study.config.model_dump(mode="json", exclude={"name", "train"})
-        folder.open({**options, "name": study.name, "train": train.record()}, RESUMABLE)
+        folder.open(study.config.record(train), RESUMABLE)
         left = _plan(study, folder)
         parent = ParentRun(folder, train, uri)
         print_line(

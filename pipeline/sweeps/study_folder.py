@@ -74,7 +74,12 @@ class StudyFolder:
         self.trials: dict[int, TrialRecord] = {}
 
     def open(self, options: dict[str, Any], resumable: frozenset[str]) -> None:
-        """Start, or resume from the records in the folder.
+        """Start, or resume from the records in the folder; arguments and errors as in `read`."""
+        self.read(options, resumable)
+        self.folder.write_json(STUDY, options)
+
+    def read(self, options: dict[str, Any], resumable: frozenset[str]) -> None:
+        """Read the records in the folder, if there are some.
 
         Args:
             options: Options of this start, as JSON types.
@@ -90,7 +95,6 @@ class StudyFolder:
             content = (self.folder / TRIALS).read_json(_file(number))
             content["curve"] = [(int(step), float(value)) for step, value in content["curve"]]
             self.trials[number] = TrialRecord(**content)
-        self.folder.write_json(STUDY, options)
 
     def add(self, number: int, values: dict[str, Value]) -> TrialRecord:
         """Plan a trial."""

@@ -240,7 +240,9 @@ def _now() -> int:
     return time.time_ns() // 1_000_000
 
 
-def address(run: Folder, configured: str | None = None, option: str = "--uri") -> str:
+def address(
+    run: Folder, configured: str | None = None, option: str = "--uri", otherwise: str = ""
+) -> str:
     """Find the tracker of a run: the option, else what its record says, if that is known here.
 
     What is sent goes with the user and password of the environment, and a record may be of a
@@ -253,6 +255,7 @@ def address(run: Folder, configured: str | None = None, option: str = "--uri") -
         run: Its folder.
         configured: The option.
         option: What the user calls it.
+        otherwise: What else the user can do, for the error.
 
     Raises:
         ValueError: If the record names another place.
@@ -281,7 +284,7 @@ def address(run: Folder, configured: str | None = None, option: str = "--uri") -
         f"{run}/{RUN_RECORD} names the tracker {recorded}, and here it would be "
         f"{redacted(next(filter(None, known), 'none'))}. What is sent goes with your user name and "
         "password, so no address is taken from a file that others may have written. Name the one "
-        f"you mean with {option}."
+        f"you mean with {option}{otherwise}."
     )
 
 

@@ -271,7 +271,7 @@ def running_job(
         except (KeyboardInterrupt, SystemExit) as end:
             status = "KILLED"
             describe("interrupted")
-            raise KeyboardInterrupt from end
+            raise KeyboardInterrupt(*end.args) from end  # with its exit status
         except BaseException as error:
             describe(f"failed: {_first_line(root_cause(error))}")
             raise

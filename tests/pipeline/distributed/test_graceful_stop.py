@@ -69,13 +69,15 @@ def test_a_terminal_that_closes_sends_several_signals_and_the_step_is_saved(tmp_
     assert signal.getsignal(signal.SIGHUP) == before
 
 
-def test_after_the_training_a_signal_stops_at_once(tmp_path):
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
+def test_after_the_training_a_signal_stops_at_once_with_its_own_status(number, tmp_path):
     with StopRequests(Folder(str(tmp_path))).taken() as requests:
         requests.trained = True
-        with pytest.raises(KeyboardInterrupt):
-            os.kill(os.getpid(), signal.SIGINT)
+        with pytest.raises(KeyboardInterrupt) as stopped:
+            os.kill(os.getpid(), number)
 
     assert not requests.asked
+    assert stopped.value.args == (128 + number,)
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGHUP], ids=["in a shell", "nohup"])

@@ -275,7 +275,10 @@ REFUSED = {
     "no weights": ({"protocol": "clean"}, "inception-2015 needs its weights, and nothing is down"),
     "wrong place": ({"protocol": "clean", "weights": "/nowhere.pth"}, "nowhere.pth do not exist"),
     "wrong hash": ({"weights_sha256": "abcdef01"}, "and abcdef01 was asked for"),
-    "too few": ({"few_images": False, "count": 100}, r"differ in 99 directions .* --few-images"),
+    "too few": (
+        {"few_images": False, "count": 100},
+        r"differ in 99 directions .* --few-images.*\n30 real",
+    ),
     "too few real": ({"few_images": False}, r"30 real images are too few.* rank of their cov"),
     "no data": ({"data": None}, "name a prepared dataset.*with --data"),
     "no dataset": ({"data": "/nowhere"}, "this is not a .*prepared dataset"),

@@ -13,7 +13,9 @@ from pipeline.evaluation.networks import find_model
 from pipeline.evaluation.quick_evaluation import (
     DISTANCE,
     KERNEL,
+    SECONDS,
     QuickEvaluation,
+    measured_names,
     said,
     score,
 )
@@ -127,6 +129,7 @@ def test_photographs_are_looked_at_by_efficientnet_too(shapes, tmp_path, monkeyp
     kinds = {f"eval/{kind}_efficientnet-lite0" for kind in ("kd", "precision", "recall")}
     assert few.keys() - plain.keys() == kinds
     assert many.keys() - few.keys() == {"eval/fd_efficientnet-lite0"}
+    assert many.keys() - {SECONDS} == {*measured_names(shapes, 32, "efficientnet-lite0")}
     # Training images, since so few were held out; the middle of each.
     real = torch.stack([example.image for example in shapes.examples("train")])[..., 4:36, 4:36]
     sentences = torch.stack([e.sentence for e in shapes.examples("validation")])[:12]

@@ -170,6 +170,8 @@ def test_models_say_what_they_are(address):
         ("/imagine?prompt=a&seed=99999999999999999999", 400, "seed: "),
         ("/imagine?prompt=a&truncation=nan", 400, "truncation: "),
         ("/imagine?prompt=a&sede=1", 400, "sede: Extra inputs"),
+        ("/imagine?prompt=a&prompt_share=0.5", 400, "to other_prompt, which is missing"),
+        ("/imagine?prompt=a&noise_share=0.5", 400, "to other_seed, which is missing"),
         ("/imagine?prompt=a&model=none", 404, "there is no such model. Models: birds."),
         ("/nothing", 404, "Not Found"),
         ("/v1/images/generations", 405, "Method Not Allowed"),
@@ -202,6 +204,20 @@ def test_a_wrong_body_gets_the_same_shape(address, body, status, param):
 
     assert answer.status_code == status
     assert answer.json()["error"]["param"] == param
+
+
+def test_a_body_that_is_no_json_is_said_to_be_none(address):
+    place = f"{address}/v1/images/generations"
+    json = {"Content-Type": "application/json"}
+
+    broken = requests.post(place, data='{"prompt": "a" "n": 2}', headers=json, timeout=60)
+    unsaid = requests.post(place, data='{"prompt": "a"}', timeout=60)
+
+    errors = [answer.json()["error"] for answer in (broken, unsaid)]
+    assert [answer.status_code for answer in (broken, unsaid)] == [400, 400]
+    assert [error["param"] for error in errors] == [None, None]
+    assert errors[0]["message"].startswith("the body is not JSON: ")
+    assert "Content-Type: application/json" in errors[1]["message"]
 
 
 def test_a_body_of_unstated_length_is_bounded_too(address):
