@@ -155,6 +155,8 @@ class MakeShard:
             captions = self.recipe.source.read_captions(record)
         except (FileNotFoundError, IsADirectoryError, NotADirectoryError) as error:
             raise RejectedError("CAP_MISSING", printable(str(error))) from error
+        if not captions and record.texts:
+            raise RejectedError("CAP_EMPTY", f"no caption in {printable(', '.join(record.texts))}")
         if not captions:
             raise RejectedError("ORPHAN_IMAGE", "no caption goes with this image")
         if stored.image(record.id) is not None:

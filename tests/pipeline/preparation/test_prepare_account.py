@@ -406,6 +406,8 @@ def test_the_whole_preparation_says_and_records_what_is_left_aside(ray_session, 
     for number in range(6):
         write(root / f"a/{number}.png", encoded(photo(20, 20, seed=number), "PNG"))
         write(root / f"a/{number}.txt", f"picture {number}\nthe {number}th of them")
+    write(root / "a/6.png", encoded(photo(20, 20, seed=6), "PNG"))
+    write(root / "a/6.txt", " \n")
     for name in ("README.md", ".DS_Store", "a/0.json", "cut.jpg"):
         write(root / name, PICTURES[4])
     (root / "a/again").symlink_to("..")
@@ -422,7 +424,8 @@ def test_the_whole_preparation_says_and_records_what_is_left_aside(ray_session, 
     }
     assert manifest.left_aside == expected
     assert (
-        "seen 7 = written 6 + rejected 1 (ORPHAN_IMAGE 1); left aside: " in capsys.readouterr().out
+        "seen 8 = written 6 + rejected 2 (CAP_EMPTY 1, ORPHAN_IMAGE 1); left aside: "
+        in capsys.readouterr().out
     )
     report = inspect(InspectConfig(data=str(output), output=str(tmp_path / "report")))
     assert report["left_aside"] == expected
