@@ -2,6 +2,7 @@
 
 import unicodedata
 
+import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
@@ -67,6 +68,7 @@ def image_outcome(content, box=None):
 KNOWN = {"ok", *decoder_rules.REASONS} - {"IMG_CRASH", "IMG_TIMEOUT"}
 
 
+@pytest.mark.rest
 @FUZZ
 @given(damaged())
 def test_damaged_images_are_used_or_refused(content):
@@ -139,6 +141,7 @@ MANIFEST_BYTES = Manifest(
 ).model_dump_json(indent=1)
 
 
+@pytest.mark.rest
 @FUZZ
 @given(data=st.data())
 def test_any_manifest_is_read_or_refused_with_its_place(data, tmp_path_factory):
