@@ -15,6 +15,7 @@ import logging
 import os
 import re
 import sys
+import threading
 import traceback
 from collections.abc import Iterator
 from typing import Any, TextIO
@@ -185,16 +186,20 @@ class RedactedStream:
 
     def __init__(self, stream: TextIO | None, name: str = "stdout") -> None:
         self._stream, self._name = put(stream, "", name), name
+        # A thread whose write went through must not undo what another's has found out.
+        self._lock = threading.RLock()
 
     def write(self, text: str) -> int:
         """Write a text without what is known for a secret, or a terminal would obey."""
         shown = escaped_but_colours(redacted(text))
-        self._stream = put(self._stream, shown, self._name)
+        with self._lock:
+            self._stream = put(self._stream, shown, self._name)
         return len(text)
 
     def flush(self) -> None:
         """Write what waits."""
-        self._stream = put(self._stream, "", self._name)
+        with self._lock:
+            self._stream = put(self._stream, "", self._name)
 
     def writelines(self, lines: Iterator[str]) -> None:
         """Write several."""

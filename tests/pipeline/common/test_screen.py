@@ -253,6 +253,32 @@ def test_the_rest_of_a_stream_that_was_lost_leads_nowhere(log):
     os.close(writer)
 
 
+def test_a_write_that_went_through_does_not_undo_the_loss_another_thread_met(log):
+    begun, gone = threading.Event(), threading.Event()
+
+    class Leaving(io.StringIO):
+        def write(self, text: str) -> int:
+            if text == "in time\n":
+                begun.set()
+                gone.wait(2)  # or the other thread waits for this one
+                return len(text)
+            if text:
+                gone.set()
+                raise OSError(errno.EIO, "gone")
+            return 0
+
+    stream = RedactedStream(Leaving())
+    thread = threading.Thread(target=stream.write, args=("in time\n",))
+    thread.start()
+    assert begun.wait(60)
+
+    stream.write("too late\n")
+    thread.join(60)
+    stream.write("after that\n")
+
+    assert log.read_text().endswith("they follow here\ntoo late\nafter that\n")
+
+
 def test_a_process_that_is_redirected_at_its_end_is_left_as_it_was(capsys):
     before = sys.stdout, sys.stderr
 
