@@ -11,7 +11,7 @@ MINUTES ?= 60
 SEED ?=
 RUNS ?= 10
 # Tests wait for processes most of the time, so there are more at a time than cores.
-PYTEST := $(BIN)/python -m pytest -n 4 --dist loadscope --no-loadscope-reorder
+PYTEST := $(BIN)/python -m pytest -n 3 --dist loadscope --no-loadscope-reorder
 
 # Where it is set, every process compiles all of the project anew, and the tests start hundreds.
 unexport PYTHONDONTWRITEBYTECODE

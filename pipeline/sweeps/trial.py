@@ -6,6 +6,7 @@ saves a checkpoint, logs to MLflow, and releases its folder.
 """
 
 import math
+import sys
 import threading
 import time
 import traceback
@@ -137,6 +138,7 @@ class TrialRun(tune.Trainable):  # type: ignore[misc]
 
     def setup(self, config: dict[str, Any], plan: TrialPlan) -> None:
         """Store the arguments; nothing here can fail."""
+        leave_quietly()
         self.plan, self.trial = plan, config["trial"]
         self.number: int = self.trial["number"]
         self.run = StudyFolder(Folder(plan.folder), plan.name).run(self.number)
@@ -278,3 +280,12 @@ def _when_free(run: Folder, work: Callable[[], object]) -> None:
                 raise
             print_line(f"{run} is still in use by an earlier start of this trial; waiting")
             time.sleep(2)
+
+
+def leave_quietly() -> None:
+    """Let this process show no traceback of its end.
+
+    Ray ends it by a SystemExit wherever it is, be it in a callback, where Python can only show it.
+    """
+    shown = sys.unraisablehook
+    sys.unraisablehook = lambda it: None if it.exc_type is SystemExit else shown(it)

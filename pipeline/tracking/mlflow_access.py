@@ -8,6 +8,10 @@ from contextlib import contextmanager
 import mlflow
 from mlflow import MlflowClient
 from mlflow.entities import Experiment
+from mlflow.environment_variables import (
+    MLFLOW_HTTP_REQUEST_MAX_RETRIES,
+    MLFLOW_HTTP_REQUEST_TIMEOUT,
+)
 from mlflow.tracking._tracking_service.utils import _artifact_repos_cache
 from mlflow.tracking.context.registry import resolve_tags
 
@@ -34,17 +38,17 @@ def waiting_at_most(timeout_s: int, *, retries: int = 0) -> Iterator[None]:
         timeout_s: Seconds for a request.
         retries: Of MLflow's own; ours go on for longer and are spread.
     """
-    names = ("MLFLOW_HTTP_REQUEST_TIMEOUT", "MLFLOW_HTTP_REQUEST_MAX_RETRIES")
-    before = {name: os.environ.get(name) for name in names}
-    wanted = max(timeout_s, int(before[names[0]] or 0))
-    os.environ |= {names[0]: str(wanted), names[1]: before[names[1]] or str(retries)}
+    timeout, tries = MLFLOW_HTTP_REQUEST_TIMEOUT, MLFLOW_HTTP_REQUEST_MAX_RETRIES
+    standard = {each.name: str(each.default) for each in (timeout, tries)}
+    # None is taken out at the end: another thread may be going through the environment.
+    before = {name: os.environ.get(name, usual) for name, usual in standard.items()}
+    given = {name: value for name, value in before.items() if value != standard[name]}
+    wanted = max(timeout_s, int(given.get(timeout.name, 0)))
+    os.environ |= {timeout.name: str(wanted), tries.name: given.get(tries.name, str(retries))}
     try:
         yield
     finally:
-        for name, value in before.items():
-            os.environ.pop(name, None)
-            if value is not None:
-                os.environ[name] = value
+        os.environ |= before
 
 
 def open_store(uri: str) -> None:
