@@ -194,7 +194,7 @@ class BesideEvaluation(PeriodicThread):
             if self.tries[name, content] < TRIES:
                 return
             print_line(f"checkpoint {name} cannot be measured beside the training: {error}")
-            self._keep(self.later.with_score(name, content, None))
+            self.later = self.later.with_score(name, content, None)  # the next start tries it again
             self._output(name, content).remove()
 
     def _output(self, name: str, content: str) -> Folder:

@@ -6,7 +6,6 @@ from types import SimpleNamespace
 
 import pytest
 
-from pipeline.checkpoint.later_scores import LaterScores
 from pipeline.checkpoint.store import STATE, commit, waiting
 from pipeline.config import TrainConfig
 from pipeline.distributed.graceful_stop import StoppedError, StopRequests
@@ -79,7 +78,6 @@ def test_tries_of_a_checkpoint_that_is_gone_are_not_counted_for_the_next(tmp_pat
         tried.look()
 
     assert tried.started == [FIRST] * (TRIES - 1) + [SECOND] * TRIES
-    assert LaterScores.read(tried.root).measuring is None
     said = capsys.readouterr().out
     assert said.count("cannot be measured beside the training") == 1
     assert f"checkpoint {SECOND} cannot be measured beside the training: its process" in said
