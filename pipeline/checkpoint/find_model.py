@@ -36,7 +36,7 @@ def find_place(
         inside = folder.closed()
     model = inside / "model" if inside is not None else folder
     if inside is None and folder.exists(f"model/{MODEL_JSON}"):
-        model = folder / "model"
+        model = folder.closed() / "model"
     if not model.exists(MODEL_JSON):
         raise FileNotFoundError(
             f"{option}={folder} holds no {MODEL_JSON}: it is neither a run (outputs/NAME) with a "

@@ -169,8 +169,8 @@ def load_preset(config_type: type[Config], preset: str) -> Config:
     except (yaml.YAMLError, RecursionError) as error:
         raise ValueError(f"preset {path} is not valid YAML: {error}") from error
     except ValidationError as error:
-        written = re.search(r"^# Run: (.+)", path.read_text(), re.MULTILINE)
-        hint = f"\nIt is written for: {written[1]}" if written else ""
+        jobs = re.findall(r"^#.*python (jobs/\w+\.py)", path.read_text(), re.MULTILINE)
+        hint = f"\nIt is written for {jobs[-1]}." if jobs else ""  # the one before prepares
         raise ValueError(f"preset {path}:\n{explain(error)}{hint}") from error
 
 

@@ -35,7 +35,7 @@ def ablate(config: AblateConfig) -> Folder:
     # The seed varies slowest: the table of an unfinished ablation then compares equal seeds.
     space = {"seed": Choice(tuple(range(config.seeds))), **config.domains()}
     grid = Grid(space)
-    study = Study("ablation", config, len(grid.combinations), grid, scheduler=None)
+    study = Study(config, len(grid.combinations), grid, scheduler=None)
 
     def conclude(study: Study, folder: StudyFolder, parent: ParentRun) -> None:
         _conclude(config, folder, parent)

@@ -51,19 +51,22 @@ class Study:
     """A sweep or an ablation.
 
     Attributes:
-        what: Its kind for messages: "sweep" or "ablation".
         scheduler: Decides which trials continue; None: all.
         replay: Whether the scheduler needs the points of earlier starts again.
         together: Whether trials depend on each other, and must all run at a time.
     """
 
-    what: str
     config: StudyConfig
     count: int
     proposals: Proposals
     scheduler: Any
     replay: bool = True
     together: bool = False
+
+    @property
+    def what(self) -> str:
+        """Its kind for messages: "sweep" or "ablation"."""
+        return self.config.kind
 
     @property
     def name(self) -> str:

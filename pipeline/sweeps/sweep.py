@@ -42,7 +42,6 @@ def sweep(config: SweepConfig) -> Folder:
             "--space optim.generator_lr=loguniform(5e-5,5e-4)."
         )
     study = Study(
-        what="sweep",
         config=config,
         count=config.count(),
         proposals=_proposals(config),

@@ -257,6 +257,7 @@ def test_attention_is_drawn_over_generated_and_given_images(model, tmp_path):
         ({"count": 4}, "count is for rows"),
         ({"show": "noises", "same_noise": True}, "need --show each, not noises"),
         ({"images": ("a.png",)}, "images needs --attention"),
+        ({"images": ("a.png",), "attention": "x", "truncation": 0.5}, "not drawn if they are"),
         ({"like": "a.png"}, "give no captions"),
         ({"like": "a.png", "captions": (), "seed": 3}, "give no captions"),
     ],

@@ -179,6 +179,15 @@ def test_unknown_keys_and_bad_values_in_a_preset_are_named(tmp_path):
 
     assert "optim.generator_lr=-1.0: Input should be greater than 0" in str(error.value)
     assert "optim.lr_g: there is no such option" in str(error.value)
+    assert "written for" not in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("preset", "job"), [("quickstart", "quickstart"), ("ablate_shapes", "ablate")]
+)
+def test_a_preset_of_another_job_is_refused_with_that_job(preset, job):
+    with pytest.raises(ValueError, match=rf"(?s)no such option.*is written for jobs/{job}\.py\."):
+        parse(TrainConfig, [], preset)
 
 
 @pytest.mark.parametrize(

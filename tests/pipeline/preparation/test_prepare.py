@@ -193,7 +193,7 @@ def test_a_dataset_without_manifest_or_with_a_changed_file_is_refused(prepared, 
     with pytest.raises(ValueError, match=r"does not exist, so there is no manifest\.json"):
         PreparedDataset(str(tmp_path / "nowhere"))
     (tmp_path / "train").mkdir()
-    with pytest.raises(ValueError, match=r"holds no manifest.json.*Prepare one first"):
+    with pytest.raises(ValueError, match=r"holds no manifest.json.*--output data/coco$"):
         PreparedDataset(str(tmp_path))
 
     copy = Folder(str(tmp_path))
